@@ -1,0 +1,1 @@
+"""Fleets, real or imagined: the floor above every core."""

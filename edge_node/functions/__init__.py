@@ -1,0 +1,1 @@
+"""User functions: manifests, bundles, the signed catalogue, and the runtimes that run them."""

@@ -1,0 +1,1 @@
+"""Where a function's code actually executes."""

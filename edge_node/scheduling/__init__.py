@@ -1,0 +1,1 @@
+"""Where a task runs, and whether we take it."""

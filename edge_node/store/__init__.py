@@ -1,0 +1,1 @@
+"""Small local stores: documents on SQLite, seen as TinyDB tables."""

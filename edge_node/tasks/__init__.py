@@ -1,0 +1,1 @@
+"""Tasks: their states, the durable ledger, leases, and the desk that decides."""

@@ -1,0 +1,1 @@
+"""Moving sealed parcels: links to a broker, coalescing, acknowledgement, re-sending."""

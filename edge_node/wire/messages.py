@@ -1,0 +1,177 @@
+"""What members say to each other, inside sealed parcels.
+
+Every message is a frozen, array-shaped ``msgspec.Struct`` with an integer tag. Tags are append-only:
+a number is never given a second meaning. A receiver that meets an unknown tag answers nothing and
+counts ``Unsupported``; the rest of the parcel proceeds (see ``codec``).
+
+Every acknowledged message is idempotent by its own key (task, attempt, kind), so that it may be sent
+again and again; no order between messages is promised: cores tolerate Cancel before Offer and Result
+before Accept. Durations travel as remaining milliseconds, never as wall time to be compared;
+``*_at_ms`` fields are the sender's wall clock, for people.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag_field="t"):
+    """Base of all messages."""
+
+
+class Ack(Message, frozen=True, array_like=True, tag=1):
+    """Application acknowledgement: all message numbers <= up_to, and up_to + 1 + i for each bit i set."""
+
+    up_to: int
+    bitmap: int = 0
+
+
+class Load(Message, frozen=True, array_like=True, tag=2):
+    """How busy a member is; freshness matters more than precision. Rides on replies and on beats."""
+
+    workers: int
+    backlog_ms: int  # estimated work queued and running, summed over workers
+    leased_ms: int = 0  # leases granted that have not yet arrived
+    speed: float = 1.0  # relative to the reference board; higher is faster
+    draining: bool = False
+
+
+class Offer(Message, frozen=True, array_like=True, tag=3):
+    """Please run this task; the answer is Accept (late), Refuse or at once Result."""
+
+    task: str
+    attempt: int
+    function: str
+    digest: bytes  # SHA-256 of the bundle
+    lease_ms: int
+    budget_ms: int | None = None  # what is left of the deadline
+    input: bytes | None = None  # encoded arguments, when <= 16 KiB
+    input_digest: bytes | None = None  # SHA-256 of the arguments, when they must be fetched
+    input_bytes: int = 0
+    priority: int = 0
+
+
+class Accept(Message, frozen=True, array_like=True, tag=4):
+    task: str
+    attempt: int
+    wait_ms: int = 0
+    load: Load | None = None
+
+
+class Refuse(Message, frozen=True, array_like=True, tag=5):
+    """Not taken, or (after an Accept) handed back; ``reason`` is from the closed set of refusals."""
+
+    task: str
+    attempt: int
+    reason: str
+    load: Load | None = None
+
+
+class Progress(Message, frozen=True, array_like=True, tag=6):
+    """The holder is still getting somewhere: renews the lease."""
+
+    task: str
+    attempt: int
+    running: bool  # False: still queued
+    elapsed_ms: int = 0
+
+
+class Result(Message, frozen=True, array_like=True, tag=7):
+    """How an attempt ended at its holder."""
+
+    task: str
+    attempt: int
+    status: str  # "done" | "failed" | "cancelled" | "expired"
+    output: bytes = b""  # encoded value when done and <= 16 KiB
+    error: bytes = b""  # encoded TaskError when failed
+    log: bytes = b""  # what the function printed, <= 64 KiB
+    pid: int = 0
+    started_at_ms: int = 0
+    ended_at_ms: int = 0
+    cpu_us: int = 0
+    run_us: int = 0  # service time on the worker
+    load: Load | None = None
+    output_digest: bytes | None = None  # when the output must be fetched
+    output_bytes: int = 0
+
+
+class Cancel(Message, frozen=True, array_like=True, tag=8):
+    task: str
+    attempt: int
+
+
+class BlobWanted(Message, frozen=True, array_like=True, tag=9):
+    """Pull: send me chunks ``first .. first + count - 1`` of the blob; this is also the credit."""
+
+    digest: bytes
+    first: int
+    count: int
+
+
+class BlobChunk(Message, frozen=True, array_like=True, tag=10):
+    digest: bytes
+    index: int
+    total: int  # chunks in all
+    size: int  # bytes in all
+    data: bytes
+
+
+class BlobMissing(Message, frozen=True, array_like=True, tag=11):
+    digest: bytes
+
+
+class CatalogueWanted(Message, frozen=True, array_like=True, tag=12):
+    """Send me every current entry that I do not have at this version."""
+
+    have: list[tuple[str, int]] = []
+
+
+class CatalogueEntries(Message, frozen=True, array_like=True, tag=13):
+    """Signed catalogue entries (COSE_Sign1), newest version of each name; believed by signature alone."""
+
+    entries: list[bytes]
+
+
+class Publish(Message, frozen=True, array_like=True, tag=14):
+    """A deployer asks the gateway to take these signed entries into the catalogue; bundles by digest."""
+
+    request: bytes  # 8 random bytes naming the request
+    entries: list[bytes]
+
+
+class Published(Message, frozen=True, array_like=True, tag=15):
+    request: bytes
+    refused: str = ""  # empty: taken
+
+
+class Beat(Message, frozen=True, array_like=True, tag=16):
+    """Unacknowledged: I am here, this busy."""
+
+    seq: int
+    load: Load
+    sent_at_ms: int = 0
+
+
+class Ping(Message, frozen=True, array_like=True, tag=17):
+    """Unacknowledged probe; answered by Pong at once (round trip, suspicion)."""
+
+    nonce: int
+
+
+class Pong(Message, frozen=True, array_like=True, tag=18):
+    nonce: int
+    load: Load | None = None
+
+
+class Leaving(Message, frozen=True, array_like=True, tag=19):
+    """A member withdraws itself from the mesh for good; the gateway takes it off the roster."""
+
+    reason: str = ""
+
+
+ANY = (
+    Ack | Load | Offer | Accept | Refuse | Progress | Result | Cancel
+    | BlobWanted | BlobChunk | BlobMissing
+    | CatalogueWanted | CatalogueEntries | Publish | Published
+    | Beat | Ping | Pong | Leaving
+)  # fmt: skip

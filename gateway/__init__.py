@@ -1,0 +1,1 @@
+"""The front door of a fleet: broker, joining, registry, deployer, offload engine."""

@@ -1,0 +1,1 @@
+"""Where offloaded work runs behind the gateway."""
