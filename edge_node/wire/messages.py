@@ -20,10 +20,13 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag_field="t"):
 
 
 class Ack(Message, frozen=True, array_like=True, tag=1):
-    """Application acknowledgement: all message numbers <= up_to, and up_to + 1 + i for each bit i set."""
+    """Application acknowledgement: all message numbers <= up_to, and up_to + 2 + i for each bit i set.
+
+    Bit i is bit i % 8 of byte i // 8; up_to + 1 is missing by definition. At most 512 bytes.
+    """
 
     up_to: int
-    bitmap: int = 0
+    bitmap: bytes = b""
 
 
 class Load(Message, frozen=True, array_like=True, tag=2):

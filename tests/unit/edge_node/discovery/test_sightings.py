@@ -146,7 +146,8 @@ def test_a_record_string_never_exceeds_its_255_bytes():
     "change",
     [
         {"v": "2"}, {"mesh": "XYZ"}, {"id": "Bad_Name"}, {"id": "a" * 33}, {"role": "king"},
-        {"join": "70000"},        {"join": "-1"}, {"join": ""}, {"broker": "no-port"}, {"broker": "h:0"}, {"broker": "a b:1"},
+        {"join": "70000"}, {"join": "-1"}, {"join": ""}, {"broker": "no-port"}, {"broker": "h:0"},
+        {"broker": "a b:1"},
         {"broker": "x" * 300 + ":1"},
     ],
 )  # fmt: skip

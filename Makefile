@@ -1,0 +1,39 @@
+# edgeweave: each target sets up what it needs by itself (virtual environment in the checkout, pinned versions).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help setup demo test lint types contracts check bench clean
+
+help:            ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready   ## virtual environment with pinned versions
+
+$(VENV)/.ready: pyproject.toml constraints.txt deploy/setup.sh
+	@bash deploy/setup.sh $(VENV)
+
+demo: setup      ## gateway + three nodes on real sensor data, < 60 s, one node is killed on purpose
+	@exec $(BIN)/python -m examples.demo $(ARGS)
+
+test: setup      ## the whole test suite; as root it installs missing system packages
+	@exec bash tests/run.sh $(ARGS)
+
+lint: setup      ## ruff: style and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: setup     ## mypy --strict over the four packages
+	@$(BIN)/mypy
+
+contracts: setup ## import-linter: the floors, and purity of every core
+	@$(BIN)/lint-imports --no-cache
+
+check: lint types contracts test   ## everything the gate asks for
+
+bench: setup     ## benchmarks beside their peers (own environment for the peers)
+	@exec $(BIN)/python -m benchmarks.run $(ARGS)
+
+clean:           ## remove the environment and everything that was written
+	rm -rf $(VENV) .venv-bench out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

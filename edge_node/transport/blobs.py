@@ -1,0 +1,180 @@
+"""Large bodies: inputs, outputs and bundles named by their SHA-256, pulled in sealed chunks.
+
+The one who needs a body asks a holder for a few chunks at a time; the request is the credit, so that
+beats and leases pass between chunks. Progress survives a new session (chunks are numbered messages);
+30 s without one ends the transfer, and the next holder is tried. What arrives is believed only when
+the digest of the whole agrees.
+
+In: Want, messages, ticks. Out: Tell, Fetched, NotFetched. Not here: where bodies are kept (the shell
+answers ``Serve`` through ``lookup``), how chunks are sealed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edge_node.wire.messages import BlobChunk, BlobMissing, BlobWanted, Message
+
+CHUNK_BYTES = 32 * 1024
+CREDIT_CHUNKS = 8
+"""256 KiB asked for at a time: what a slow link carries in ~100 ms must not hold up a lease."""
+BODY_BYTES_MAX = 8 * 1024 * 1024
+TRANSFERS_MAX = 16
+"""Concurrent pulls of a node; the rest waits in order. 16 bodies are 128 MiB at the very worst."""
+IDLE_NS = 30_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Effect: send this message; chunks travel in the bulk lane."""
+
+    peer: str
+    message: Message
+    bulk: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Effect: the body is here and its digest agrees."""
+
+    digest: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NotFetched:
+    """Effect: no holder could give it."""
+
+    digest: bytes
+    reason: str
+
+
+Effect = Tell | Fetched | NotFetched
+
+
+@dataclass(slots=True)
+class _Pull:
+    digest: bytes
+    holders: list[str]  # still to be tried; [0] is asked now
+    chunks: dict[int, bytes] = field(default_factory=dict)
+    total: int | None = None
+    size: int = 0
+    asked_to: int = 0  # first chunk that has not been asked for
+    idle_ns: int = 0
+    last_error: str = "no holder"
+
+
+class Blobs:
+    """Pulls and serves bodies; a core."""
+
+    def __init__(self, lookup: Callable[[bytes], bytes | None]) -> None:
+        self._lookup = lookup  # a digest to the body if we hold it; must be quick (memory or a cached file)
+        self._pulls: dict[bytes, _Pull] = {}
+        self._queue: list[_Pull] = []
+
+    def want(self, now_ns: int, digest: bytes, holders: list[str]) -> list[Effect]:
+        """Pull *digest* from the first of *holders* that has it; asking again while it runs adds holders."""
+        running = self._pulls.get(digest) or next((p for p in self._queue if p.digest == digest), None)
+        if running is not None:
+            running.holders.extend(h for h in holders if h not in running.holders)
+            return []
+        if not holders:
+            return [NotFetched(digest, "nobody is known to hold it")]
+        pull = _Pull(digest, list(dict.fromkeys(holders)))
+        if len(self._pulls) >= TRANSFERS_MAX:
+            self._queue.append(pull)
+            return []
+        return self._begin(now_ns, pull)
+
+    def handle(self, now_ns: int, peer: str, message: BlobWanted | BlobChunk | BlobMissing) -> list[Effect]:
+        match message:
+            case BlobWanted():
+                return self._serve(peer, message)
+            case BlobChunk():
+                return self._chunk(now_ns, peer, message)
+            case BlobMissing(digest):
+                pull = self._pulls.get(digest)
+                if pull is None or pull.holders[0] != peer:
+                    return []
+                return self._next_holder(now_ns, pull, f"{peer} does not hold it")
+
+    def _serve(self, peer: str, wanted: BlobWanted) -> list[Effect]:
+        body = self._lookup(wanted.digest)
+        if body is None or len(body) > BODY_BYTES_MAX:
+            return [Tell(peer, BlobMissing(wanted.digest))]
+        total = max(1, -(-len(body) // CHUNK_BYTES))
+        first = max(0, wanted.first)
+        last = min(total, first + min(wanted.count, CREDIT_CHUNKS))
+        return [
+            Tell(
+                peer,
+                BlobChunk(wanted.digest, i, total, len(body), body[i * CHUNK_BYTES : (i + 1) * CHUNK_BYTES]),
+                bulk=True,
+            )
+            for i in range(first, last)
+        ]
+
+    def _chunk(self, now_ns: int, peer: str, chunk: BlobChunk) -> list[Effect]:
+        pull = self._pulls.get(chunk.digest)
+        if pull is None or pull.holders[0] != peer:
+            return []  # a late chunk of a transfer that ended: harmless
+        total = max(1, -(-chunk.size // CHUNK_BYTES))
+        if (
+            chunk.size > BODY_BYTES_MAX
+            or chunk.total != total
+            or not 0 <= chunk.index < total
+            or len(chunk.data) > CHUNK_BYTES
+            or (pull.total is not None and (pull.total, pull.size) != (total, chunk.size))
+        ):
+            return self._next_holder(now_ns, pull, f"{peer} sent chunks that do not fit together")
+        pull.total, pull.size = total, chunk.size
+        pull.chunks[chunk.index] = chunk.data
+        pull.idle_ns = now_ns + IDLE_NS
+        if len(pull.chunks) == total:
+            body = b"".join(pull.chunks[i] for i in range(total))
+            if hashlib.sha256(body).digest() != pull.digest:
+                return self._next_holder(now_ns, pull, f"what {peer} sent has another digest")
+            del self._pulls[pull.digest]
+            return [Fetched(pull.digest, body), *self._begin_next(now_ns)]
+        if pull.asked_to < total and len(pull.chunks) >= pull.asked_to - CREDIT_CHUNKS // 2:
+            first, count = pull.asked_to, min(CREDIT_CHUNKS // 2, total - pull.asked_to)
+            pull.asked_to += count
+            return [Tell(peer, BlobWanted(pull.digest, first, count))]
+        return []
+
+    def _begin(self, now_ns: int, pull: _Pull) -> list[Effect]:
+        self._pulls[pull.digest] = pull
+        pull.chunks.clear()
+        pull.total, pull.size, pull.asked_to = None, 0, CREDIT_CHUNKS
+        pull.idle_ns = now_ns + IDLE_NS
+        return [Tell(pull.holders[0], BlobWanted(pull.digest, 0, CREDIT_CHUNKS))]
+
+    def _begin_next(self, now_ns: int) -> list[Effect]:
+        if not self._queue or len(self._pulls) >= TRANSFERS_MAX:
+            return []
+        return self._begin(now_ns, self._queue.pop(0))
+
+    def _next_holder(self, now_ns: int, pull: _Pull, reason: str) -> list[Effect]:
+        pull.last_error = reason
+        del self._pulls[pull.digest]
+        pull.holders.pop(0)
+        if pull.holders:
+            return self._begin(now_ns, pull)
+        return [NotFetched(pull.digest, reason), *self._begin_next(now_ns)]
+
+    def tick(self, now_ns: int) -> list[Effect]:
+        effects: list[Effect] = []
+        for pull in [p for p in self._pulls.values() if p.idle_ns <= now_ns]:
+            effects += self._next_holder(now_ns, pull, f"{pull.holders[0]} was silent for 30 s")
+        return effects
+
+    def deadline_ns(self) -> int | None:
+        return min((p.idle_ns for p in self._pulls.values()), default=None)
+
+    def check(self) -> None:
+        """Invariants; raises AssertionError."""
+        assert len(self._pulls) <= TRANSFERS_MAX
+        assert all(pull.holders for pull in self._pulls.values())
+        assert not (self._queue and len(self._pulls) < TRANSFERS_MAX)

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# `make test`: installs what is missing when it may (root with apt), runs every suite, ends with the skips by reason.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+wanted=()
+[[ -x /usr/sbin/mosquitto ]] || command -v mosquitto >/dev/null || wanted+=(mosquitto)
+command -v ip >/dev/null || wanted+=(iproute2)
+command -v nft >/dev/null || [[ -x /usr/sbin/nft ]] || wanted+=(nftables)
+if ((${#wanted[@]})); then
+  if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+    echo "installing system packages for the tests: ${wanted[*]}"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${wanted[@]}"; } >/dev/null 2>&1 ||
+      echo "could not install ${wanted[*]}: tests that need them will skip"
+  else
+    echo "not installed (needs root): ${wanted[*]}; tests that need them will skip"
+  fi
+fi
+mkdir -p out/test
+exec .venv/bin/python -m pytest --junitxml=out/test/junit.xml "$@"

@@ -1,0 +1,94 @@
+"""Pulling large bodies by digest: whole or not at all, from whoever holds them."""
+
+from __future__ import annotations
+
+import hashlib
+
+from edge_node.transport.blobs import CHUNK_BYTES, IDLE_NS, Blobs, Fetched, NotFetched, Tell
+from edge_node.wire.messages import BlobChunk, BlobMissing, BlobWanted
+
+BODY = bytes(range(256)) * 2000  # 512 000 bytes: 16 chunks
+DIGEST = hashlib.sha256(BODY).digest()
+
+
+def run(fetcher: Blobs, holders: dict[str, Blobs], effects, limit=200):
+    """Carry messages until nothing moves; the final effects."""
+    ends = []
+    for _ in range(limit):
+        if not effects:
+            break
+        effect = effects.pop(0)
+        if isinstance(effect, Tell):
+            for answer in holders[effect.peer].handle(0, "me", effect.message):
+                effects += fetcher.handle(0, effect.peer, answer.message)
+        else:
+            ends.append(effect)
+    fetcher.check()
+    return ends
+
+
+def test_a_body_arrives_whole():
+    fetcher, holder = Blobs(lambda d: None), Blobs({DIGEST: BODY}.get)
+
+    assert run(fetcher, {"h": holder}, fetcher.want(0, DIGEST, ["h"])) == [Fetched(DIGEST, BODY)]
+
+
+def test_an_empty_body_has_one_empty_chunk():
+    digest = hashlib.sha256(b"").digest()
+    fetcher, holder = Blobs(lambda d: None), Blobs({digest: b""}.get)
+
+    assert run(fetcher, {"h": holder}, fetcher.want(0, digest, ["h"])) == [Fetched(digest, b"")]
+
+
+def test_the_next_holder_is_asked_when_one_has_it_not_or_lies():
+    fetcher = Blobs(lambda d: None)
+    holders = {
+        "empty": Blobs(lambda d: None),
+        "liar": Blobs({DIGEST: BODY[::-1]}.get),
+        "good": Blobs({DIGEST: BODY}.get),
+    }
+
+    ends = run(fetcher, holders, fetcher.want(0, DIGEST, ["empty", "liar", "good"]))
+
+    assert ends == [Fetched(DIGEST, BODY)]
+
+
+def test_no_holder_left_says_why():
+    fetcher = Blobs(lambda d: None)
+
+    assert run(fetcher, {"liar": Blobs({DIGEST: b"x"}.get)}, fetcher.want(0, DIGEST, ["liar"])) == [
+        NotFetched(DIGEST, "what liar sent has another digest")
+    ]
+    assert fetcher.want(0, DIGEST, []) == [NotFetched(DIGEST, "nobody is known to hold it")]
+
+
+def test_a_silent_holder_is_left_after_30_s():
+    fetcher = Blobs(lambda d: None)
+    fetcher.want(0, DIGEST, ["mute", "good"])
+    assert fetcher.deadline_ns() == IDLE_NS
+
+    assert fetcher.tick(IDLE_NS) == [Tell("good", BlobWanted(DIGEST, 0, 8))]
+
+
+def test_credit_bounds_what_is_asked_for():
+    fetcher, holder = Blobs(lambda d: None), Blobs({DIGEST: BODY}.get)
+    (ask,) = fetcher.want(0, DIGEST, ["h"])
+
+    chunks = holder.handle(0, "me", BlobWanted(DIGEST, 0, 10_000))
+    assert ask == Tell("h", BlobWanted(DIGEST, 0, 8)) and len(chunks) == 8
+    assert all(len(c.message.data) == CHUNK_BYTES and c.bulk for c in chunks)
+
+
+def test_chunks_nobody_asked_for_and_strangers_are_ignored():
+    fetcher = Blobs(lambda d: None)
+    fetcher.want(0, DIGEST, ["h"])
+
+    assert fetcher.handle(0, "stranger", BlobChunk(DIGEST, 0, 1, 1, b"x")) == []
+    assert fetcher.handle(0, "h", BlobMissing(b"other")) == []
+
+
+def test_a_chunk_that_does_not_fit_ends_the_holder():
+    fetcher = Blobs(lambda d: None)
+    fetcher.want(0, DIGEST, ["h"])
+
+    assert isinstance(fetcher.handle(0, "h", BlobChunk(DIGEST, 5, 2, 10**9, b"x"))[0], NotFetched)

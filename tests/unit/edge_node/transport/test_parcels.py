@@ -1,0 +1,175 @@
+"""Streams: numbering, coalescing, acknowledging and re-sending of messages to one peer."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_node.transport.parcels import MS, SECOND, ParcelLimits, Stream
+from edge_node.wire.codec import unpack
+from edge_node.wire.messages import Ack, BlobMissing, Ping
+from security.errors import ProtocolViolation, Refused
+
+
+def carry(now_ns: int, a: Stream, b: Stream) -> list[object]:
+    """Move one parcel from a to b; what b hears."""
+    plain = a.parcel(now_ns)
+    assert plain is not None
+    return b.arrived(now_ns, *unpack(plain))
+
+
+def test_what_accumulates_in_a_turn_leaves_in_one_parcel():
+    a, b = Stream(), Stream()
+    for n in range(100):
+        a.post(0, Ping(n))
+
+    assert carry(0, a, b) == [Ping(n) for n in range(100)]
+    assert a.parcel(0) is None
+
+
+def test_an_ack_rides_on_traffic():
+    a, b = Stream(), Stream()
+    a.post(0, Ping(1))
+    carry(0, a, b)
+    b.post(1 * MS, Ping(2))
+
+    assert carry(1 * MS, b, a) == [Ping(2)]
+    assert a.backlog == 0 and a.rtt_ns == 1 * MS
+
+
+def test_a_lone_ack_goes_after_20_ms():
+    a, b = Stream(), Stream()
+    a.post(0, Ping(1))
+    carry(0, a, b)
+
+    assert b.parcel(19 * MS) is None
+    assert b.deadline_ns() == 20 * MS
+    assert carry(20 * MS, b, a) == []
+    assert a.idle and b.idle
+
+
+def test_a_second_parcel_is_answered_at_once():
+    """The sender's window is four parcels: waiting 20 ms each time would throttle it."""
+    a, b = Stream(), Stream()
+    for n in range(2):
+        a.post(0, Ping(n))
+        carry(0, a, b)
+
+    carry(0, b, a)
+    assert a.idle
+
+
+def test_four_unacknowledged_parcels_close_the_window_and_the_rest_coalesces():
+    a = Stream()
+    for n in range(4):
+        a.post(0, Ping(n))
+        assert a.parcel(0) is not None
+    for n in range(4, 50):
+        a.post(0, Ping(n))
+    assert a.parcel(0) is None
+
+    a.acked(0, Ack(1))
+    plain = a.parcel(0)
+    assert plain is not None and len(unpack(plain)[1]) == 46
+
+
+def test_a_lost_parcel_is_sent_again_with_the_same_numbers():
+    a, b = Stream(), Stream()
+    a.post(0, Ping(1))
+    lost = a.parcel(0)
+    a.tick(1 * SECOND)
+    again = a.parcel(1 * SECOND)
+
+    assert lost == again
+    assert b.arrived(0, *unpack(again)) == [Ping(1)]
+    assert b.arrived(0, *unpack(lost)) == []
+    assert b.counters.duplicates == 1
+
+
+def test_a_gap_is_told_in_the_bitmap_and_only_the_gap_is_sent_again():
+    a, b = Stream(), Stream()
+    plains = []
+    for n in range(3):
+        a.post(0, Ping(n))
+        plains.append(a.parcel(0))
+    b.arrived(0, *unpack(plains[1]))
+    b.arrived(0, *unpack(plains[2]))
+
+    carry(0, b, a)
+    assert a.backlog == 1
+    a.tick(1 * SECOND)
+    assert carry(1 * SECOND, a, b) == [Ping(0)]
+
+
+def test_what_is_too_old_is_given_up_and_the_receiver_is_told_by_low():
+    a, b = Stream(), Stream()
+    a.post(0, Ping(1))
+    a.parcel(0)
+    for second in range(1, 130):
+        a.tick(second * SECOND)
+        a.parcel(second * SECOND)
+    a.post(130 * SECOND, Ping(2))
+
+    assert carry(130 * SECOND, a, b) == [Ping(2)]
+    assert a.counters.given_up == 1
+    carry(130 * SECOND + 20 * MS, b, a)
+    assert a.idle
+
+
+def test_a_restarted_peer_gets_everything_that_was_unacknowledged():
+    a, b = Stream(), Stream()
+    for n in range(3):
+        a.post(0, Ping(n))
+    a.parcel(0)
+    fresh = Stream()
+    a.peer_restarted()
+    a.resend_all()
+
+    assert carry(0, a, fresh) == [Ping(n) for n in range(3)]
+    assert b.idle
+
+
+def test_a_full_stream_refuses_at_the_door():
+    a = Stream(ParcelLimits(messages_max=2))
+    a.post(0, Ping(1))
+    a.post(0, Ping(2))
+
+    with pytest.raises(Refused, match="outbox full"):
+        a.post(0, Ping(3))
+    assert a.backlog == 2
+
+
+def test_live_goes_before_bulk():
+    a, b = Stream(), Stream()
+    a.post(0, BlobMissing(b"bulk"), bulk=True)
+    a.post(0, Ping(1))
+
+    assert carry(0, a, b) == [Ping(1), BlobMissing(b"bulk")]
+
+
+def test_unacknowledged_messages_keep_the_newest():
+    a, b = Stream(), Stream()
+    for n in range(70):
+        a.post_loose(Ping(n))
+
+    assert carry(0, a, b) == [Ping(n) for n in range(6, 70)]
+    assert a.idle
+
+
+def test_impossible_acknowledgements_and_numbers_are_violations():
+    a = Stream()
+    with pytest.raises(ProtocolViolation):
+        a.acked(0, Ack(5))
+    with pytest.raises(ProtocolViolation):
+        a.arrived(0, 1, [(10**9, Ping(1))])
+
+
+def test_a_parcel_respects_its_bounds_but_one_large_message_still_goes():
+    a = Stream(ParcelLimits(parcel_bytes=100))
+    a.post(0, BlobMissing(bytes(150)))
+    a.post(0, BlobMissing(bytes(60)))
+    a.post(0, BlobMissing(bytes(60)))
+
+    sizes = []
+    while (plain := a.parcel(0)) is not None:
+        sizes.append(len(unpack(plain)[1]))
+    assert sizes == [1, 1, 1]
