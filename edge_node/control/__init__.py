@@ -1,0 +1,1 @@
+"""The local control socket: how programs on this machine speak to their daemon."""
