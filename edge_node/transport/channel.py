@@ -1,0 +1,297 @@
+"""Channels: sealed, acknowledged conversations with every member over one link.
+
+    Delivery(topic, payload) -> parse -> open (session) -> unpack -> stream -> Heard(peer, message)
+    send(peer, message)      -> stream -> pack -> seal (session) -> Publish(peer, payload)
+
+A core: it composes the sessions of `security`, the streams of `parcels` and the codec. The agent feeds
+it deliveries and messages during a loop turn and calls ``flush`` once at the turn's end, so that all
+that accumulated for one peer leaves in one parcel.
+
+What a peer does wrong is counted by reason and dropped; nothing here raises for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from edge_node.transport.parcels import ParcelLimits, Stream
+from edge_node.wire.codec import Unsupported, unpack
+from edge_node.wire.messages import Message
+from edge_node.wire.topics import Direct, topic_for
+from security import session
+from security.errors import ProtocolViolation
+
+PEERS_MAX = 1024
+"""Streams kept; the roster has at most as many members."""
+CONTROL = 0x86
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The peer, proved by the envelope, said this."""
+
+    peer: str
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Effect: put this payload on the link."""
+
+    peer: str
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PeerReady:
+    """A session with the peer works; ``restarted``: it is a new process since we last spoke."""
+
+    peer: str
+    restarted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RosterWanted:
+    """Effect: somebody knows a newer roster, or a member we do not know; fetch one."""
+
+    peer: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class RosterOffered:
+    peer: str
+    signed: bytes
+
+
+Effect = Heard | Publish | PeerReady | PeerLost | RosterWanted | RosterOffered
+
+
+class Channels:
+    """All conversations of one member; a core."""
+
+    def __init__(
+        self,
+        *,
+        me: str,
+        mesh_id: str,
+        sessions: session.Sessions,
+        signed_roster: Callable[[], bytes | None],
+        limits: ParcelLimits | None = None,
+    ) -> None:
+        self._me = me
+        self._mesh = mesh_id
+        self._sessions = sessions
+        self._signed_roster = signed_roster
+        self._limits = limits or ParcelLimits()
+        self._streams: dict[str, Stream] = {}
+        self._topics: dict[str, str] = {}
+        self._boots: dict[str, bytes] = {}
+        self._dirty: dict[str, None] = {}  # peers that may have something to send; ordered, unlike a set
+        self._confirm: dict[str, None] = {}
+        self._out: list[Effect] = []
+        self.violations: Counter[str] = Counter()
+        self.unsupported = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    # -- in ----------------------------------------------------------------------------------------
+
+    def delivered(self, now_ns: int, topic: Direct, payload: bytes) -> list[Effect]:
+        """A frame arrived on a direct topic: what it says, if anything."""
+        src = topic.src
+        self.bytes_in += len(payload)
+        if topic.dst != self._me or topic.mesh != self._mesh or not payload:
+            self.violations["not for us"] += 1
+            return []
+        if payload[0] == CONTROL:
+            self._after(now_ns, self._sessions.handle(now_ns, session.FrameReceived(src, payload)))
+            return self._drain(now_ns)
+        try:
+            plain = self._sessions.open(now_ns, src, payload)
+            low, items = unpack(plain)
+            fresh = self._stream(src).arrived(now_ns, low, items)
+        except ProtocolViolation as violation:
+            self.violations[violation.cause] += 1
+            self._drained_sessions(now_ns)
+            return self._drain(now_ns)
+        self._dirty[src] = None
+        self._drained_sessions(now_ns)
+        heard: list[Effect] = []
+        for message in fresh:
+            if type(message) is Unsupported:
+                self.unsupported += 1
+            else:
+                heard.append(Heard(src, message))
+        # A PeerReady of this very parcel must be told before what the parcel says.
+        return self._drain(now_ns) + heard
+
+    # -- out ---------------------------------------------------------------------------------------
+
+    def send(self, now_ns: int, peer: str, message: Message, *, bulk: bool = False) -> None:
+        """Queue for acknowledged delivery.
+
+        Raises: Refused: this peer's stream is full.
+        """
+        self._stream(peer).post(now_ns, message, bulk=bulk)
+        self._dirty[peer] = None
+
+    def send_loose(self, peer: str, message: Message) -> None:
+        """Queue a message that nobody misses; only what is newest is kept."""
+        self._stream(peer).post_loose(message)
+        self._dirty[peer] = None
+
+    def connect(self, now_ns: int, peer: str) -> None:
+        """Make a session with this peer, traffic or not."""
+        self._after(now_ns, self._sessions.handle(now_ns, session.Wanted(peer)))
+
+    def flush(self, now_ns: int) -> list[Effect]:
+        """Everything that can leave now, as parcels; call once at the end of a loop turn."""
+        self._drained_sessions(now_ns)
+        for peer in self._confirm:
+            self._dirty[peer] = None
+        confirm, self._confirm = self._confirm, {}
+        dirty, self._dirty = self._dirty, {}
+        for peer in dirty:
+            stream = self._streams.get(peer)
+            if stream is None:
+                continue
+            if not self._sessions.has(peer):
+                if stream.waiting:
+                    self._after(now_ns, self._sessions.handle(now_ns, session.Wanted(peer)))
+                continue
+            empty = peer in confirm
+            while (plain := stream.parcel(now_ns, empty=empty)) is not None:
+                empty = False
+                self._publish(peer, self._sessions.seal(now_ns, peer, plain))
+        return self._drain(now_ns)
+
+    def roster_changed(self, now_ns: int) -> None:
+        self._after(now_ns, self._sessions.handle(now_ns, session.RosterChanged()))
+        for peer, stream in self._streams.items():
+            if stream.waiting:
+                self._dirty[peer] = None
+
+    def forget(self, now_ns: int, peer: str) -> None:
+        """The peer left the roster: its session and stream go."""
+        self._after(now_ns, self._sessions.handle(now_ns, session.PeerForgotten(peer)))
+        self._streams.pop(peer, None)
+        self._boots.pop(peer, None)
+        self._dirty.pop(peer, None)
+
+    def link_up(self) -> None:
+        """The broker forgot what it held (clean session): send again what is unacknowledged."""
+        for peer, stream in self._streams.items():
+            stream.resend_all()
+            self._dirty[peer] = None
+
+    # -- state -------------------------------------------------------------------------------------
+
+    def has(self, peer: str) -> bool:
+        return self._sessions.has(peer)
+
+    def rtt_ns(self, peer: str) -> int | None:
+        stream = self._streams.get(peer)
+        return stream.rtt_ns if stream else None
+
+    def backlog(self, peer: str) -> int:
+        stream = self._streams.get(peer)
+        return stream.backlog if stream else 0
+
+    def streams(self) -> Iterator[tuple[str, Stream]]:
+        return iter(self._streams.items())
+
+    # -- time --------------------------------------------------------------------------------------
+
+    def tick(self, now_ns: int) -> list[Effect]:
+        """Retries, acknowledgements that found no traffic to ride on, handshakes; flush afterwards."""
+        self._after(now_ns, self._sessions.tick(now_ns))
+        for peer, stream in self._streams.items():
+            due = stream.deadline_ns()
+            if due is not None and due <= now_ns:
+                stream.tick(now_ns)
+                self._dirty[peer] = None
+        return self._drain(now_ns)
+
+    def deadline_ns(self) -> int | None:
+        earliest = self._sessions.deadline_ns()
+        for peer, stream in self._streams.items():
+            due = stream.deadline_ns()
+            if due is not None and (earliest is None or due < earliest) and self._sessions.has(peer):
+                earliest = due
+        return earliest
+
+    def check(self) -> None:
+        """Invariants; raises AssertionError."""
+        assert len(self._streams) <= PEERS_MAX
+        for stream in self._streams.values():
+            stream.check()
+        self._sessions.check()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _stream(self, peer: str) -> Stream:
+        stream = self._streams.get(peer)
+        if stream is None:
+            if len(self._streams) >= PEERS_MAX:
+                idle = next((name for name, s in self._streams.items() if s.idle), None)
+                if idle is None:
+                    raise ProtocolViolation("too many peers at once")
+                del self._streams[idle]
+            stream = self._streams[peer] = Stream(self._limits)
+            self._topics[peer] = topic_for(Direct(self._mesh, peer, self._me))
+        return stream
+
+    def _publish(self, peer: str, payload: bytes) -> None:
+        topic = self._topics.get(peer)
+        if topic is None:
+            topic = self._topics[peer] = topic_for(Direct(self._mesh, peer, self._me))
+        self.bytes_out += len(payload)
+        self._out.append(Publish(peer, topic, payload))
+
+    def _drain(self, now_ns: int) -> list[Effect]:
+        out, self._out = self._out, []
+        return out
+
+    def _drained_sessions(self, now_ns: int) -> None:
+        effects = self._sessions.drain()
+        if effects:
+            self._after(now_ns, effects)
+
+    def _after(self, now_ns: int, effects: list[session.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case session.SendFrame(peer, frame):
+                    self._publish(peer, frame)
+                case session.Ready(peer, boot_id):
+                    restarted = self._boots.get(peer, boot_id) != boot_id
+                    self._boots[peer] = boot_id
+                    stream = self._stream(peer)
+                    if restarted:
+                        stream.peer_restarted()
+                        stream.resend_all()
+                    self._dirty[peer] = None
+                    self._out.append(PeerReady(peer, restarted))
+                case session.Confirm(peer):
+                    self._stream(peer)
+                    self._confirm[peer] = None
+                case session.SessionLost(peer, reason):
+                    self._out.append(PeerLost(peer, reason))
+                case session.RosterWanted(peer, version):
+                    self._out.append(RosterWanted(peer, version))
+                case session.RosterOffered(peer, signed):
+                    self._out.append(RosterOffered(peer, signed))
+                case session.RosterAsked(peer):
+                    signed_roster = self._signed_roster()
+                    if signed_roster is not None:
+                        self._after(now_ns, self._sessions.offer_roster(now_ns, peer, signed_roster))
