@@ -1,0 +1,110 @@
+"""Logs: JSON lines in ``<home>/log/``, short lines on stderr. The standard library and nothing else.
+
+One line a record: ``{"at": "2026-11-22T17:40:01.123Z", "level": "info", "logger": "edge_node.agent",
+"message": "…", …}``; what is given as ``extra={"task": …}`` becomes keys of its own. Files rotate, so a
+daemon that complains for a year does not fill a small board's card. Keys, codes and payloads are never
+logged: that is the caller's duty.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from edge_node.settings import LogSettings
+
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a record, never more than one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as one line of JSON."""
+        line: dict[str, Any] = {
+            "at": _stamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name, value in vars(record).items():
+            if name not in _STANDARD and name not in line:
+                line[name] = value
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=_shown)
+
+
+class ShortLines(logging.Formatter):
+    """For a person in front of the daemon: time, level where it matters, message, extras."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as one short line."""
+        parts = [time.strftime("%H:%M:%S", time.localtime(record.created))]
+        if record.levelno >= logging.WARNING:
+            parts.append(record.levelname.lower() + ":")
+        parts.append(" ".join(record.getMessage().split()))
+        extras = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        parts += [f"{name}={_shown(value)}" for name, value in extras.items()]
+        if record.exc_info and record.exc_info[0] is not None:
+            parts.append(f"({record.exc_info[0].__name__}, see the log)")
+        return " ".join(parts)
+
+
+def start(
+    directory: Path,
+    settings: LogSettings,
+    *,
+    name: str = "daemon.log",
+    stderr: TextIO | None = sys.stderr,
+    stderr_level: str = "info",
+) -> None:
+    """Send every record of this process to ``<directory>/<name>``, and a person's share to stderr.
+
+    Args: stderr: None: nothing there.   stderr_level: least level shown there.
+    Raises: OSError: the file cannot be written.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = RotatingFileHandler(
+        directory / name,
+        maxBytes=settings.file_bytes_max,
+        backupCount=settings.files_kept,
+        encoding="utf-8",
+        delay=False,
+    )
+    file.setFormatter(JsonLines())
+    root = logging.getLogger()
+    stop()
+    root.addHandler(file)
+    root.setLevel(settings.level.upper())
+    if stderr is not None:
+        short = logging.StreamHandler(stderr)
+        short.setFormatter(ShortLines())
+        short.setLevel(stderr_level.upper())
+        root.addHandler(short)
+    logging.captureWarnings(True)
+    # Chatty at info, and about things that our own records tell better.
+    for chatty in ("zeroconf", "asyncio", "amqtt", "transitions", "uvicorn", "mqtt"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+
+
+def stop() -> None:
+    """Close and forget every handler."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def _stamp(created: float) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created))
+    return f"{whole}.{int(created * 1000) % 1000:03}Z"
+
+
+def _shown(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
