@@ -88,7 +88,7 @@ class KK:
     def write(self, payload: bytes = b"") -> bytes:
         """The next message, 48 bytes longer than its payload.
 
-        Raises: BadInput: not our turn, or too long a payload. ProtocolViolation: the peer's key is degenerate.
+        Raises: BadInput: not our turn; payload too long. ProtocolViolation: the peer's key is degenerate.
         """
         if self._done != (0 if self._initiator else 1):
             raise BadInput("handshake message written out of turn")
