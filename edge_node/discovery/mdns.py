@@ -1,6 +1,6 @@
 """Multicast DNS: announce this member and watch for others, on chosen interfaces.
 
-    Mdns(iface, advert, on_sighting)      iface: an interface's name · "lo" · "none" · None (all of them)
+    Mdns(iface, advert, on_sighting)      iface: "auto" or None (all) · "none" · "lo" · a name or an address
 
 A hint, never the only way in: whatever fails here (no such network, a busy port 5353, a rogue) is logged
 and the member goes on with the addresses it knows. Only addresses that listen are announced, and only on
@@ -72,9 +72,9 @@ def chosen_addresses(iface: str | None, machine: list[LocalAddress]) -> list[Loc
     """
     if iface == "lo":
         return [LocalAddress("lo", "127.0.0.1", "127.0.0.0/8")]
-    if iface is None:
+    if iface in (None, "auto"):
         return [a for a in machine if not ipaddress.ip_address(a.ip).is_loopback]
-    of_iface = [a for a in machine if a.interface == iface]
+    of_iface = [a for a in machine if iface in (a.interface, a.ip)]
     if not of_iface:
         names = ", ".join(sorted({a.interface for a in machine})) or "none"
         raise BadInput(
@@ -135,7 +135,7 @@ class Mdns:
         *,
         clock: Clock | None = None,
     ) -> None:
-        self.iface = iface
+        self.iface = None if iface == "auto" else iface
         self.dropped = 0  # announcements that came faster than we look at them
         self.refused = 0  # announcements of an impossible shape
         self._advert = advertise

@@ -109,7 +109,9 @@ LO = LocalAddress("lo", "127.0.0.1", "127.0.0.0/8")
 
 def test_an_interface_name_chooses_its_addresses():
     assert chosen_addresses("eth0", [LO, ETH, WLAN, SIX]) == [ETH, SIX]
+    assert chosen_addresses("192.0.2.7", [LO, ETH, WLAN, SIX]) == [ETH]
     assert chosen_addresses(None, [LO, ETH, WLAN]) == [ETH, WLAN]
+    assert chosen_addresses("auto", [LO, ETH, WLAN]) == [ETH, WLAN]
 
 
 def test_a_wildcard_stands_for_the_chosen_addresses_and_loopback_stays_home():

@@ -1,0 +1,214 @@
+"""Registry: what the gateway knows of every node of its roster, for people to read.
+
+    Listed(members) · Heard(node, load) · WentDown(node, reason) · SessionReady(node, boot)  ──▶  rows()
+
+A view, not a judge: who is alive decides ``membership.detector``, who belongs decides the roster. Bounded by
+the roster (1 024): whoever is not listed leaves no trace here.
+In: events with monotonic ``now_ns``. Out: effects for the log (came, went, restarted) and rows.
+Not here: memory over restarts (``store.documents``), placement (it reads loads itself).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from edge_node.wire.messages import Load
+from security.roster import Member
+
+State = Literal["up", "down", "unseen", "revoked", "left"]
+
+FLAPS_MAX = 1_000_000  # a counter for people: it stops instead of growing
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Event: the roster as it is now."""
+
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Event: something that the envelope proved to come from this node; its load if it rode along."""
+
+    node_id: str
+    load: Load | None = None
+    version: str = ""  # of its software, where it told
+
+
+@dataclass(frozen=True, slots=True)
+class WentDown:
+    """Event: the detector's verdict."""
+
+    node_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReady:
+    """Event: a session was confirmed; another boot id than before means that the node restarted."""
+
+    node_id: str
+    boot_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Went:
+    node_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    node_id: str
+
+
+Event = Listed | Heard | WentDown | SessionReady
+Effect = Came | Went | Restarted
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """One line of ``edge-gateway nodes``."""
+
+    id: str
+    state: State
+    heard_ago_s: float | None  # None: never since the gateway started
+    workers: int
+    backlog_ms: int
+    speed: float
+    draining: bool
+    restarts: int
+    roles: tuple[str, ...]
+    labels: dict[str, str]
+    version: str
+    reason: str  # why it is down
+
+
+@dataclass(slots=True)
+class _Node:
+    member: Member
+    up: bool = False
+    heard_ns: int | None = None
+    load: Load | None = None
+    boot_id: bytes | None = None
+    restarts: int = 0
+    version: str = ""
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Registry:
+    """What is known of every listed node; a core."""
+
+    _nodes: dict[str, _Node] = field(default_factory=dict)
+
+    def handle(self, now_ns: int, event: Event) -> list[Effect]:
+        match event:
+            case Listed(members):
+                return self._listed(members)
+            case Heard(node_id, load, version):
+                node = self._active(node_id)
+                if node is None:
+                    return []
+                node.heard_ns = now_ns
+                node.load = load or node.load
+                node.version = version[:64] or node.version
+                if node.up:
+                    return []
+                node.up, node.reason = True, ""
+                return [Came(node_id)]
+            case WentDown(node_id, reason):
+                node = self._active(node_id)
+                if node is None or not node.up:
+                    return []
+                node.up, node.reason = False, reason[:200]
+                return [Went(node_id, node.reason)]
+            case SessionReady(node_id, boot_id):
+                node = self._active(node_id)
+                if node is None:
+                    return []
+                effects = self.handle(now_ns, Heard(node_id))
+                restarted = node.boot_id not in (None, boot_id)
+                node.boot_id = boot_id
+                if restarted:
+                    node.restarts = min(node.restarts + 1, FLAPS_MAX)
+                    effects.append(Restarted(node_id))
+                return effects
+
+    def tick(self, now_ns: int) -> list[Effect]:
+        return []
+
+    def deadline_ns(self) -> int | None:
+        return None
+
+    def check(self) -> None:
+        assert all(node_id == node.member.id for node_id, node in self._nodes.items())
+        assert all(node.member.status == "active" for node in self._nodes.values() if node.up)
+        assert all(node.heard_ns is not None for node in self._nodes.values() if node.up)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def rows(self, now_ns: int) -> list[NodeRow]:
+        """By name."""
+        return [self._row(now_ns, self._nodes[node_id]) for node_id in sorted(self._nodes)]
+
+    def row(self, now_ns: int, node_id: str) -> NodeRow | None:
+        node = self._nodes.get(node_id)
+        return self._row(now_ns, node) if node else None
+
+    def up(self) -> list[str]:
+        return sorted(node_id for node_id, node in self._nodes.items() if node.up)
+
+    def _active(self, node_id: str) -> _Node | None:
+        node = self._nodes.get(node_id)
+        return node if node is not None and node.member.status == "active" else None
+
+    def _listed(self, members: Iterable[Member]) -> list[Effect]:
+        before, self._nodes = self._nodes, {}
+        effects: list[Effect] = []
+        for member in members:
+            node = before.pop(member.id, None) or _Node(member)
+            node.member = member
+            if node.up and member.status != "active":
+                node.up, node.reason = False, f"it {'was revoked' if member.status == 'revoked' else 'left'}"
+                effects.append(Went(member.id, node.reason))
+            self._nodes[member.id] = node
+        for node_id in sorted(before):
+            if before[node_id].up:
+                effects.append(Went(node_id, "it is no longer listed"))
+        return effects
+
+    def _row(self, now_ns: int, node: _Node) -> NodeRow:
+        member, load = node.member, node.load or Load(0, 0)
+        state: State
+        if member.status == "revoked":
+            state = "revoked"
+        elif member.status == "left":
+            state = "left"
+        elif node.up:
+            state = "up"
+        else:
+            state = "unseen" if node.heard_ns is None else "down"
+        return NodeRow(
+            id=member.id,
+            state=state,
+            heard_ago_s=None if node.heard_ns is None else (now_ns - node.heard_ns) / 1e9,
+            workers=load.workers,
+            backlog_ms=load.backlog_ms,
+            speed=load.speed,
+            draining=load.draining,
+            restarts=node.restarts,
+            roles=member.roles,
+            labels=dict(member.labels),
+            version=node.version,
+            reason=node.reason,
+        )
