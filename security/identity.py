@@ -112,13 +112,13 @@ def private_pem(key: ec.EllipticCurvePrivateKey | X25519PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def fingerprint_words(mesh_id: str, name: str, spki_hash: bytes, x25519: bytes) -> str:
+def fingerprint_words(mesh_id: str, spki_hash: bytes, x25519: bytes) -> str:
     """Six pronounceable words that two people compare before a pending node is approved.
 
     16 bits a word, 96 in all (Wilkerson, "A Proposal for Proquints", arXiv:0901.4016): a dictionary
     of 256 words would carry 48 bits, which can be searched.
     """
-    digest = hashlib.sha256(encode(["ew1-words", mesh_id, name, spki_hash, x25519])).digest()
+    digest = hashlib.sha256(encode(["ew1-words", mesh_id, spki_hash, x25519])).digest()
     return " ".join(_word(int.from_bytes(digest[i : i + 2], "big")) for i in range(0, 12, 2))
 
 
