@@ -1,0 +1,162 @@
+"""``edge-node``: the command line of a node.
+
+Commands only parse, ask and print; what they do is in ``edge_node.commands`` and in the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from edge_node import doctor as examination
+from edge_node.commands import exits, launch, work
+from edge_node.commands.door import Program
+from edge_node.commands.inputs import parse_labels
+from edge_node.commands.terminal import Terminal
+from edge_node.home import node_home
+from edge_node.settings import NodeSettings, load
+from security.errors import BadInput
+
+program = Program(
+    "edge-node",
+    default_home=node_home,
+    help_text="A node of an edgeweave mesh: join, run the daemon, give it work.",
+)
+app = program.app
+
+Mdns = Annotated[
+    str | None,
+    typer.Option(
+        "--mdns",
+        metavar="IFACE|lo|none",
+        help="Interface for finding members by mDNS; default by settings (auto).",
+    ),
+]
+LogLevel = Annotated[
+    str | None,
+    typer.Option("--log-level", metavar="LEVEL", help="Least level written: debug, info, warning or error."),
+]
+
+
+@program.command("join")
+def join(
+    terminal: Terminal,
+    code: Annotated[
+        str, typer.Argument(metavar="CODE", help="Join code, as `edge-gateway invite` printed it.")
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", metavar="N", help="Name of this node, a-z 0-9 and -; default: this machine's name."
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label", metavar="K=V", help="A label that functions may require, as site=a. Repeatable."
+        ),
+    ] = None,
+    mdns: Mdns = None,
+) -> None:
+    """Join a mesh with a code; makes this node's keys and gets its certificate."""
+    from edge_node import joining
+
+    launch.check_free(terminal.home)
+    settings = load(NodeSettings, terminal.home.settings, options={"discovery.mdns": mdns})
+    labels = parse_labels(label or [])
+    with terminal.waiting("joining"):
+        joined = asyncio.run(joining.join(code.strip(), terminal.home, name, labels, settings.discovery.mdns))
+    facts = _facts_of(joined)
+    if terminal.json:
+        terminal.value(facts)
+        return
+    terminal.text(f"joined mesh {facts.get('mesh', '')} as {facts.get('node', name or '')}")
+    terminal.note(f"next: edge-node up --home {terminal.home.path}")
+
+
+@program.command("leave")
+def leave(terminal: Terminal) -> None:
+    """Leave the mesh for good: off the member list, keys removed. Needs the running daemon."""
+    terminal.call("leave")
+    if terminal.json:
+        terminal.value({"left": True})
+    else:
+        terminal.text("left the mesh; to come back, join with a new code")
+
+
+@program.command("up")
+def up(terminal: Terminal, mdns: Mdns = None, log_level: LogLevel = None) -> None:
+    """Run the node's daemon in the foreground; prints one ready line once work is accepted."""
+    load(
+        NodeSettings,
+        terminal.home.settings,
+        options={"discovery.mdns": mdns, "log.level": log_level},
+    )
+    if not (terminal.home.keys / "identity.pem").exists():
+        raise BadInput(
+            f"{terminal.home.path} has not joined a mesh",
+            fix="get a code with `edge-gateway invite` on the gateway, then `edge-node join CODE`",
+        )
+    terminal.home.create()
+    launch.check_free(terminal.home)
+    launch.become(
+        "edge_node.daemon",
+        terminal.home,
+        {"mdns": mdns, "log-level": log_level, "json": terminal.json},
+    )
+
+
+@program.command("functions")
+def functions(terminal: Terminal) -> None:
+    """List the functions that are deployed on the mesh."""
+    work.list_functions(terminal)
+
+
+@program.command("doctor")
+def doctor(terminal: Terminal) -> None:
+    """Check this node: packages, clock, disk, keys, certificate, settings, socket, ports."""
+    settings_fault, seeds = None, []
+    try:
+        seeds = load(NodeSettings, terminal.home.settings).link.seeds
+    except BadInput as fault:
+        settings_fault = fault
+    findings = examination.examine(terminal.home, settings_fault=settings_fault)
+    findings += [examination.reachable(seed) for seed in seeds]
+    report(terminal, findings)
+
+
+def report(terminal: Terminal, findings: list[examination.Finding]) -> None:
+    """Print findings; a failed one ends the program with 3."""
+    if terminal.json:
+        terminal.value(
+            {"ok": not any(each.failed for each in findings), "findings": [each.facts() for each in findings]}
+        )
+    else:
+        for each in findings:
+            terminal.text(each.line())
+    if any(each.failed for each in findings):
+        raise typer.Exit(exits.UNAVAILABLE)
+
+
+def _facts_of(joined: Any) -> dict[str, Any]:
+    """What joining returned, by name: a mapping, or a record with fields."""
+    if isinstance(joined, dict):
+        return joined
+    kind = type(joined)
+    fields: Any = getattr(kind, "__dataclass_fields__", None) or getattr(kind, "__struct_fields__", None)
+    return {name: getattr(joined, name) for name in fields or ()}
+
+
+work.add_commands(program)
+
+
+def main() -> None:
+    """Console script."""
+    sys.exit(program.enter())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""``edge-gateway``: the command line of a gateway.
+
+Its own commands are about the fleet; giving work is the same as on a node (``edge_node.commands.work``).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from edge_node import doctor as examination
+from edge_node.cli import LogLevel, Mdns, report
+from edge_node.commands import launch, work
+from edge_node.commands.door import Program
+from edge_node.commands.inputs import parse_duration
+from edge_node.commands.terminal import Terminal
+from edge_node.home import gateway_home
+from edge_node.settings import load
+from gateway.settings import GatewaySettings
+from security.errors import BadInput, Unavailable
+
+NODE_COLUMNS = ("id", "status", "up", "roles", "labels", "address", "load", "last_seen_at_ms", "fingerprint")
+MEMBER_COLUMNS = ("id", "status", "roles", "labels", "keys")
+
+program = Program(
+    "edge-gateway",
+    default_home=gateway_home,
+    help_text="The front door of an edgeweave mesh: broker, joining, member list, code, offloaded work.",
+)
+app = program.app
+
+
+@program.command("up")
+def up(
+    terminal: Terminal,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen", metavar="ADDR", help="Address to listen on; default by settings (every interface)."
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port", metavar="PORT", min=0, max=65535, help="TCP port for joining; default 8443, 0: any."
+        ),
+    ] = None,
+    broker: Annotated[
+        str | None,
+        typer.Option(
+            "--broker",
+            metavar="auto|mosquitto|embedded",
+            help="Which broker to run; auto: mosquitto if installed.",
+        ),
+    ] = None,
+    broker_port: Annotated[
+        int | None,
+        typer.Option(
+            "--broker-port",
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="TCP port of the broker; default 8883, 0: any.",
+        ),
+    ] = None,
+    mdns: Mdns = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Run the gateway's daemon in the foreground; the first time, it makes the mesh."""
+    options = {
+        "joining.listen": listen,
+        "joining.port": port,
+        "broker.kind": broker,
+        "broker.port": broker_port,
+        "discovery.mdns": mdns,
+        "log.level": log_level,
+    }
+    settings = load(GatewaySettings, terminal.home.settings, options=options)
+    terminal.home.create()
+    launch.check_free(terminal.home)
+    taken = examination.port_free("joining", settings.joining.listen, settings.joining.port)
+    if taken.failed:
+        raise Unavailable(taken.detail, fix=taken.fix)
+    launch.become(
+        "gateway.daemon",
+        terminal.home,
+        {
+            "listen": listen,
+            "port": port,
+            "broker": broker,
+            "broker-port": broker_port,
+            "mdns": mdns,
+            "log-level": log_level,
+            "json": terminal.json,
+        },
+    )
+
+
+@program.command("invite")
+def invite(
+    terminal: Terminal,
+    ttl: Annotated[
+        str, typer.Option("--ttl", metavar="TIME", help="How long the code is good, as 15m, 1h or 2d.")
+    ] = "1h",
+    approval: Annotated[
+        str,
+        typer.Option(
+            "--approval",
+            metavar="auto|pending",
+            help="auto: the code is enough; pending: each node waits for `approve`.",
+        ),
+    ] = "auto",
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="N", help="The only name that the joining node may take.")
+    ] = None,
+) -> None:
+    """Print a join code for one node; shown once, good for one use."""
+    ttl_s = parse_duration(ttl)
+    if not 0 < ttl_s <= 30 * 86400:
+        raise BadInput(f"a ttl of {ttl}", fix="choose more than 0 and at most 30d")
+    if approval not in ("auto", "pending"):
+        raise BadInput(f"approval {approval!r} is not known", fix="choose auto or pending")
+    answer = terminal.call("invite", {"ttl_s": ttl_s, "approval": approval, "name": name})
+    if terminal.json:
+        terminal.value(answer)
+        return
+    terminal.text(str(answer["code"]))
+    more = "" if approval == "auto" else "; then compare its six words here with `edge-gateway approve NODE`"
+    terminal.note(f"on the device, within {ttl}: edge-node join CODE{more}")
+
+
+@program.command("approve")
+def approve(
+    terminal: Terminal,
+    node: Annotated[
+        str, typer.Argument(metavar="NODE", help="Name of the waiting node, as `nodes` lists it.")
+    ],
+) -> None:
+    """Let a waiting node in, after comparing its six words with those it shows."""
+    answer = terminal.call("approve", {"node": node})
+    if terminal.json:
+        terminal.value(answer)
+    else:
+        terminal.text(f"{node} is a member now")
+
+
+@program.command("nodes")
+def nodes(terminal: Terminal) -> None:
+    """List the members: whether they are up, how busy they are, who waits for approval."""
+    terminal.table(
+        terminal.call("nodes"), NODE_COLUMNS, empty="no nodes; invite one with `edge-gateway invite`"
+    )
+
+
+@program.command("roster")
+def roster(terminal: Terminal) -> None:
+    """Show the signed member list: version, validity, brokers, members and their keys."""
+    answer = terminal.call("roster")
+    if terminal.json:
+        terminal.value(answer)
+        return
+    members = answer.get("members", [])
+    terminal.facts({name: value for name, value in answer.items() if name != "members"})
+    terminal.text("")
+    terminal.table(members, MEMBER_COLUMNS, empty="no members")
+
+
+functions = program.group("functions", "List the deployed functions; or roll one back.", work.list_functions)
+
+
+@program.command("rollback", app=functions)
+def rollback(
+    terminal: Terminal,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The function, as STEM.NAME.")],
+) -> None:
+    """Point a function back to the code it had before; that is a new, signed version."""
+    answer = terminal.call("rollback", {"name": name})
+    if terminal.json:
+        terminal.value(answer)
+        return
+    each = (answer.get("functions") or [answer])[0]
+    terminal.text(f"{name} is at version {each.get('version')} now")
+
+
+@program.command("deploy")
+def deploy(
+    terminal: Terminal,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Python file with functions marked @function.")],
+) -> None:
+    """Sign a function file and publish it to the mesh, if it is not there already."""
+    functions_there = terminal.with_mesh(lambda mesh: work.deploy(terminal, mesh, file))
+    if terminal.json:
+        terminal.value({"functions": functions_there})
+    elif not any(each.get("new") for each in functions_there):
+        terminal.note("nothing to do: exactly this is deployed already")
+
+
+@program.command("doctor")
+def doctor(terminal: Terminal) -> None:
+    """Check this gateway: packages, clock, disk, keys, certificate, settings, socket, ports, broker."""
+    settings, settings_fault = GatewaySettings(), None
+    try:
+        settings = load(GatewaySettings, terminal.home.settings)
+    except BadInput as fault:
+        settings_fault = fault
+    findings = examination.examine(terminal.home, settings_fault=settings_fault)
+    if not examination.running(terminal.home):
+        findings += [
+            examination.port_free("joining", settings.joining.listen, settings.joining.port),
+            examination.port_free("broker", settings.joining.listen, settings.broker.port),
+        ]
+    findings.append(examination.program_found("mosquitto", wanted=settings.broker.kind == "mosquitto"))
+    report(terminal, findings)
+
+
+work.add_commands(program)
+
+
+def main() -> None:
+    """Console script."""
+    sys.exit(program.enter())
+
+
+if __name__ == "__main__":
+    main()
