@@ -83,7 +83,7 @@ class PeerUp(msgspec.Struct, frozen=True):
 
     peer: str
     rtt_ns: int | None = None
-    labels: dict[str, str] = {}  # noqa: RUF012
+    labels: dict[str, str] = {}
     roles: tuple[str, ...] = ()
     restarted: bool = False  # its boot id changed: what it held is gone
 
@@ -94,7 +94,7 @@ class PeerDown(msgspec.Struct, frozen=True):
 
 class MemberInfo(msgspec.Struct, frozen=True):
     id: str
-    labels: dict[str, str] = {}  # noqa: RUF012
+    labels: dict[str, str] = {}
     roles: tuple[str, ...] = ()
 
 

@@ -35,7 +35,7 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     timeout_s: float = 60.0
     memory_mb: int = 256
     requires: tuple[str, ...] = ()
-    labels: dict[str, str] = {}  # noqa: RUF012  msgspec copies a default dict
+    labels: dict[str, str] = {}
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):

@@ -1,0 +1,1066 @@
+"""The desk: the one core through which every task of this node passes.
+
+It composes the owner's side (`ledger` what was promised, `leases` who has it, `scheduling` where it should
+go) with the holder's side (`holder` what runs here, whoever owns it):
+
+    Submitted ─▶ ledger ─▶ placement ─┬─▶ holder ─▶ Run ─▶ WorkDone ──┬─▶ ledger ─▶ Settled
+                 (Append)             └─▶ lease ─▶ Offer ─▶ Result ───┘   (Append)
+
+Every input is an event of `events`, every output an effect of `events`. `handle` and `tick` never wait; a
+yes to a client comes after Persisted, the work does not wait for it. Wall time is only written down.
+
+Rules it keeps, whatever is lost, doubled, reordered or restarted around it:
+- an accepted task gets exactly one terminal record, and Settled at most once a process;
+- only the newest holder's result counts; anything later is counted and noted as a duplicate;
+- the number of a second or later attempt is on the disk before it goes out.
+
+Not here: fetching of large inputs and outputs (the shell hands in whole ones), heartbeats, bundles.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edge_node.scheduling.estimates import Estimates, FleetWait, PeerWait
+from edge_node.scheduling.placement import Candidate, Why, choose, sigma_s, transfer_s
+from edge_node.tasks.agenda import Agenda
+from edge_node.tasks.events import (
+    Append,
+    CancelAsked,
+    Drain,
+    Drained,
+    Effect,
+    Event,
+    Explain,
+    Heard,
+    MemberInfo,
+    Members,
+    PeerDown,
+    PeerUp,
+    Persisted,
+    PersistFailed,
+    Reply,
+    Run,
+    Settled,
+    Stop,
+    StoreFull,
+    Submitted,
+    Tell,
+    WorkDone,
+    WorkRefused,
+    WorkStarted,
+)
+from edge_node.tasks.holder import Holder
+from edge_node.tasks.leases import Leases, lease_ns
+from edge_node.tasks.ledger import Entry, Ledger
+from edge_node.tasks.states import NEVER_HERE, PERHAPS_SOON, Refusal, State, Status, refusal
+from edge_node.tasks.task import (
+    ANY,
+    DAY_MS,
+    INLINE_BYTES_MAX,
+    INPUT_BYTES_MAX,
+    LOCAL,
+    Accepted,
+    Attempt,
+    Closed,
+    Fenced,
+    Noted,
+    Outcome,
+    Record,
+    Task,
+)
+from edge_node.wire.ids import GATEWAY
+from edge_node.wire.messages import (
+    Accept,
+    Beat,
+    Cancel,
+    Load,
+    Offer,
+    Pong,
+    Progress,
+    Refuse,
+    Result,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from random import Random
+
+__all__ = [
+    "ANY", "DAY_MS", "INPUT_BYTES_MAX", "LOCAL", "Accepted", "Append", "Attempt", "CancelAsked",
+    "Closed", "Desk", "DeskSettings", "Drain", "Drained", "Effect", "Event", "Explain", "Fenced",
+    "Heard", "MemberInfo", "Members", "Noted", "Outcome", "PeerDown", "PeerUp", "PersistFailed",
+    "Persisted", "Record", "Refusal", "Reply", "Run", "Settled", "Stop", "StoreFull", "Submitted",
+    "Task", "Tell", "WorkDone", "WorkRefused", "WorkStarted",
+]  # fmt: skip
+
+MILLISECOND = 1_000_000
+SECOND = 1_000_000_000
+RTT_S_DEFAULT = 5e-3
+CANDIDATES_MAX = 16
+"""Peers looked at for one task; a random sample keeps a crowd from herding (placement.md)."""
+STRANDED_NS = SECOND // 2
+SHY_NS = SECOND // 10
+"""A peer that just refused or let a lease lapse is not chosen again at once."""
+BACKOFF_NS = SECOND // 20
+BACKOFF_NS_MAX = 2 * SECOND
+BELIEVED_AFTER = 3
+"""Refusals like "unknown function" may pass soon: this many of one place make them final."""
+REBALANCE_NS = SECOND // 4
+REBALANCE_TASKS = 32
+REBALANCE_GAIN = 0.7
+ATTEMPTS_KEPT = 32
+NOTES_PER_S = 50
+
+
+class DeskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One node's share of the work."""
+
+    workers: int = 1
+    speed: float = 1.0  # relative to the reference board
+    outbox_tasks_max: int = 10_000  # open tasks; each costs ~1 KiB of memory plus its input
+    outbox_bytes_max: int = 64 * 2**20  # of their inputs
+    poison_deaths: int = 3  # workers a task may take down before it is quarantined
+    queue_tasks_max: int = 4096  # foreign tasks waiting here
+    queue_s_max: float = 30.0  # the longest wait we promise a foreign task
+    offers_max: int = 512  # unanswered at one peer; more wait here, where they can still change their mind
+    reach: str = ""  # "gateway": offload to the gateway only; "all": to every live peer; "": by who we are
+
+
+class _View:
+    """What we know of one peer."""
+
+    __slots__ = ("labels", "name", "parked", "roles", "shy_until_ns", "up", "wait")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.up = False
+        self.labels: dict[str, str] = {}
+        self.roles: tuple[str, ...] = ()
+        self.wait = PeerWait(RTT_S_DEFAULT)
+        self.parked: deque[Entry] = deque()  # tasks that may run nowhere else
+        self.shy_until_ns = 0
+
+
+class Desk:
+    def __init__(
+        self,
+        me: str,
+        *,
+        settings: DeskSettings,
+        rng: Random,
+        labels: dict[str, str] | None = None,
+    ) -> None:
+        self.me = me
+        self._settings = settings
+        self._rng = rng
+        self._labels = dict(labels or {})
+        self._everyone = (settings.reach or ("all" if me == GATEWAY else "gateway")) == "all"
+        self.estimates = Estimates()
+        self._fleet = FleetWait()
+        self._ledger = Ledger(me, tasks_max=settings.outbox_tasks_max, bytes_max=settings.outbox_bytes_max)
+        self._leases = Leases()
+        self._holder = Holder(
+            me, self.estimates, workers=settings.workers, speed=settings.speed,
+            queue_tasks_max=settings.queue_tasks_max, queue_s_max=settings.queue_s_max,
+        )  # fmt: skip
+        self._views: dict[str, _View] = {}
+        self._live: list[_View] = []
+        self._members: frozenset[str] | None = None  # None: no roster has been seen yet
+        self._retry = Agenda()
+        self._stranded: dict[str, None] = {}
+        self._rebalance_ns = 0
+        self._drained = False
+        self._notes_left = float(NOTES_PER_S)
+        self._notes_ns = 0
+        self._wall_ms = 0
+        # Counters since the start of the process.
+        self.accepted = 0
+        self.restored = 0
+        self.settled: dict[str, int] = {status.value: 0 for status in Status}
+        self.by_place: dict[str, int] = {"local": 0, "gateway": 0, "peer": 0}
+        self.duplicates = 0
+        self.strays = 0
+        self.redispatched = 0
+        self.lapsed = 0
+        self.worker_deaths = 0
+        self.refused: dict[str, int] = {}  # at our door
+        self.refused_by_peers: dict[str, int] = {}
+        self._handlers: dict[type, Any] = {
+            Submitted: self._submitted,
+            Persisted: self._persisted,
+            PersistFailed: self._persist_failed,
+            Heard: self._heard,
+            WorkStarted: self._work_started,
+            WorkDone: self._work_done,
+            WorkRefused: self._work_refused,
+            PeerUp: self._peer_up,
+            PeerDown: self._peer_down,
+            Members: self._members_changed,
+            CancelAsked: self._cancel_asked,
+            Drain: self._drain,
+            StoreFull: self._store_full,
+        }
+        self._ears: dict[type, Any] = {
+            Offer: self._offered,
+            Accept: self._accepted,
+            Refuse: self._refused_by,
+            Progress: self._progressed,
+            Result: self._result,
+            Cancel: self._cancelled_by,
+            Load: self._load_heard,
+            Beat: self._beat,
+            Pong: self._pong,
+        }
+
+    # ── the core's four doors ─────────────────────────────────────────────────────────────────────────
+    def handle(self, now_ns: int, wall_ms: int, event: Event) -> list[Effect]:
+        out: list[Effect] = []
+        self._wall_ms = wall_ms
+        self._handlers[type(event)](now_ns, event, out)
+        self._finish(now_ns, out)
+        return out
+
+    def tick(self, now_ns: int, wall_ms: int) -> list[Effect]:
+        out: list[Effect] = []
+        self._wall_ms = wall_ms
+        for entry in self._ledger.expired(now_ns):
+            self._expire(now_ns, entry, out)
+        self._ledger.rewrite(now_ns, out)
+        for task in self._leases.lapsed(now_ns):
+            self._lapse(now_ns, task, "lease lapsed", out)
+        for task in self._retry.due(now_ns):
+            due = self._ledger.open.get(task)
+            if due is not None and due.state is State.WAITING:
+                self._place(now_ns, due, out)
+        self._holder.tick(now_ns, out)
+        if now_ns >= self._rebalance_ns:
+            self._rebalance(now_ns, out)
+        self._finish(now_ns, out)
+        return out
+
+    def deadline_ns(self) -> int | None:
+        """When `tick` has something to do next."""
+        soonest: int | None = None
+        for at_ns in (
+            self._ledger.deadline_ns(),
+            self._leases.deadline_ns(),
+            self._retry.next_ns(),
+            self._holder.deadline_ns(),
+            self._rebalance_ns if self._holder.queued and self._live else None,
+        ):
+            if at_ns is not None and (soonest is None or at_ns < soonest):
+                soonest = at_ns
+        return soonest
+
+    def check(self) -> None:
+        self._ledger.check()
+        self._leases.check()
+        self._holder.check()
+        for task, entry in self._ledger.open.items():
+            lease = self._leases.of(task)
+            if lease is not None:
+                assert entry.state is State.PLACED
+                assert (lease.holder, lease.attempt) == (entry.place, entry.granted)
+            elif entry.state is State.PLACED:
+                assert entry.place == self.me
+            assert entry.granted <= entry.attempt
+            if entry.state is State.WAITING and not self._holder.draining:
+                forced = self._views.get(GATEWAY if entry.task.where == GATEWAY else entry.task.where)
+                parked = forced is not None and entry in forced.parked
+                assert parked or task in self._retry, f"{task} waits for nothing"
+        for task in self._leases._held:
+            assert task in self._ledger.open
+
+    def _finish(self, now_ns: int, out: list[Effect]) -> None:
+        holder = self._holder
+        if holder.queued:
+            holder.release(now_ns, out)
+        if holder.draining and not self._drained and holder.idle:
+            self._drained = True
+            out.append(Drained())
+
+    # ── what others may ask ───────────────────────────────────────────────────────────────────────────
+    def load(self, now_ns: int) -> Load:
+        return self._holder.load(now_ns)
+
+    def task(self, task_id: str) -> Task | None:
+        """An open task of ours, also one whose accept is not on the disk yet."""
+        entry = self._ledger.open.get(task_id)
+        return entry.task if entry is not None else None
+
+    def state(self, task_id: str) -> tuple[str, str] | None:
+        """(state, place) of an open task of ours."""
+        entry = self._ledger.open.get(task_id)
+        return None if entry is None else (entry.state.value, entry.place or "")
+
+    def why(self, task_id: str) -> Why | None:
+        entry = self._ledger.open.get(task_id)
+        return entry.why if entry is not None else None
+
+    @property
+    def open_tasks(self) -> int:
+        return len(self._ledger.open)
+
+    def status(self, now_ns: int) -> dict[str, object]:
+        """Counters and figures, for people."""
+        return {
+            "accepted": self.accepted,
+            "restored": self.restored,
+            "open": len(self._ledger.open),
+            "open_bytes": self._ledger.open_bytes,
+            "completed": self.settled[Status.DONE],
+            "failed": self.settled[Status.FAILED],
+            "settled": dict(self.settled),
+            "by_place": dict(self.by_place),
+            "duplicates": self.duplicates,
+            "strays": self.strays,
+            "redispatched": self.redispatched,
+            "lapsed": self.lapsed,
+            "worker_deaths": self.worker_deaths,
+            "refused": dict(self.refused),
+            "refused_by_peers": dict(self.refused_by_peers),
+            "refused_peers": dict(self._holder.refused),
+            "leases": len(self._leases),
+            "queued_here": self._holder.queued,
+            "running_here": self._holder.running,
+            "backlog_s": self._holder.backlog_s(now_ns),
+            "draining": self._holder.draining,
+            "store_full": self._ledger.full,
+        }
+
+    # ── the door ──────────────────────────────────────────────────────────────────────────────────────
+    def restore(
+        self, now_ns: int, wall_ms: int, open_tasks: Iterable[tuple[Task, Sequence[Attempt]]]
+    ) -> list[Effect]:
+        """Take up again what an earlier life accepted and did not settle; call it once, before any event."""
+        out: list[Effect] = []
+        self._wall_ms = wall_ms
+        for task, attempts in open_tasks:
+            entry = self._ledger.restore(now_ns, wall_ms, task, list(attempts))
+            self.restored += 1
+            if entry.deaths >= self._settings.poison_deaths:
+                self._quarantine(now_ns, entry, b"", b"", out)
+            else:
+                self._ledger.fence(entry, out)
+        return out
+
+    def _submitted(self, now_ns: int, event: Submitted, out: list[Effect]) -> None:
+        task = event.task
+        known = self._ledger.known(task.id)
+        if known is not None:
+            self._submitted_again(event, known, out)
+            return
+        reason: tuple[Refusal, str] | None
+        if self._holder.draining:
+            reason = Refusal.DRAINING, f"{self.me} is shutting down"
+        else:
+            reason = self._ledger.refusal(task) or self._nowhere(task)
+        if reason is not None:
+            self._turn_away(event.token, task.id, *reason, out)
+            return
+        entry = self._ledger.accept(now_ns, task, event.token, out)
+        self._place(now_ns, entry, out)
+
+    def _submitted_again(self, event: Submitted, known: Entry | str, out: list[Effect]) -> None:
+        task = event.task
+        if isinstance(known, str):
+            out.append(Reply(event.token, False, Refusal.DUPLICATE_ID, task.id, f"it has settled: {known}"))
+            return
+        same = known.task
+        if (same.function, same.digest, same.input_sha256) != (task.function, task.digest, task.input_sha256):
+            self._turn_away(
+                event.token, task.id, Refusal.DUPLICATE_ID, "another task bears this id already", out
+            )
+        elif known.durable:
+            out.append(Reply(event.token, True, "", task.id))
+        else:
+            known.tokens.append(event.token)
+
+    def _turn_away(self, token: int, task_id: str, reason: Refusal, detail: str, out: list[Effect]) -> None:
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+        out.append(Reply(token, False, reason, task_id, detail))
+
+    def _nowhere(self, task: Task) -> tuple[Refusal, str] | None:
+        """Why no member at all could run this; members that are away may come back, so they count."""
+        where = task.where
+        if where not in (ANY, LOCAL, self.me) and self._members is not None and where not in self._members:
+            near = ", ".join(sorted(self._members | {self.me})[:8])
+            return Refusal.NO_SUCH_NODE, f"{where} is not a member of this mesh; members are {near}"
+        if not task.labels:
+            return None
+        if where in (LOCAL, self.me) or (where == ANY and _fits(task.labels, self._labels)):
+            places = [(self.me, self._labels)]
+        elif where == ANY:
+            if self._members is None:
+                return None
+            places = [(view.name, view.labels) for view in self._reachable()]
+            places.append((self.me, self._labels))
+        elif where in self._views:
+            places = [(where, self._views[where].labels)]
+        else:
+            return None
+        if any(_fits(task.labels, labels) for _, labels in places):
+            return None
+        name, labels = max(
+            places, key=lambda place: sum(place[1].get(k) == v for k, v in task.labels.items())
+        )
+        missing = ", ".join(f"{k}={v}" for k, v in sorted(task.labels.items()) if labels.get(k) != v)
+        return Refusal.LABELS, f"the nearest is {name}, which lacks {missing}"
+
+    def _store_full(self, now_ns: int, event: StoreFull, out: list[Effect]) -> None:
+        self._ledger.full = event.full
+
+    def _persisted(self, now_ns: int, event: Persisted, out: list[Effect]) -> None:
+        before = len(out)
+        entry = self._ledger.persisted(event.serial, out)
+        if entry is not None:
+            self.redispatched += 1
+            self._place_when_due(now_ns, entry, out)
+            return
+        if len(out) > before:
+            effect = out[before]
+            if type(effect) is Settled:
+                self._count(effect.outcome)
+            else:
+                self.accepted += 1
+
+    def _persist_failed(self, now_ns: int, event: PersistFailed, out: list[Effect]) -> None:
+        entry = self._ledger.failed(event.serial, now_ns, event.reason, out)
+        if entry is None:
+            return
+        if entry.state is State.DROPPED:
+            self.refused[Refusal.STORE_FULL] = self.refused.get(Refusal.STORE_FULL, 0) + 1
+            self._recall(entry, out)
+            self._forget_waiting(entry)
+        else:
+            self._place_when_due(now_ns, entry, out)
+
+    def _cancel_asked(self, now_ns: int, event: CancelAsked, out: list[Effect]) -> None:
+        known = self._ledger.known(event.task_id)
+        if known is None:
+            out.append(Reply(event.token, False, Refusal.UNKNOWN_TASK, event.task_id))
+        elif isinstance(known, str):
+            cancelled = known == Status.CANCELLED
+            reason = "" if cancelled else Refusal.ALREADY_SETTLED
+            out.append(Reply(event.token, cancelled, reason, event.task_id))
+        else:
+            known.cancel_tokens = [*(known.cancel_tokens or ()), event.token]
+            if known.state is not State.CLOSING:
+                self._end_attempt(known, "cancelled")
+                self._close(now_ns, known, Status.CANCELLED, "cancelled by its owner", out)
+
+    # ── placing ───────────────────────────────────────────────────────────────────────────────────────
+    def _place_when_due(self, now_ns: int, entry: Entry, out: list[Effect]) -> None:
+        if entry.not_before_ns > now_ns:
+            self._retry.set(entry.task.id, entry.not_before_ns)
+        else:
+            self._place(now_ns, entry, out)
+
+    def _place(self, now_ns: int, entry: Entry, out: list[Effect]) -> None:
+        """Give a waiting task to somebody, or leave it waiting for a reason to come back to it."""
+        where = entry.task.where
+        if where == ANY:
+            self._place_anywhere(now_ns, entry, out)
+        elif where in (LOCAL, self.me):
+            self._run_here(now_ns, entry, out)
+        else:
+            view = self._view(where)
+            if view.up and self._leases.count(where) < self._settings.offers_max:
+                self._offer(now_ns, entry, view, self._candidate(now_ns, entry.task, view), out)
+            else:
+                view.parked.append(entry)
+
+    def _place_anywhere(self, now_ns: int, entry: Entry, out: list[Effect]) -> None:
+        task = entry.task
+        candidates = self._peers_for(now_ns, entry)
+        excluded = entry.excluded
+        if (
+            not self._holder.draining
+            and (excluded is None or self.me not in excluded)
+            and (not task.labels or _fits(task.labels, self._labels))
+        ):
+            candidates.append(self._here(now_ns, task, self._holder.wait_s(now_ns)))
+        if not candidates:
+            self._stranded[task.id] = None
+            self._retry.set(task.id, now_ns + STRANDED_NS)
+            return
+        if self._stranded:
+            self._stranded.pop(task.id, None)
+        left_s = None if entry.deadline_ns is None else (entry.deadline_ns - now_ns) / 1e9
+        why = choose(candidates, self.me, left_s, self._rng)
+        entry.why = why
+        if why.chosen == self.me:
+            self._run_here(now_ns, entry, out)
+        else:
+            chosen = next(candidate for candidate in candidates if candidate.place == why.chosen)
+            self._offer(now_ns, entry, self._views[why.chosen], chosen, out)
+
+    def _peers_for(self, now_ns: int, entry: Entry) -> list[Candidate]:
+        live = self._live
+        if not live:
+            return []
+        if len(live) > CANDIDATES_MAX:
+            live = self._rng.sample(live, CANDIDATES_MAX)
+        task = entry.task
+        labels, excluded, offers_max = task.labels, entry.excluded, self._settings.offers_max
+        return [
+            self._candidate(now_ns, task, view)
+            for view in live
+            if view.shy_until_ns <= now_ns
+            and not view.wait.draining
+            and (excluded is None or view.name not in excluded)
+            and (not labels or _fits(labels, view.labels))
+            and self._leases.count(view.name) < offers_max
+        ]
+
+    def _candidate(self, now_ns: int, task: Task, view: _View) -> Candidate:
+        estimates, wait = self.estimates, view.wait
+        service, e = estimates.service(task.function, view.name, wait.speed)
+        wait_s = wait.wait_s(now_ns, service, self._fleet)
+        way = transfer_s(wait.rtt_s, len(task.input), estimates.output_bytes(task.function))
+        return Candidate(view.name, wait_s, service, way, sigma_s(e, wait_s, wait.rtt_s), wait.rtt_s)
+
+    def _here(self, now_ns: int, task: Task, wait_s: float) -> Candidate:
+        service, e = self.estimates.service(task.function, self.me, self._settings.speed)
+        return Candidate(self.me, wait_s, service, 0.0, sigma_s(e, wait_s, 0.0))
+
+    def _run_here(self, now_ns: int, entry: Entry, out: list[Effect]) -> None:
+        if self._holder.draining:
+            return  # it is in the journal; the next life takes it up
+        self._hand_out(entry, self.me, out)
+        task = entry.task
+        service, _ = self.estimates.service(task.function, self.me, self._settings.speed)
+        seen = self.estimates.seen(task.function)
+        self._holder.add_own(now_ns, task, entry.attempt, service, entry.deadline_ns, seen)
+
+    def _offer(self, now_ns: int, entry: Entry, view: _View, candidate: Candidate, out: list[Effect]) -> None:
+        task = entry.task
+        self._hand_out(entry, view.name, out)
+        service_s = candidate.service_s
+        length_ns = lease_ns(candidate.wait_s + service_s + candidate.transfer_s, candidate.sigma_s)
+        self._leases.grant(now_ns, task.id, view.name, entry.attempt, length_ns, service_s)
+        view.wait.granted(now_ns, service_s)
+        budget_ms = None
+        if entry.deadline_ns is not None:
+            budget_ms = max(1, (entry.deadline_ns - now_ns) // MILLISECOND)
+        size = len(task.input)
+        inline = size <= INLINE_BYTES_MAX
+        out.append(
+            Tell(
+                view.name,
+                Offer(
+                    task.id, entry.attempt, task.function, task.digest, length_ns // MILLISECOND, budget_ms,
+                    task.input if inline else None, None if inline else task.input_sha256, size,
+                    task.priority,
+                ),
+            )
+        )  # fmt: skip
+
+    def _hand_out(self, entry: Entry, place: str, out: list[Effect]) -> None:
+        before = entry.place
+        if before is not None and before not in (place, self.me):
+            out.append(Tell(before, Cancel(entry.task.id, entry.granted)))  # its lease lapsed; do not bother
+        entry.move(State.PLACED)
+        entry.granted = entry.attempt
+        entry.place = place
+        entry.pid = 0
+        entry.started_at_ms = 0
+
+    def _again(self, now_ns: int, entry: Entry, delay_ns: int, out: list[Effect]) -> None:
+        """The attempt is over and the task is not: write the next number, then place it."""
+        entry.not_before_ns = now_ns + delay_ns
+        self._ledger.fence(entry, out)
+
+    def _unpark(self, now_ns: int, view: _View, out: list[Effect]) -> None:
+        parked = view.parked
+        while parked and view.up and self._leases.count(view.name) < self._settings.offers_max:
+            entry = parked.popleft()
+            if entry.state is State.WAITING and entry.task.id not in self._retry:
+                self._offer(now_ns, entry, view, self._candidate(now_ns, entry.task, view), out)
+
+    def _rebalance(self, now_ns: int, out: list[Effect]) -> None:
+        """Own tasks that still wait for a worker here may by now be done sooner elsewhere.
+
+        Estimates err most when they matter most, in the first burst of an unknown function; what no worker
+        has seen can move without a message lost or a number spent.
+        """
+        self._rebalance_ns = now_ns + REBALANCE_NS
+        if not self._live or not self._holder.queued:
+            return
+        wait_s = self._holder.wait_s(now_ns)
+        for task_id in self._holder.own_waiting(REBALANCE_TASKS):
+            entry = self._ledger.open[task_id]
+            if entry.task.where != ANY:
+                continue
+            away = self._peers_for(now_ns, entry)
+            if not away:
+                return
+            here = self._here(now_ns, entry.task, wait_s)
+            left_s = None if entry.deadline_ns is None else (entry.deadline_ns - now_ns) / 1e9
+            why = choose([*away, here], self.me, left_s, self._rng)
+            if why.chosen == self.me:
+                return
+            chosen = next(candidate for candidate in away if candidate.place == why.chosen)
+            if chosen.completion_s > REBALANCE_GAIN * here.completion_s:
+                return
+            if self._holder.withdraw(task_id):
+                entry.why = why
+                entry.move(State.WAITING)
+                entry.place = None
+                self._offer(now_ns, entry, self._views[why.chosen], chosen, out)
+                wait_s = max(0.0, wait_s - here.service_s / self._settings.workers)
+
+    # ── how attempts end ──────────────────────────────────────────────────────────────────────────────
+    def _end_attempt(
+        self, entry: Entry, ended_as: str, pid: int = 0, started_at_ms: int = 0, ended_at_ms: int = 0
+    ) -> None:
+        if entry.state is State.PLACED:
+            self._write_attempt(entry, ended_as, pid, started_at_ms, ended_at_ms)
+
+    def _write_attempt(
+        self, entry: Entry, ended_as: str, pid: int = 0, started_at_ms: int = 0, ended_at_ms: int = 0
+    ) -> None:
+        assert entry.place is not None
+        entry.attempts.append(
+            Attempt(
+                entry.granted,
+                entry.place,
+                pid or entry.pid,
+                started_at_ms or entry.started_at_ms,
+                ended_at_ms or self._wall_ms,
+                ended_as,
+            )
+        )
+        if len(entry.attempts) > ATTEMPTS_KEPT:
+            del entry.attempts[ATTEMPTS_KEPT // 2]
+
+    def _recall(self, entry: Entry, out: list[Effect]) -> None:
+        """Whoever has it need not go on."""
+        lease = self._leases.release(entry.task.id)
+        if lease is not None:
+            out.append(Tell(lease.holder, Cancel(entry.task.id, lease.attempt)))
+            view = self._views.get(lease.holder)
+            if view is not None and view.parked:
+                self._retry_parked(view)
+        else:
+            self._holder.stop_own(entry.task.id, out)
+
+    def _retry_parked(self, view: _View) -> None:
+        """A lease ended outside the view's own event: let the next tick use the room."""
+        while view.parked:
+            entry = view.parked.popleft()
+            if entry.state is State.WAITING:
+                self._retry.set(entry.task.id, 0)
+                return
+
+    def _forget_waiting(self, entry: Entry) -> None:
+        self._retry.drop(entry.task.id)
+        self._stranded.pop(entry.task.id, None)
+
+    def _close(
+        self,
+        now_ns: int,
+        entry: Entry,
+        status: Status,
+        cause: str,
+        out: list[Effect],
+        *,
+        output: bytes = b"",
+        error: bytes = b"",
+        log: bytes = b"",
+        place: str = "",
+        run_us: int = 0,
+        cpu_us: int = 0,
+    ) -> None:
+        if not place and entry.place is not None:
+            place = LOCAL if entry.place == self.me else entry.place
+        if entry.note:
+            cause = f"{cause}; before that: {entry.note}"
+        if entry.state is State.PLACED:
+            self._recall(entry, out)
+        else:
+            self._forget_waiting(entry)
+        outcome = Outcome(
+            status.value,
+            output,
+            error,
+            log,
+            self._wall_ms,
+            tuple(entry.attempts),
+            place,
+            cause,
+            run_us,
+            cpu_us,
+        )
+        self._ledger.close(entry, outcome, out)
+
+    def _count(self, outcome: Outcome) -> None:
+        self.settled[outcome.status] = self.settled.get(outcome.status, 0) + 1
+        if outcome.status == Status.DONE:
+            place = outcome.place if outcome.place in (LOCAL, GATEWAY) else "peer"
+            self.by_place[place] += 1
+
+    def _expire(self, now_ns: int, entry: Entry, out: list[Effect]) -> None:
+        task = entry.task
+        if entry.deadline_ns is not None and entry.deadline_ns <= now_ns:
+            cause = f"its deadline of {(task.deadline_ms or 0) / 1e3:g} s passed"
+        else:
+            cause = f"its time to live of {task.ttl_ms / 1e3:g} s passed"
+        if entry.state is State.PLACED and entry.place is not None:
+            cause += f" while {entry.place} had it"
+        elif task.where not in (ANY, LOCAL, self.me) and not self._view(task.where).up:
+            cause += f" while {task.where} was away"
+        self._end_attempt(entry, "expired")
+        self._close(now_ns, entry, Status.EXPIRED, cause, out)
+
+    def _lapse(self, now_ns: int, task: str, what: str, out: list[Effect]) -> None:
+        lease = self._leases.release(task)
+        entry = self._ledger.open.get(task)
+        if lease is None or entry is None or entry.state is not State.PLACED:
+            return
+        self.lapsed += 1
+        self._end_attempt(entry, "lapsed")
+        entry.note = f"attempt {entry.granted} on {lease.holder}: {what}"
+        out.append(Explain(task, entry.note))
+        view = self._views.get(lease.holder)
+        if view is not None:
+            view.shy_until_ns = now_ns + SECOND
+        self._again(now_ns, entry, 0, out)
+
+    def _turned_down(
+        self, now_ns: int, entry: Entry, place: str, reason: Refusal, ended_as: str, out: list[Effect]
+    ) -> None:
+        """A place did not take it, or gave it back."""
+        self._end_attempt(entry, ended_as)
+        entry.place = None
+        entry.note = f"{place}: {reason}"
+        out.append(Explain(entry.task.id, f"attempt {entry.granted} on {place} {ended_as}"))
+        final = reason in NEVER_HERE
+        if reason in PERHAPS_SOON:
+            asked = entry.asked_again = entry.asked_again or {}
+            asked[place] = asked.get(place, 0) + 1
+            final = asked[place] >= BELIEVED_AFTER
+        if final:
+            entry.excluded = {**(entry.excluded or {}), place: reason}
+            if self._hopeless(entry):
+                entry.note = ""
+                reasons = ", ".join(f"{name}: {why}" for name, why in sorted(entry.excluded.items()))
+                entry.move(State.WAITING)
+                self._close(now_ns, entry, Status.FAILED, f"no place can run it ({reasons})", out)
+                return
+        delay_ns = 0
+        if entry.task.where != ANY or reason in PERHAPS_SOON or entry.refusals >= 4:
+            delay_ns = min(BACKOFF_NS << min(entry.refusals, 10), BACKOFF_NS_MAX)
+            delay_ns = int(delay_ns * (0.5 + self._rng.random()))
+        entry.refusals += 1
+        self._again(now_ns, entry, delay_ns, out)
+
+    def _hopeless(self, entry: Entry) -> bool:
+        """Everybody who exists has refused for good, or does not fit."""
+        excluded = entry.excluded or {}
+        task = entry.task
+        if task.where not in (ANY, LOCAL):
+            return task.where in excluded
+        if self.me not in excluded and _fits(task.labels, self._labels):
+            return False
+        if task.where == LOCAL:
+            return True
+        return all(view.name in excluded or not _fits(task.labels, view.labels) for view in self._reachable())
+
+    def _reachable(self) -> list[_View]:
+        """Everybody we would offer a task to, were they up."""
+        return [
+            view
+            for name, view in sorted(self._views.items())
+            if name != self.me and (self._everyone or name == GATEWAY)
+        ]
+
+    def _died(
+        self, now_ns: int, entry: Entry, place: str, began: bool, error: bytes, log: bytes, out: list[Effect]
+    ) -> None:
+        self.worker_deaths += 1
+        if began:
+            entry.deaths += 1
+            entry.died_on = [*(entry.died_on or ()), place]
+        entry.place = None
+        entry.note = f"attempt {entry.granted} took a worker down on {place}"
+        out.append(Explain(entry.task.id, entry.note))
+        if entry.deaths >= self._settings.poison_deaths:
+            self._quarantine(now_ns, entry, error, log, out)
+        else:
+            self._again(now_ns, entry, 0, out)
+
+    def _quarantine(self, now_ns: int, entry: Entry, error: bytes, log: bytes, out: list[Effect]) -> None:
+        entry.note = ""
+        entry.move(State.WAITING)
+        cause = f"it took {entry.deaths} workers down, on {', '.join(entry.died_on or ())}"
+        self._close(now_ns, entry, Status.QUARANTINED, cause, out, error=error, log=log)
+
+    def _duplicate(self, now_ns: int, peer: str, message: Result, out: list[Effect]) -> None:
+        """Late: an older attempt, another holder, or decided already. Told, counted, never delivered."""
+        self.duplicates += 1
+        text = f"late result ({message.status}) of attempt {message.attempt} from {peer} not used"
+        out.append(Explain(message.task, text))
+        self._notes_left = min(
+            NOTES_PER_S, self._notes_left + (now_ns - self._notes_ns) / SECOND * NOTES_PER_S
+        )
+        self._notes_ns = now_ns
+        if self._notes_left >= 1.0:  # a peer must not be able to fill the disk
+            self._notes_left -= 1.0
+            self._ledger.note(Noted(message.task, self._wall_ms, text), out)
+
+    # ── work here ─────────────────────────────────────────────────────────────────────────────────────
+    def _work_started(self, now_ns: int, event: WorkStarted, out: list[Effect]) -> None:
+        job = self._holder.started(now_ns, event.task, event.attempt)
+        if job is not None and not job.foreign:
+            entry = self._ledger.open.get(event.task)
+            if entry is not None and entry.place == self.me:
+                entry.pid = event.pid
+                entry.started_at_ms = event.started_at_ms or self._wall_ms
+
+    def _work_done(self, now_ns: int, event: WorkDone, out: list[Effect]) -> None:
+        job = self._holder.done(now_ns, event, out)
+        if job is None:
+            return
+        entry = self._ledger.open[job.task]
+        assert entry.state is State.PLACED and entry.place == self.me
+        self._ended(
+            now_ns, entry, self.me, "died" if event.worker_died else event.status, event.output, event.error,
+            event.log, event.pid, event.started_at_ms, event.ended_at_ms, event.cpu_us, event.run_us, out,
+        )  # fmt: skip
+
+    def _work_refused(self, now_ns: int, event: WorkRefused, out: list[Effect]) -> None:
+        reason = refusal(event.reason)
+        job = self._holder.unstartable(now_ns, event.task, event.attempt, reason, out)
+        if job is not None:
+            entry = self._ledger.open[job.task]
+            self._turned_down(now_ns, entry, self.me, reason, f"refused: {reason}", out)
+
+    def _ended(
+        self,
+        now_ns: int,
+        entry: Entry,
+        place: str,
+        status: str,
+        output: bytes,
+        error: bytes,
+        log: bytes,
+        pid: int,
+        started_at_ms: int,
+        ended_at_ms: int,
+        cpu_us: int,
+        run_us: int,
+        out: list[Effect],
+    ) -> None:
+        """A valid end of the current attempt, here or at its holder."""
+        if status in ("done", "failed"):
+            self._write_attempt(entry, status, pid, started_at_ms, ended_at_ms)
+            where = LOCAL if place == self.me else place
+            why = entry.why
+            if why is None or why.chosen != place or len(why.candidates) == 1:
+                cause = f"ran on {where}"
+            else:
+                cause = f"ran on {why.text()}"
+            entry.move(State.WAITING)
+            self._close(
+                now_ns, entry, Status.DONE if status == "done" else Status.FAILED, cause, out,
+                output=output, error=error, log=log, place=where, run_us=run_us, cpu_us=cpu_us,
+            )  # fmt: skip
+        elif status == "died":
+            began = bool(started_at_ms or entry.started_at_ms)
+            self._end_attempt(entry, "worker died", pid, started_at_ms, ended_at_ms)
+            self._died(now_ns, entry, place, began, error, log, out)
+        elif status == "expired":
+            self._turned_down(now_ns, entry, place, Refusal.OVER_DEADLINE, "expired", out)
+        else:  # "cancelled" though we did not ask: its holder shuts down
+            self._turned_down(now_ns, entry, place, Refusal.DRAINING, "handed back", out)
+
+    def _drain(self, now_ns: int, event: Drain, out: list[Effect]) -> None:
+        if self._holder.draining:
+            return
+        self._holder.drain(now_ns, out)
+        # Own tasks that only waited here stay in the journal, or go to a peer that can have them now.
+        for task_id, entry in list(self._ledger.open.items()):
+            if entry.state is State.PLACED and entry.place == self.me and not self._holder.has(task_id):
+                entry.move(State.WAITING)
+                entry.place = None
+                if entry.task.where == ANY:
+                    self._place_anywhere(now_ns, entry, out)
+
+    # ── what peers say ────────────────────────────────────────────────────────────────────────────────
+    def _heard(self, now_ns: int, event: Heard, out: list[Effect]) -> None:
+        listen = self._ears.get(type(event.message))
+        if listen is not None:
+            listen(now_ns, event.peer, event.message, out)
+
+    def _offered(self, now_ns: int, peer: str, message: Offer, out: list[Effect]) -> None:
+        self._holder.offer(now_ns, peer, message, out)
+
+    def _cancelled_by(self, now_ns: int, peer: str, message: Cancel, out: list[Effect]) -> None:
+        self._holder.cancel(peer, message.task, message.attempt, out)
+
+    def _accepted(self, now_ns: int, peer: str, message: Accept, out: list[Effect]) -> None:
+        if message.load is not None:
+            self._load_heard(now_ns, peer, message.load, out)
+        self._renew(now_ns, peer, message.task, message.attempt, out)
+
+    def _progressed(self, now_ns: int, peer: str, message: Progress, out: list[Effect]) -> None:
+        self._renew(now_ns, peer, message.task, message.attempt, out)
+
+    def _renew(self, now_ns: int, peer: str, task: str, attempt: int, out: list[Effect]) -> None:
+        if self._leases.renew(now_ns, task, peer, attempt):
+            return
+        entry = self._ledger.open.get(task)
+        if entry is None or (entry.state is State.PLACED and entry.place != peer):
+            out.append(Tell(peer, Cancel(task, attempt)))  # it works in vain
+
+    def _refused_by(self, now_ns: int, peer: str, message: Refuse, out: list[Effect]) -> None:
+        if message.load is not None:
+            self._load_heard(now_ns, peer, message.load, out)
+        lease = self._leases.of(message.task)
+        if lease is None or lease.holder != peer or lease.attempt != message.attempt:
+            return
+        self._leases.release(message.task)
+        reason = refusal(message.reason)
+        self.refused_by_peers[reason] = self.refused_by_peers.get(reason, 0) + 1
+        view = self._view(peer)
+        if reason not in NEVER_HERE and reason not in PERHAPS_SOON:
+            view.shy_until_ns = now_ns + SHY_NS
+        if reason is Refusal.DRAINING:
+            view.wait.draining = True
+        entry = self._ledger.open[message.task]
+        self._turned_down(now_ns, entry, peer, reason, f"refused: {reason}", out)
+        if view.parked:
+            self._unpark(now_ns, view, out)
+
+    def _result(self, now_ns: int, peer: str, message: Result, out: list[Effect]) -> None:
+        load = message.load
+        if load is not None:
+            self._load_heard(now_ns, peer, load, out)
+        entry = self._ledger.open.get(message.task)
+        if entry is None:
+            if self._ledger.known(message.task) is None:
+                self.strays += 1  # not ours, or settled long ago
+            else:
+                self._duplicate(now_ns, peer, message, out)
+            return
+        if entry.state is State.CLOSING or entry.granted != message.attempt or entry.place != peer:
+            self._duplicate(now_ns, peer, message, out)
+            return
+        lapsed = self._leases.release(message.task) is None
+        if message.status == "done":
+            speed = load.speed if load is not None and 0.0 < load.speed < 1e6 else 1.0
+            self.estimates.observe(
+                entry.task.function, peer, message.run_us / 1e6, speed, len(message.output)
+            )
+        if lapsed:
+            # The lease lapsed and no newer attempt has gone out: still the first valid result.
+            if message.status not in ("done", "failed"):
+                if message.status == "died" and message.started_at_ms:
+                    entry.deaths += 1
+                    entry.died_on = [*(entry.died_on or ()), peer]
+                    if entry.deaths >= self._settings.poison_deaths:
+                        self._quarantine(now_ns, entry, message.error, message.log, out)
+                entry.place = None
+                return
+            entry.attempts.pop()
+        view = self._view(peer)
+        self._ended(
+            now_ns, entry, peer, message.status, message.output, message.error, message.log, message.pid,
+            message.started_at_ms, message.ended_at_ms, message.cpu_us, message.run_us, out,
+        )  # fmt: skip
+        if view.parked:
+            self._unpark(now_ns, view, out)
+
+    def _load_heard(self, now_ns: int, peer: str, message: Load, out: list[Effect]) -> None:
+        self._view(peer).wait.heard(now_ns, message, self._fleet)
+
+    def _beat(self, now_ns: int, peer: str, message: Beat, out: list[Effect]) -> None:
+        self._load_heard(now_ns, peer, message.load, out)
+
+    def _pong(self, now_ns: int, peer: str, message: Pong, out: list[Effect]) -> None:
+        if message.load is not None:
+            self._load_heard(now_ns, peer, message.load, out)
+
+    # ── who is there ──────────────────────────────────────────────────────────────────────────────────
+    def _view(self, peer: str) -> _View:
+        view = self._views.get(peer)
+        if view is None:
+            view = self._views[peer] = _View(peer)
+        return view
+
+    def _alive(self) -> None:
+        self._live = [view for view in self._reachable() if view.up]
+
+    def _peer_up(self, now_ns: int, event: PeerUp, out: list[Effect]) -> None:
+        if event.peer == self.me:
+            return
+        view = self._view(event.peer)
+        was_up = view.up
+        view.up = True
+        if event.rtt_ns is not None:
+            view.wait.rtt_s = event.rtt_ns / 1e9
+        if event.labels:
+            view.labels = dict(event.labels)
+        if event.roles:
+            view.roles = event.roles
+        self._alive()
+        if event.restarted:
+            view.wait.draining = False
+            for task in self._leases.held_by(event.peer):
+                self._lapse(now_ns, task, f"{event.peer} restarted", out)
+            view.shy_until_ns = 0
+        elif not was_up:
+            self._leases.holder_up(now_ns, event.peer)
+        self._unpark(now_ns, view, out)
+        for task in list(self._stranded):
+            entry = self._ledger.open.get(task)
+            if entry is None or entry.state is not State.WAITING:
+                del self._stranded[task]
+            else:
+                self._retry.drop(task)
+                self._place(now_ns, entry, out)
+
+    def _peer_down(self, now_ns: int, event: PeerDown, out: list[Effect]) -> None:
+        view = self._view(event.peer)
+        if not view.up:
+            return
+        view.up = False
+        self._alive()
+        self._leases.holder_down(now_ns, event.peer)
+
+    def _members_changed(self, now_ns: int, event: Members, out: list[Effect]) -> None:
+        members = frozenset(member.id for member in event.members)
+        self._members = members | {self.me}
+        for member in event.members:
+            if member.id == self.me:
+                self._labels = dict(member.labels)
+            else:
+                view = self._view(member.id)
+                view.labels = dict(member.labels)
+                view.roles = member.roles
+        gone = [view for name, view in sorted(self._views.items()) if name not in self._members]
+        for view in gone:
+            del self._views[view.name]
+        self._alive()
+        for view in gone:
+            self._holder.forget_owner(view.name, out)
+            for task in self._leases.held_by(view.name):
+                self._lapse(now_ns, task, f"{view.name} is no member any more", out)
+        if not gone:
+            return
+        # What may run nowhere but at a place that is gone would only wait for its time to live.
+        for entry in list(self._ledger.open.values()):
+            where = entry.task.where
+            if where not in (ANY, LOCAL) and where not in self._members and entry.state is not State.CLOSING:
+                self._end_attempt(entry, "cancelled")
+                entry.note = ""
+                self._close(now_ns, entry, Status.FAILED, f"{where} is no member any more", out)
+
+
+def _fits(wanted: dict[str, str], labels: dict[str, str]) -> bool:
+    return all(labels.get(key) == value for key, value in wanted.items())

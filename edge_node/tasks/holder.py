@@ -1,0 +1,477 @@
+"""The holder's side: the work at this node, whoever owns it.
+
+One queue, earliest deadline first (a task without one is due ten times its service time after arrival), and
+a window into the worker pool: as many calls as there are workers, and more only while everything released
+is worth less than 5 ms a worker, so that tiny calls stream and long ones still give way to urgent ones.
+
+For a foreign task the answers are lazy: the result, if it comes within 20 ms, is its own acceptance;
+otherwise Accept, then Progress three times a lease. All of it is volatile: the owner keeps the promise.
+
+In: offer, add_own, cancel, started, done, refused, withdraw, stop_own. Out: Run, Stop, Tell.
+Not here: the owner's books (`ledger`, `leases`), how a worker is run (`functions.runtimes`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from enum import IntEnum
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from edge_node.scheduling import admission
+from edge_node.tasks.agenda import Agenda
+from edge_node.tasks.events import Effect, Run, Stop, Tell, WorkDone
+from edge_node.tasks.states import Refusal
+from edge_node.wire.messages import Accept, Load, Offer, Progress, Refuse, Result
+
+if TYPE_CHECKING:
+    from edge_node.scheduling.estimates import Estimates
+    from edge_node.tasks.task import Task
+
+MILLISECOND = 1_000_000
+ACCEPT_AFTER_NS = 20 * MILLISECOND
+RELEASED_S_MAX = 5e-3
+DEPTH_MAX = 32
+RESULTS_KEPT = 1024
+RESULTS_BYTES_KEPT = 4 * 2**20
+TOMBSTONES_KEPT = 1024
+RUN_AGAIN_MAX = 3
+"""A call that never began is run again here this often when its worker dies of its neighbour."""
+
+
+class Phase(IntEnum):
+    QUEUED = 0
+    RELEASED = 1
+    RUNNING = 2
+    GONE = 3  # answered, cancelled or withdrawn; if released, its worker may still be busy with it
+
+
+class Job:
+    __slots__ = (
+        "accept_wanted", "again", "arrived_ns", "attempt", "budget_end_ns", "expected_s", "foreign",
+        "function", "lease_ns", "offer", "owner", "phase", "released", "run_attempt", "seen",
+        "started_ns", "task",
+    )  # fmt: skip
+
+    def __init__(
+        self, owner: str, task: str, attempt: int, function: str, expected_s: float, now_ns: int
+    ) -> None:
+        self.owner = owner
+        self.task = task
+        self.attempt = attempt
+        self.run_attempt = attempt
+        self.function = function
+        self.expected_s = expected_s
+        self.arrived_ns = now_ns
+        self.phase = Phase.QUEUED
+        self.released = False
+        self.started_ns = 0
+        self.budget_end_ns: int | None = None
+        self.lease_ns = 0
+        self.accept_wanted = False
+        self.again = 0
+        self.seen = False
+        self.offer: Offer | None = None  # foreign
+        self.foreign = False
+
+
+class Holder:
+    def __init__(
+        self,
+        me: str,
+        estimates: Estimates,
+        *,
+        workers: int,
+        speed: float,
+        queue_tasks_max: int,
+        queue_s_max: float,
+    ) -> None:
+        self._me = me
+        self._estimates = estimates
+        self.workers = workers
+        self.speed = speed
+        self._queue_tasks_max = queue_tasks_max
+        self._queue_s_max = queue_s_max
+        self.draining = False
+        self._jobs: dict[str, Job] = {}
+        self._own: dict[str, Task] = {}  # the tasks behind own jobs
+        self._queue: list[tuple[int, int, Job]] = []
+        self._queued = 0
+        self._queued_s = 0.0
+        self._order = 0
+        self._released: dict[tuple[str, int], Job] = {}
+        self._released_s = 0.0
+        self._accepts: deque[tuple[int, Job]] = deque()
+        self._progress = Agenda()
+        self._results: OrderedDict[str, Result] = OrderedDict()
+        self._result_bytes = 0
+        self._tombstones: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        self.refused: dict[str, int] = {}
+
+    # ── figures ───────────────────────────────────────────────────────────────────────────────────────
+    def backlog_s(self, now_ns: int) -> float:
+        """Work queued and running, seconds summed over workers."""
+        running = self._released_s
+        if running > 0.0 and len(self._released) <= 4 * self.workers:
+            running = 0.0
+            for job in self._released.values():
+                left = job.expected_s
+                if job.started_ns:
+                    left -= (now_ns - job.started_ns) / 1e9
+                    left = max(left, job.expected_s / 4)  # overdue: an unknown time to go, not none
+                running += left
+        return self._queued_s + running
+
+    def wait_s(self, now_ns: int) -> float:
+        """How long a task that arrives now waits for a worker."""
+        if self._queued == 0 and len(self._released) < self.workers:
+            return 0.0
+        return self.backlog_s(now_ns) / self.workers
+
+    def load(self, now_ns: int) -> Load:
+        return Load(self.workers, int(1e3 * self.backlog_s(now_ns)), 0, self.speed, self.draining)
+
+    @property
+    def idle(self) -> bool:
+        return not self._released and self._queued == 0
+
+    def has(self, task: str) -> bool:
+        return task in self._jobs
+
+    @property
+    def queued(self) -> int:
+        return self._queued
+
+    @property
+    def running(self) -> int:
+        return len(self._released)
+
+    # ── work comes in ─────────────────────────────────────────────────────────────────────────────────
+    def add_own(
+        self, now_ns: int, task: Task, attempt: int, expected_s: float, deadline_ns: int | None, seen: bool
+    ) -> None:
+        """Our own accepted task: never refused, it has been promised already."""
+        squatter = self._jobs.get(task.id)
+        assert squatter is None or squatter.foreign, "an own task is here once"
+        if squatter is not None:  # a peer made up the id of our task; its own fault
+            self._leave(squatter)
+        job = Job(self._me, task.id, attempt, task.function, expected_s, now_ns)
+        job.budget_end_ns = deadline_ns
+        job.seen = seen
+        self._own[task.id] = task
+        self._enqueue(now_ns, job)
+
+    def offer(self, now_ns: int, peer: str, offer: Offer, out: list[Effect]) -> None:
+        """Take it, refuse it, or (an offer we know) say again how it stands."""
+        known = self._jobs.get(offer.task)
+        if known is not None:
+            self._offered_again(now_ns, peer, known, offer, out)
+            return
+        kept = self._results.get(offer.task)
+        if kept is not None and kept.attempt == offer.attempt:
+            out.append(Tell(peer, kept))
+            return
+        tombstone = self._tombstones.get(offer.task)
+        if tombstone is not None and tombstone[0] == peer and offer.attempt <= tombstone[1]:
+            out.append(Tell(peer, Refuse(offer.task, offer.attempt, Refusal.CANCELLED)))
+            return
+        service_s, _ = self._estimates.service(offer.function, self._me, self.speed)
+        budget_s = None if offer.budget_ms is None else offer.budget_ms / 1e3
+        wait_s = self.wait_s(now_ns)
+        reason = admission.refusal(
+            wait_s=wait_s,
+            service_s=service_s,
+            lease_s=offer.lease_ms / 1e3,
+            budget_s=budget_s,
+            priority=offer.priority,
+            queued=self._queued,
+            queued_max=self._queue_tasks_max,
+            wait_s_max=self._queue_s_max,
+            draining=self.draining,
+        )
+        if reason is not None:
+            self._refuse(now_ns, peer, offer.task, offer.attempt, reason, out)
+            return
+        job = Job(peer, offer.task, offer.attempt, offer.function, service_s, now_ns)
+        job.foreign = True
+        job.offer = offer
+        job.seen = self._estimates.seen(offer.function)
+        job.lease_ns = max(300, offer.lease_ms) * MILLISECOND
+        if offer.budget_ms is not None:
+            job.budget_end_ns = now_ns + offer.budget_ms * MILLISECOND
+        job.accept_wanted = True
+        self._accepts.append((now_ns + ACCEPT_AFTER_NS, job))
+        self._enqueue(now_ns, job)
+
+    def _offered_again(self, now_ns: int, peer: str, job: Job, offer: Offer, out: list[Effect]) -> None:
+        if job.owner != peer:
+            self._refuse(now_ns, peer, offer.task, offer.attempt, Refusal.DUPLICATE_ID, out)
+            return
+        if offer.attempt < job.attempt:
+            return  # an old one that was long under way
+        # A newer attempt while the old one is still here: the same work under a new number, not twice.
+        job.attempt = offer.attempt
+        job.lease_ns = max(300, offer.lease_ms) * MILLISECOND
+        self._accept(now_ns, job, out)
+
+    def _enqueue(self, now_ns: int, job: Job) -> None:
+        due_ns = job.budget_end_ns
+        if due_ns is None:
+            due_ns = now_ns + int(1e10 * job.expected_s)
+        self._jobs[job.task] = job
+        job.phase = Phase.QUEUED
+        self._order += 1
+        heappush(self._queue, (due_ns, self._order, job))
+        self._queued += 1
+        self._queued_s += job.expected_s
+
+    # ── work goes to the pool ─────────────────────────────────────────────────────────────────────────
+    def release(self, now_ns: int, out: list[Effect]) -> None:
+        """Hand the most urgent calls to the pool as far as its window allows."""
+        queue = self._queue
+        while queue:
+            job = queue[0][2]
+            if job.phase is not Phase.QUEUED:
+                heappop(queue)
+                continue
+            count = len(self._released)
+            if count >= self.workers and (
+                not job.seen
+                or count >= DEPTH_MAX * self.workers
+                or self._released_s + job.expected_s > RELEASED_S_MAX * self.workers
+            ):
+                return
+            heappop(queue)
+            self._unqueue(job)
+            if job.foreign and job.budget_end_ns is not None and job.budget_end_ns <= now_ns:
+                self._answer(now_ns, job, Result(job.task, job.attempt, "expired"), out)
+                continue
+            key = (job.task, job.attempt)
+            if key in self._released:  # its predecessor under the same number is still being stopped
+                self._enqueue(now_ns, job)
+                return
+            job.phase = Phase.RELEASED
+            job.released = True
+            job.run_attempt = job.attempt
+            self._released[key] = job
+            self._released_s += job.expected_s
+            out.append(self._run(now_ns, job))
+
+    def _run(self, now_ns: int, job: Job) -> Run:
+        budget_ms = None
+        if job.budget_end_ns is not None:
+            budget_ms = max(1, (job.budget_end_ns - now_ns) // MILLISECOND)
+        expected_s = job.expected_s if job.seen else None
+        offer = job.offer
+        if offer is not None:
+            return Run(
+                job.owner, job.task, job.attempt, job.function, offer.digest, offer.input, offer.input_digest,
+                offer.input_bytes, None, None, expected_s, budget_ms,
+            )  # fmt: skip
+        task = self._own[job.task]
+        return Run(
+            job.owner, job.task, job.attempt, job.function, task.digest, task.input, task.input_sha256,
+            len(task.input), task.timeout_s, task.memory_mb, expected_s, budget_ms,
+        )  # fmt: skip
+
+    def started(self, now_ns: int, task: str, attempt: int) -> Job | None:
+        job = self._released.get((task, attempt))
+        if job is None:
+            return None
+        job.started_ns = now_ns
+        if job.phase is Phase.RELEASED:
+            job.phase = Phase.RUNNING
+        return job
+
+    def done(self, now_ns: int, event: WorkDone, out: list[Effect]) -> Job | None:
+        """An own job that ended and still counts; foreign ones are answered here."""
+        job = self._unrelease(event.task, event.attempt)
+        if job is None or job.phase is Phase.GONE:
+            return None
+        if event.status == "done":
+            self._estimates.observe(job.function, self._me, event.run_us / 1e6, self.speed, len(event.output))
+        began = job.phase is Phase.RUNNING or event.started_at_ms > 0
+        if event.worker_died and not began and job.again < RUN_AGAIN_MAX:
+            job.again += 1  # a neighbour in the same pipe killed the worker
+            self._enqueue(now_ns, job)
+            return None
+        if not job.foreign:
+            self._leave(job)
+            return job
+        if event.worker_died:
+            status = "died"
+        elif event.status == "cancelled" and self.draining:
+            self._refuse(now_ns, job.owner, job.task, job.attempt, Refusal.DRAINING, out)
+            self._leave(job)
+            return None
+        else:
+            status = event.status
+        result = Result(
+            job.task, job.attempt, status, event.output, event.error, event.log, event.pid,
+            event.started_at_ms, event.ended_at_ms, event.cpu_us, event.run_us, self.load(now_ns),
+            None, len(event.output),
+        )  # fmt: skip
+        self._answer(now_ns, job, result, out)
+        return None
+
+    def unstartable(
+        self, now_ns: int, task: str, attempt: int, reason: Refusal, out: list[Effect]
+    ) -> Job | None:
+        """The pool cannot start it. An own job is given back to the caller; a foreign one to its owner."""
+        job = self._unrelease(task, attempt)
+        if job is None or job.phase is Phase.GONE:
+            return None
+        self._leave(job)
+        if not job.foreign:
+            return job
+        self._refuse(now_ns, job.owner, job.task, job.attempt, reason, out)
+        return None
+
+    # ── work is taken away ────────────────────────────────────────────────────────────────────────────
+    def cancel(self, peer: str, task: str, attempt: int, out: list[Effect]) -> None:
+        """The owner no longer wants it; it may come before its offer."""
+        job = self._jobs.get(task)
+        if job is not None and job.owner == peer and attempt >= job.attempt:
+            self._stop(job, out)
+        if job is None or job.owner == peer:
+            known = self._tombstones.get(task)
+            if known is not None and known[0] == peer:
+                attempt = max(attempt, known[1])
+            self._tombstones[task] = (peer, attempt)
+            if len(self._tombstones) > TOMBSTONES_KEPT:
+                self._tombstones.popitem(last=False)
+
+    def withdraw(self, task: str) -> bool:
+        """Take back an own task that no worker has seen. False: too late, or not here."""
+        job = self._jobs.get(task)
+        if job is None or job.foreign or job.phase is not Phase.QUEUED:
+            return False
+        self._leave(job)
+        return True
+
+    def stop_own(self, task: str, out: list[Effect]) -> None:
+        job = self._jobs.get(task)
+        if job is not None and not job.foreign:
+            self._stop(job, out)
+
+    def own_waiting(self, count: int) -> list[str]:
+        """Own tasks that no worker has seen, latest first."""
+        found: list[str] = []
+        for looked, task in enumerate(reversed(self._own)):
+            if looked >= 4 * count or len(found) >= count:
+                break
+            if self._jobs[task].phase is Phase.QUEUED:
+                found.append(task)
+        return found
+
+    def forget_owner(self, owner: str, out: list[Effect]) -> None:
+        """It is no member any more."""
+        for job in [job for job in self._jobs.values() if job.foreign and job.owner == owner]:
+            self._stop(job, out)
+
+    def drain(self, now_ns: int, out: list[Effect]) -> None:
+        """Hand back what waits; what runs may finish."""
+        self.draining = True
+        for job in [job for job in self._jobs.values() if job.phase is Phase.QUEUED]:
+            self._leave(job)
+            if job.foreign:
+                self._refuse(now_ns, job.owner, job.task, job.attempt, Refusal.DRAINING, out)
+
+    def _stop(self, job: Job, out: list[Effect]) -> None:
+        if job.released:
+            out.append(Stop(job.task, job.run_attempt))
+        self._leave(job)
+
+    def _unqueue(self, job: Job) -> None:
+        self._queued -= 1
+        self._queued_s = self._queued_s - job.expected_s if self._queued else 0.0
+
+    def _unrelease(self, task: str, attempt: int) -> Job | None:
+        job = self._released.pop((task, attempt), None)
+        if job is not None:
+            job.released = False
+            self._released_s = self._released_s - job.expected_s if self._released else 0.0
+        return job
+
+    def _leave(self, job: Job) -> None:
+        if job.phase is Phase.QUEUED:
+            self._unqueue(job)
+            if len(self._queue) > 64 + 4 * self._queued:
+                self._queue = [
+                    item for item in self._queue if item[2].phase is Phase.QUEUED and item[2] is not job
+                ]
+                self._queue.sort()
+        job.phase = Phase.GONE
+        job.accept_wanted = False
+        if self._jobs.get(job.task) is job:
+            del self._jobs[job.task]
+            if not job.foreign:
+                del self._own[job.task]
+        self._progress.drop(job.task)
+
+    # ── answers ───────────────────────────────────────────────────────────────────────────────────────
+    def _refuse(
+        self, now_ns: int, peer: str, task: str, attempt: int, reason: Refusal, out: list[Effect]
+    ) -> None:
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+        out.append(Tell(peer, Refuse(task, attempt, reason, self.load(now_ns))))
+
+    def _answer(self, now_ns: int, job: Job, result: Result, out: list[Effect]) -> None:
+        self._leave(job)
+        before = self._results.pop(job.task, None)
+        if before is not None:
+            self._result_bytes -= _size(before)
+        self._results[job.task] = result
+        self._result_bytes += _size(result)
+        while len(self._results) > RESULTS_KEPT or self._result_bytes > RESULTS_BYTES_KEPT:
+            _, oldest = self._results.popitem(last=False)
+            self._result_bytes -= _size(oldest)
+        out.append(Tell(job.owner, result))
+
+    def _accept(self, now_ns: int, job: Job, out: list[Effect]) -> None:
+        job.accept_wanted = False
+        wait_ms = int(1e3 * self.wait_s(now_ns)) if job.phase is Phase.QUEUED else 0
+        out.append(Tell(job.owner, Accept(job.task, job.attempt, wait_ms, self.load(now_ns))))
+        self._progress.set(job.task, now_ns + job.lease_ns // 3)
+
+    def tick(self, now_ns: int, out: list[Effect]) -> None:
+        accepts = self._accepts
+        while accepts and (accepts[0][0] <= now_ns or not accepts[0][1].accept_wanted):
+            job = accepts.popleft()[1]
+            if job.accept_wanted:
+                self._accept(now_ns, job, out)
+        for task in self._progress.due(now_ns):
+            job = self._jobs[task]
+            elapsed_ms = (now_ns - job.arrived_ns) // MILLISECOND
+            running = job.phase is Phase.RUNNING
+            out.append(Tell(job.owner, Progress(job.task, job.attempt, running, elapsed_ms)))
+            self._progress.set(task, now_ns + job.lease_ns // 3)
+
+    def deadline_ns(self) -> int | None:
+        accepts = self._accepts
+        while accepts and not accepts[0][1].accept_wanted:
+            accepts.popleft()
+        progress_ns = self._progress.next_ns()
+        if not accepts:
+            return progress_ns
+        return accepts[0][0] if progress_ns is None else min(progress_ns, accepts[0][0])
+
+    def check(self) -> None:
+        queued = [job for job in self._jobs.values() if job.phase is Phase.QUEUED]
+        assert len(queued) == self._queued
+        assert abs(sum(job.expected_s for job in queued) - self._queued_s) < 1e-6 * (1 + len(queued))
+        waiting = {id(item[2]) for item in self._queue}
+        assert all(id(job) in waiting for job in queued)
+        assert set(self._own) == {task for task, job in self._jobs.items() if not job.foreign}
+        assert len(self._released) <= DEPTH_MAX * self.workers
+        for (task, attempt), job in self._released.items():
+            assert job.released and (job.task, job.run_attempt) == (task, attempt)
+        for task, job in self._jobs.items():
+            assert job.task == task and job.phase is not Phase.GONE
+            assert job.released == (job.phase is not Phase.QUEUED)
+        assert len(self._tombstones) <= TOMBSTONES_KEPT and len(self._results) <= RESULTS_KEPT
+        assert self._result_bytes == sum(map(_size, self._results.values()))
+
+
+def _size(result: Result) -> int:
+    return len(result.output) + len(result.error) + len(result.log)
