@@ -358,7 +358,7 @@ class Desk:
         if self._holder.draining:
             reason = Refusal.DRAINING, f"{self.me} is shutting down"
         else:
-            reason = self._ledger.refusal(task) or self._nowhere(task)
+            reason = self._ledger.refusal(now_ns, task) or self._nowhere(task)
         if reason is not None:
             self._turn_away(event.token, task.id, *reason, out)
             return

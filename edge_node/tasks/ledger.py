@@ -81,7 +81,8 @@ class Ledger:
         self._bytes_max = bytes_max
         self.open: dict[str, Entry] = {}
         self.open_bytes = 0
-        self.full = False
+        self.full = False  # told so
+        self.full_until_ns = 0  # seen by a write that failed; the door opens again to try
         self._serial = 0
         self._pending: dict[int, Entry] = {}
         self._recent: OrderedDict[str, str] = OrderedDict()  # id -> status
@@ -89,14 +90,14 @@ class Ledger:
         self._rewrite = Agenda()
 
     # ── the door ──────────────────────────────────────────────────────────────────────────────────────
-    def refusal(self, task: Task) -> tuple[Refusal, str] | None:
+    def refusal(self, now_ns: int, task: Task) -> tuple[Refusal, str] | None:
         """Why this task cannot be accepted now, with a sentence; nothing accepted is ever evicted for it."""
         size = len(task.input)
         if size > INPUT_BYTES_MAX:
             return Refusal.TOO_LARGE, f"{size} bytes of arguments; at most {INPUT_BYTES_MAX} fit"
         if task.ttl_ms <= 0 or (task.deadline_ms is not None and task.deadline_ms <= 0):
             return Refusal.OVER_DEADLINE, "its deadline or time to live has passed already"
-        if self.full:
+        if self.full or now_ns < self.full_until_ns:
             return Refusal.STORE_FULL, "the disk under the journal is full; free some space"
         if len(self.open) >= self._tasks_max:
             return Refusal.OUTBOX_FULL, f"{len(self.open)} tasks are open already; wait for some to end"
@@ -190,6 +191,7 @@ class Ledger:
 
     def failed(self, serial: int, now_ns: int, reason: str, out: list[Effect]) -> Entry | None:
         """The entry that has to be dropped (its accept was lost) or placed (its fence was), or None."""
+        self.full_until_ns = now_ns + REWRITE_NS
         entry = self._pending.pop(serial, None)
         if entry is None or entry.state is State.DROPPED:
             return None
