@@ -120,6 +120,7 @@ def mosquitto_conf(listener: Listener, *, plugin: str, as_root: bool) -> str:
         "max_inflight_messages 512",
         "max_queued_messages 4096",
         "max_queued_bytes 67108864",
+        "memory_limit 536870912",
         f"max_packet_size {PACKET_BYTES_MAX}",
         f"message_size_limit {PAYLOAD_BYTES_MAX}",
         "max_keepalive 120",

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import gateway
+from edge_node.wire.topics import VERSION
 from gateway.broker import access
 from gateway.broker.access import Access, Listener
 from security.errors import Unavailable
@@ -282,6 +283,20 @@ def make_broker(listener: Listener, members: Members) -> Any:
                 tasks.clear()
                 tasks.extend(pending)
             await super()._broadcast_message(session, topic, data, force_qos)
+
+        async def _publish_retained_messages_for_subscription(
+            self, subscription: tuple[str, int], session: Any
+        ) -> None:
+            """amqtt shows every newcomer what others have subscribed to."""
+            if any(reader is session for reader, _ in self._subscriptions.get(subscription[0], ())):
+                await super()._publish_retained_messages_for_subscription(subscription, session)
+
+        async def retain_message(
+            self, source_session: Any, topic_name: Any, data: Any, qos: int | None = None
+        ) -> None:
+            """Nothing but the roster is ever kept, so nobody can fill our memory."""
+            if topic_name == f"ew/{VERSION}/{listener.mesh}/roster":
+                await super().retain_message(source_session, topic_name, data, qos)
 
         def expel(self) -> None:
             """Cut off whoever is no member any more."""

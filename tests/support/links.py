@@ -1,0 +1,168 @@
+"""Beds for links: the same handful of verbs over a broker in memory, mosquitto and amqtt."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_node.transport.inbox import Inbox
+from edge_node.transport.link import Delivery, LinkUp
+from edge_node.transport.memory import MemoryBroker, MemoryLink
+from edge_node.transport.mqtt import MqttLink
+from gateway.broker.access import Access
+from gateway.broker.broker import Broker
+from tests.support.certs_for_tests import MESH, Leaf, TestAuthority
+
+ROOT = f"ew/1/{MESH}"
+MEMBERS = ("a", "b", "c")
+MOSQUITTO = bool(shutil.which("mosquitto", path="/usr/bin:/usr/sbin:/usr/local/sbin"))
+KINDS = [
+    "memory",
+    pytest.param("mosquitto", marks=[pytest.mark.mosquitto, pytest.mark.slow]),
+    pytest.param("embedded", marks=pytest.mark.slow),
+]
+BROKERS = KINDS[1:]
+
+
+def needs(kind: str) -> None:
+    if kind == "mosquitto" and not MOSQUITTO:
+        pytest.skip("mosquitto is not installed")
+
+
+def free_port() -> int:
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return trial.getsockname()[1]
+
+
+class Ears:
+    """An inbox with a memory: wait for an event by what it is."""
+
+    def __init__(self, capacity: int = 1024) -> None:
+        self.inbox = Inbox(capacity)
+        self.heard: list[Any] = []
+
+    async def until(self, wanted: Any, *, count: int = 1, within_s: float = 10.0) -> list[Any]:
+        """All events so far for which `wanted` holds, at least `count`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while len(found := [event for event in self.heard if wanted(event)]) < count:
+                    self.heard += await self.inbox.take()
+                return found
+        raise AssertionError(f"waited {within_s} s for {count} × {wanted}; heard {self.heard[-20:]}")
+
+    async def kinds(self, kind: type, *, count: int = 1) -> list[Any]:
+        return await self.until(lambda event: isinstance(event, kind), count=count)
+
+    async def payloads(self, *, count: int) -> list[bytes]:
+        return [event.payload for event in await self.kinds(Delivery, count=count)]
+
+
+class MemoryBed:
+    kind = "memory"
+
+    def __init__(self) -> None:
+        rules = Access(MESH, frozenset(MEMBERS))
+        self.broker = MemoryBroker(may_write=rules.may_write, may_read=rules.may_subscribe)
+
+    def link(self, name: str, ears: Ears, *, will: bool = False, queue_max: int = 256) -> MemoryLink:
+        topic = f"{ROOT}/p/{name}" if will else None
+        return MemoryLink(self.broker, name, ears.inbox, will=topic, queue_max=queue_max)
+
+    def cut(self, link: MemoryLink) -> None:
+        self.broker.cut(link.client_id)
+
+
+class BrokerBed:
+    """A real broker in its own process, real TLS, real certificates."""
+
+    def __init__(self, kind: str, folder: Path, *, host: str = "127.0.0.1") -> None:
+        self.kind = kind
+        self.folder = folder
+        self.authority = TestAuthority(folder / "ca")
+        self.port = free_port()
+        self.host = host
+        self.leaves = {name: self.authority.leaf(name) for name in ("gateway", *MEMBERS)}
+        self.shown = self.authority.broker()
+
+    def new_broker(self, **changes: Any) -> Broker:
+        options: dict[str, Any] = {
+            "home": self.folder / "home",
+            "mesh_id": MESH,
+            "host": self.host,
+            "port": self.port,
+            "ca_file": self.authority.ca_file,
+            "cert_file": self.shown.cert_file,
+            "key_file": self.shown.key_file,
+            "kind": self.kind,
+            "members": MEMBERS,
+        }
+        return Broker(**options | changes)
+
+    def link(
+        self,
+        name: str,
+        ears: Ears,
+        *,
+        will: bool = False,
+        queue_max: int = 256,
+        leaf: Leaf | None = None,
+        no_leaf: bool = False,
+        **options: Any,
+    ) -> MqttLink:
+        shown = None if no_leaf else leaf or self.leaves[name]
+        return MqttLink(
+            **{
+                "addresses": lambda: [(self.host, self.port)],
+                "client_id": name,
+                "tls": lambda: self.authority.client_context(shown),
+                "server_name": self.authority.broker_name,
+                "inbox": ears.inbox,
+                "will_topic": f"{ROOT}/p/{name}" if will else None,
+                "queue_max": queue_max,
+                "rng": random.Random(1),
+                **options,
+            }
+        )
+
+    def cut(self, link: MqttLink) -> None:
+        """As a dead network: no goodbye."""
+        link._client._sock.shutdown(socket.SHUT_RDWR)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Broker]:
+        broker = self.new_broker()
+        await broker.start()
+        watch = asyncio.create_task(broker.run(), name="broker")
+        try:
+            yield broker
+        finally:
+            watch.cancel()
+            await asyncio.wait([watch])
+            await broker.stop()
+
+    @staticmethod
+    def kill(broker: Broker) -> None:
+        broker._process.send(signal.SIGKILL)
+
+
+@contextlib.asynccontextmanager
+async def up(link: Any, ears: Ears, topics: list[str]) -> AsyncIterator[Any]:
+    """The link with `topics`, connected; cancelled (a clean goodbye) at the end."""
+    link.subscribe(topics)
+    task = asyncio.create_task(link.run(), name=link.client_id)
+    try:
+        await ears.kinds(LinkUp)
+        yield link
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
