@@ -1,18 +1,22 @@
 """What pool and worker say to each other over their socket pair: length (4 bytes, big endian), MessagePack.
 
 The pool may write many ``Run`` frames at once; the worker runs them in order and answers each with ``Done``
-before it starts the next, so that the first unanswered one is always the one to blame. A worker runs other
+before it starts the next, so that only the first unanswered one can be to blame. A worker runs other
 people's code: whatever it sends is bounded and decoded by type.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 import msgspec
 
 HEAD_BYTES = 4
+MARK = struct.Struct(
+    "=Q"
+)  # in shared memory: the number of the run that the worker has begun, 0 before the first
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):

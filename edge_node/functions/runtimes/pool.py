@@ -38,6 +38,7 @@ from edge_node.functions.limits import (
     size_text,
 )
 from edge_node.functions.runtimes.frames import (
+    MARK,
     Done,
     FrameReader,
     FromWorker,
@@ -377,25 +378,28 @@ class WorkerPool:
         loop = self._loop_()
         ours, theirs = socket.socketpair()
         story = os.memfd_create("edgeweave-worker")  # startup errors and a segfault's traceback
+        mark = os.memfd_create("edgeweave-mark")
+        os.truncate(mark, MARK.size)
         boot = _BOOT.format(root=_ROOT)
         limit = str(self._settings.processes_max)
         try:
             process = subprocess.Popen(
-                [self._python, "-P", "-c", boot, str(theirs.fileno()), str(os.getpid()),
+                [self._python, "-P", "-c", boot, str(theirs.fileno()), str(mark), str(os.getpid()),
                  repr(self._slowdown), limit],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=story,
-                pass_fds=(theirs.fileno(),), env=_environment(), cwd=self._directory,
+                pass_fds=(theirs.fileno(), mark), env=_environment(), cwd=self._directory,
                 start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             ours.close()
             os.close(story)
+            os.close(mark)
             self._start_failed(f"cannot start {self._python}: {error.strerror}")
             return
         finally:
             theirs.close()
         ours.setblocking(False)
-        worker = _Worker(process, ours, story, self._settings.frame_bytes_max)
+        worker = _Worker(process, ours, story, mark, self._settings.frame_bytes_max)
         self._workers.append(worker)
         loop.add_reader(ours, self._readable, worker)
         loop.add_reader(worker.pidfd, self._died, worker)
@@ -423,6 +427,8 @@ class WorkerPool:
         blamed = worker.pipe[0] if worker.pipe else None
         if worker.verdict is not None and blamed is not worker.sentenced:
             blamed = None  # the guilty one answered before the blow fell; this one had just begun
+        elif worker.verdict is None and blamed is not None and worker.begun() != blamed.number:
+            blamed = None  # it lay in the pipe of a worker that was dead already
         worker.pipe.clear()
         for held in waiting:
             self._held.pop((held.call.task, held.call.attempt), None)
@@ -511,7 +517,7 @@ class _Worker:
     """One child process, its pipe, and what is in it."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], sock: socket.socket, story: int, bytes_max: int
+        self, process: subprocess.Popen[bytes], sock: socket.socket, story: int, mark: int, bytes_max: int
     ) -> None:
         self.process = process
         self.sock = sock
@@ -532,6 +538,7 @@ class _Worker:
         self.deaf = False  # nothing more can be read from it
         self.start_timer: asyncio.TimerHandle | None = None
         self._story = story
+        self._mark = mark
         self._statm = -1
         self._writing = False
         self._closed = False
@@ -610,6 +617,10 @@ class _Worker:
             await asyncio.sleep(0.002)
         self.forget()
 
+    def begun(self) -> int:
+        """Number of the last run whose code it has touched."""
+        return int(MARK.unpack(os.pread(self._mark, MARK.size, 0))[0])
+
     def story_text(self) -> str:
         """What Python itself said at its end: a segfault's traceback, an error while starting."""
         try:
@@ -618,10 +629,10 @@ class _Worker:
             return ""
 
     def forget(self) -> None:
-        for descriptor in (self.pidfd, self._story, self._statm):
+        for descriptor in (self.pidfd, self._story, self._mark, self._statm):
             if descriptor >= 0:
                 os.close(descriptor)
-        self.pidfd = self._story = self._statm = -1
+        self.pidfd = self._story = self._mark = self._statm = -1
 
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

@@ -1,12 +1,13 @@
 """The worker: a child process that runs functions, one after the other, warm.
 
-    python -c "…worker.main()" SOCKET_FD PARENT_PID SLOWDOWN PROCESSES_MAX
+    python -c "…worker.main()" SOCKET_FD MARK_FD PARENT_PID SLOWDOWN PROCESSES_MAX
 
-In: ``Run`` frames on the socket. Out: ``Done`` frames. A bundle is imported once per digest into a module of
-its own. The function's prints never touch the protocol: descriptors 1 and 2 lead into a pipe that is read
-here, ``sys.stdout`` and ``sys.stderr`` into a bounded buffer. It dies with its parent (PR_SET_PDEATHSIG, and
-end of the socket). ``slowdown`` k > 1 plays a slower board: after each call it sleeps (k − 1) × the CPU time
-that the call took; this is a simulation and says so in the status.
+In: ``Run`` frames on the socket. Out: ``Done`` frames; the number of the run that has begun stands in a page
+of memory shared with the pool, so that a worker's death is blamed on the right one. A bundle is imported
+once per digest into a module of its own. The function's prints never touch the protocol: descriptors 1 and 2
+lead into a pipe that is read here, ``sys.stdout`` and ``sys.stderr`` into a bounded buffer. It dies with its
+parent (PR_SET_PDEATHSIG, and end of the socket). ``slowdown`` k > 1 plays a slower board: after each call it
+sleeps (k - 1) times the CPU time that the call took; this is a simulation and says so in the status.
 
 It stays small and starts fast: of third-party code it imports msgspec only, and no asyncio.
 Not here: time and memory limits from outside (``pool``).
@@ -21,6 +22,7 @@ import fcntl
 import importlib.util
 import io
 import linecache
+import mmap
 import os
 import resource
 import select
@@ -36,10 +38,11 @@ from typing import Any
 
 from edge_node.functions import bundle as bundles
 from edge_node.functions import values
-from edge_node.functions.decorator import MARK
+from edge_node.functions.decorator import MARK as WISHES
 from edge_node.functions.invocation import Kind, TaskError
 from edge_node.functions.limits import LOG_BYTES_MAX, MESSAGE_CHARS_MAX, MIB, TRACEBACK_CHARS_MAX, size_text
 from edge_node.functions.runtimes.frames import (
+    MARK,
     Done,
     FrameReader,
     Loaded,
@@ -58,13 +61,14 @@ _RUN_HEADROOM_BYTES = 32 * MIB
 
 
 def main() -> None:
-    descriptor, parent, slowdown, processes_max = sys.argv[1:5]
+    descriptor, mark, parent, slowdown, processes_max = sys.argv[1:6]
     _die_with(int(parent))
     _bound_process(int(processes_max))
     faulthandler.enable(os.fdopen(os.dup(2), "wb"))  # a segfault's traceback reaches the pool's memory file
     sock = socket.socket(fileno=int(descriptor))
     sock.set_inheritable(False)
-    worker = Worker(sock, float(slowdown))
+    worker = Worker(sock, mmap.mmap(int(mark), MARK.size), float(slowdown))
+    os.close(int(mark))
     try:
         worker.serve()
     except OSError:
@@ -91,8 +95,9 @@ def _bound_process(processes_max: int) -> None:
 class Worker:
     """The loop; one at a time."""
 
-    def __init__(self, sock: socket.socket, slowdown: float) -> None:
+    def __init__(self, sock: socket.socket, mark: mmap.mmap, slowdown: float) -> None:
         self._sock = sock
+        self._mark = mark
         self._extra = max(0.0, slowdown - 1.0)
         self._modules: dict[bytes, types.ModuleType] = {}
         self._functions: dict[tuple[bytes, str], Callable[..., Any]] = {}
@@ -127,6 +132,7 @@ class Worker:
 
     def _one(self, run: Run) -> Done:
         self._number = run.number
+        MARK.pack_into(self._mark, 0, run.number)
         output, error = b"", b""
         started_at_ms = time.time_ns() // 1_000_000
         start_ns, cpu_ns = time.perf_counter_ns(), time.process_time_ns()
@@ -168,7 +174,7 @@ class Worker:
             module = self._modules[run.digest] = _imported(run)
         name = run.function.rpartition(".")[2]
         function = vars(module).get(name)
-        wishes = getattr(function, MARK, None)
+        wishes = getattr(function, WISHES, None)
         if not callable(function) or wishes is None:
             raise _Failed("import", "", f"{run.function} is not a function that its bundle offers")
         for required in wishes["requires"]:
