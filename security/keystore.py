@@ -249,8 +249,8 @@ class KeyStore:
             ) from error
         except OSError as error:
             raise BadInput(f"{path} cannot be read: {error.strerror}", fix=_REJOIN) from error
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size > FILE_BYTES_MAX:
                 raise self._damaged(name, "is not one of our files")
             mode = stat.S_IMODE(status.st_mode)
@@ -259,10 +259,12 @@ class KeyStore:
                     f"{path} is open to others (mode {mode:04o}); its key may have been read",
                     fix=f"chmod 600 {path}, or join again with new keys",
                 )
-            try:
-                return file.read(FILE_BYTES_MAX + 1)
-            except OSError as error:
-                raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        except OSError as error:
+            raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
 
     def remove(self, name: str) -> None:
         try:
