@@ -206,8 +206,8 @@ def derive(split_key: bytes, *, mesh_id: str, src: str, dst: str, kid: bytes) ->
     """Key and iv of one direction: HKDF-Expand-SHA256(split key, info, 44) = key(32) || iv(12).
 
     info = CBOR ["ew1-kk", mesh_id, src, dst, kid], text ids and a byte string; src seals, dst opens and
-    chose the kid. The split key is Noise's own for that direction, a uniform 32-byte secret, so Extract is not needed
-    (RFC 5869 section 3.3).
+    chose the kid. The split key is Noise's own for that direction, a uniform 32-byte secret, so Extract is
+    not needed (RFC 5869 section 3.3).
     """
     info = cbor2.dumps(["ew1-kk", mesh_id, src, dst, kid])
     okm = HKDFExpand(algorithm=hashes.SHA256(), length=KEY_BYTES + IV_BYTES, info=info).derive(split_key)
