@@ -237,9 +237,11 @@ class _Client(aiomqtt.Client):
 
     async def _first_of_connected_ended(self) -> None:
         await asyncio.wait((self._connected, self._disconnected), return_when=asyncio.FIRST_COMPLETED)
-        if self._disconnected.done():
-            self._disconnected.result()
-            raise Unavailable("the broker closed the connection")
+        if not self._connected.done():
+            error = self._disconnected.exception()
+            if isinstance(error, OSError):
+                raise error  # in TLS 1.3 the refusal of our certificate is the first thing we read
+            raise Unavailable("the broker hung up without a greeting: our certificate may not be accepted")
         self._connected.result()
 
     async def __aexit__(self, *exc_info: Any) -> None:

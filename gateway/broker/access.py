@@ -32,6 +32,7 @@ CONTROL_USER: Final = "_supervisor"
 CONTROL_SOCKET: Final = "control.sock"
 CONTROL_TOPIC: Final = "$CONTROL/dynamic-security/v1"
 MEMBERS_MAX: Final = 1024
+SALT_BYTES: Final = 12  # the plugin takes no other length, and says only "not authorized"
 _HASH_ROUNDS: Final = 1000  # the password has 256 random bits: rounds add nothing, but zero is refused
 
 
@@ -148,6 +149,7 @@ def mosquitto_conf(listener: Listener, *, plugin: str, as_root: bool) -> str:
 
 def mosquitto_access(mesh: str, members: Iterable[str], *, password: str, salt: bytes) -> str:
     """access.json of the dynamic-security plugin: everything denied but what a role allows."""
+    assert len(salt) == SALT_BYTES, "the plugin takes 12 bytes of salt"
     hashed = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _HASH_ROUNDS)
     control = [
         _acl(kind, "$CONTROL/dynamic-security/#")

@@ -71,7 +71,10 @@ class Mosquitto:
             (self._folder / access.CONTROL_SOCKET).unlink()
         _write(self._folder / "mosquitto.conf", self._configuration())
         document = access.mosquitto_access(
-            self._listener.mesh, members, password=self._password(), salt=secrets.token_bytes(16)
+            self._listener.mesh,
+            members,
+            password=self._password(),
+            salt=secrets.token_bytes(access.SALT_BYTES),
         )
         _write(self._folder / "access.json", document)
 

@@ -1,0 +1,221 @@
+"""A broker's life: killed, restarted, left behind, adopted, replaced, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_node.transport.link import Delivery, LinkDown, LinkUp
+from gateway.broker.process import Record, boot_id, started_at
+from security.errors import BadInput, Unavailable
+from tests.support.links import BROKERS, ROOT, BrokerBed, Ears, free_port, needs, up
+
+pytestmark = pytest.mark.slow
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(params=BROKERS)
+def bed(request, tmp_path):
+    needs(request.param)
+    bed = BrokerBed(request.param, tmp_path)
+    yield bed
+    record = Record.read(tmp_path / "home" / "broker" / "running.json")
+    if record is not None and record.is_alive():
+        os.kill(record.pid, signal.SIGKILL)
+
+
+async def test_a_killed_broker_comes_back_with_its_members_and_links(bed):
+    a, b = Ears(), Ears()
+    async with (
+        bed.running() as broker,
+        up(bed.link("a", a), a, [f"{ROOT}/d/a/+"]),
+        up(bed.link("b", b), b, []) as other,
+    ):
+        first = broker.pid
+        bed.kill(broker)
+
+        await a.until(lambda event: event == LinkUp(2))
+        await b.until(lambda event: event == LinkUp(2))
+        other.send(1, f"{ROOT}/d/a/b", b"again")
+        assert await a.payloads(count=1) == [b"again"]
+        assert broker.up
+        assert broker.pid != first
+        assert broker.restarts == 1
+
+
+async def test_a_gateway_that_was_killed_finds_its_broker_again(bed):
+    """The broker never stops: a link that was up stays up while one gateway dies and the next adopts."""
+    script = (
+        "import asyncio, os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from tests.support.links import BrokerBed\n"
+        "from gateway.broker.broker import Broker\n"
+        "import json\n"
+        "o = json.loads(sys.argv[1])\n"
+        "for k in ('home', 'ca_file', 'cert_file', 'key_file'): o[k] = Path(o[k])\n"
+        "async def main():\n"
+        "    broker = Broker(**o)\n"
+        "    await broker.start()\n"
+        "    print(broker.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "asyncio.run(main())\n"
+    )
+    options = {
+        "home": str(bed.folder / "home"),
+        "mesh_id": bed.authority.mesh,
+        "host": bed.host,
+        "port": bed.port,
+        "ca_file": str(bed.authority.ca_file),
+        "cert_file": str(bed.shown.cert_file),
+        "key_file": str(bed.shown.key_file),
+        "kind": bed.kind,
+        "members": ["a"],
+    }
+    command = [sys.executable, "-c", script, json.dumps(options)]
+    died = await asyncio.to_thread(
+        subprocess.run, command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    left_behind = int(died.stdout)
+    a, b = Ears(), Ears()
+    async with up(bed.link("a", a), a, [f"{ROOT}/d/a/+"]):
+        async with bed.running() as broker:
+            assert broker.pid == left_behind
+            async with up(bed.link("b", b), b, []) as link:  # joined while no gateway was there
+                link.send(1, f"{ROOT}/d/a/b", b"adopted")
+                await a.payloads(count=1)
+            assert [type(event) for event in a.heard] == [LinkUp, Delivery]
+        await a.kinds(LinkDown)
+    assert started_at(left_behind) is None
+
+
+async def test_a_broker_left_on_purpose_is_adopted_and_one_with_an_old_certificate_replaced(bed):
+    first = bed.new_broker()
+    await first.start()
+    pid = first.pid
+    await first.stop(kill=False)
+    assert started_at(pid) is not None
+
+    second = bed.new_broker()
+    await second.start()
+    assert second.pid == pid
+    await second.stop(kill=False)
+
+    bed.shown = bed.authority.broker()  # renewed
+    third = bed.new_broker()
+    await third.start()
+    assert third.pid != pid
+    assert started_at(pid) is None
+    a = Ears()
+    async with up(bed.link("a", a), a, []):
+        pass
+    last = third.pid
+    await third.stop()
+    assert started_at(last) is None
+    assert not (bed.folder / "home" / "broker" / "running.json").exists()
+
+
+async def test_a_record_that_names_another_process_harms_nobody(bed):
+    """The pid was used again by someone else: not adopted, not signalled."""
+    bystander = subprocess.Popen(["sleep", "60"])
+    try:
+        folder = bed.folder / "home" / "broker"
+        folder.mkdir(parents=True)
+        Record(bystander.pid, 1, boot_id(), bed.kind, "0" * 64).write(folder / "running.json")
+        async with bed.running() as broker:
+            assert broker.pid != bystander.pid
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+async def test_a_port_in_use_names_the_flag(bed):
+    with socket.socket() as other:
+        other.bind((bed.host, bed.port))
+        other.listen()
+        broker = bed.new_broker()
+        with pytest.raises(Unavailable, match=r"in use.*--broker-port"):
+            await broker.start()
+        assert broker.pid == 0
+        await broker.stop()
+
+
+async def test_a_foreign_address_names_the_flag(bed):
+    with pytest.raises(BadInput, match="--listen"):
+        await bed.new_broker(host="192.0.2.1").start()
+
+
+async def test_a_broker_that_cannot_start_says_why(bed):
+    bed.shown.key_file.write_text("not a key")
+    broker = bed.new_broker()
+    with pytest.raises(Unavailable, match="did not start"):
+        await broker.start()
+    await broker.stop()
+
+
+async def test_the_last_will_of_a_killed_client_arrives(bed):
+    script = (
+        "import asyncio, ssl, sys\n"
+        "from edge_node.transport.inbox import Inbox\n"
+        "from edge_node.transport.link import LinkUp\n"
+        "from edge_node.transport.mqtt import MqttLink\n"
+        "port, ca, cert, key, name, will = sys.argv[1:]\n"
+        "def tls():\n"
+        "    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)\n"
+        "    context.load_verify_locations(ca)\n"
+        "    context.load_cert_chain(cert, key)\n"
+        "    return context\n"
+        "async def main():\n"
+        "    inbox = Inbox()\n"
+        "    link = MqttLink(addresses=lambda: [('127.0.0.1', int(port))], client_id='a', tls=tls,\n"
+        "                    server_name=name, inbox=inbox, will_topic=will)\n"
+        "    async with asyncio.TaskGroup() as group:\n"
+        "        group.create_task(link.run())\n"
+        "        while True:\n"
+        "            for event in await inbox.take():\n"
+        "                print(type(event).__name__, flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    b = Ears()
+    async with bed.running(), up(bed.link("b", b), b, [f"{ROOT}/p/+"]):
+        leaf = bed.leaves["a"]
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, str(bed.port), bed.authority.ca_file, leaf.cert_file, leaf.key_file,
+            bed.authority.broker_name, f"{ROOT}/p/a", cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert (await child.stdout.readline()).strip() == b"LinkUp"
+        child.kill()
+        await child.wait()
+
+        assert await b.kinds(Delivery) == [Delivery(f"{ROOT}/p/a", b"", False)]
+
+
+async def test_a_link_tries_one_address_after_the_other(bed):
+    ears = Ears()
+    dead = free_port()
+    async with bed.running():
+        link = bed.link("a", ears, addresses=lambda: [("127.0.0.1", dead), ("localhost", bed.port)])
+        async with up(link, ears, []):
+            assert link.address == ("localhost", bed.port)
+    assert [type(event) for event in ears.heard] == [LinkUp]
+
+
+async def test_it_is_private_on_disk(bed):
+    async with bed.running():
+        folder = bed.folder / "home" / "broker"
+        assert folder.stat().st_mode & 0o777 == 0o700
+        loose = [
+            path.name
+            for path in folder.iterdir()
+            if path.is_file() and path.stat().st_mode & 0o077 and path.name != "running.json"
+        ]
+        assert loose == []
