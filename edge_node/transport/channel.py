@@ -96,7 +96,7 @@ class Channels:
         self._limits = limits or ParcelLimits()
         self._streams: dict[str, Stream] = {}
         self._topics: dict[str, str] = {}
-        self._boots: dict[str, bytes] = {}
+        self._met: set[str] = set()  # peers that were ready before; never iterated
         self._dirty: dict[str, None] = {}  # peers that may have something to send; ordered, unlike a set
         self._confirm: dict[str, None] = {}
         self._out: list[Effect] = []
@@ -186,7 +186,7 @@ class Channels:
         """The peer left the roster: its session and stream go."""
         self._after(now_ns, self._sessions.handle(now_ns, session.PeerForgotten(peer)))
         self._streams.pop(peer, None)
-        self._boots.pop(peer, None)
+        self._met.discard(peer)
         self._dirty.pop(peer, None)
 
     def link_up(self) -> None:
@@ -194,6 +194,10 @@ class Channels:
         for peer, stream in self._streams.items():
             stream.resend_all()
             self._dirty[peer] = None
+
+    def ask_roster(self, now_ns: int, peer: str) -> None:
+        """Ask *peer* for the roster that it speaks of."""
+        self._after(now_ns, self._sessions.ask_roster(now_ns, peer))
 
     # -- state -------------------------------------------------------------------------------------
 
@@ -273,11 +277,11 @@ class Channels:
             match effect:
                 case session.SendFrame(peer, frame):
                     self._publish(peer, frame)
-                case session.Ready(peer, boot_id):
-                    restarted = self._boots.get(peer, boot_id) != boot_id
-                    self._boots[peer] = boot_id
+                case session.Ready(peer, _, fresh):
+                    restarted = fresh and peer in self._met
+                    self._met.add(peer)
                     stream = self._stream(peer)
-                    if restarted:
+                    if fresh:
                         stream.peer_restarted()
                         stream.resend_all()
                     self._dirty[peer] = None

@@ -1,0 +1,1069 @@
+"""The agent: builds one member's parts, connects them, and runs the one loop that feeds them.
+
+    link ─► channels (open) ─┐                       ┌─► channels (seal) ─► link
+    control socket ──────────┼─► inbox ─► cores ─────┼─► journal ─► Persisted ─┐
+    worker pool, journal ────┘   (one turn a batch)  └─► worker pool ─► done ──┴─► inbox
+
+A turn takes everything that has happened, feeds it to the cores, and hands their effects to bounded
+devices without waiting for any of them; what a turn wants to send to one peer leaves in one parcel.
+The gateway runs this same agent with an ``Extension`` of its own. Decisions are not made here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import logging
+import os
+import random
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from edge_node.clock import Clock, SystemClock
+from edge_node.discovery.mdns import Mdns
+from edge_node.discovery.sightings import Advert, Sightings, parse_address
+from edge_node.discovery.sightings import Members as KnownMembers
+from edge_node.functions.bundle import Bundle, BundleStore, digest_of
+from edge_node.functions.catalogue import Adopted as EntryAdopted
+from edge_node.functions.catalogue import Catalogue, Fork
+from edge_node.functions.invocation import Completion, Invocation
+from edge_node.functions.manifest import Manifest
+from edge_node.functions.provision import AskCatalogue, Authorised, CannotRun, Provision, Start, Want
+from edge_node.functions.runtimes.runtime import OnDone, OnStarted, Runtime
+from edge_node.home import Home
+from edge_node.membership import detector
+from edge_node.settings import NodeSettings
+from edge_node.store.documents import Documents
+from edge_node.tasks import events as desk_events
+from edge_node.tasks.desk import Desk, DeskSettings
+from edge_node.tasks.journal import JournalPort
+from edge_node.tasks.task import INLINE_BYTES_MAX, Outcome, Task
+from edge_node.transport import blobs, channel
+from edge_node.transport.inbox import Inbox
+from edge_node.transport.link import Delivery, Link, LinkDown, LinkUp, Sent
+from edge_node.wire import messages, topics
+from edge_node.wire.codec import direct_context
+from edge_node.wire.ids import GATEWAY
+from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
+from security.identity import NodeKeys
+from security.keystore import KeyStore
+from security.roster import Adopted, Roster, RosterView
+from security.roster import Fork as RosterFork
+from security.session import Sessions
+from security.signing import EntryDraft, open_entry, sign_entry
+
+log = logging.getLogger("edge_node.agent")
+
+SECOND = 1_000_000_000
+BEAT_NS = 1 * SECOND
+BEAT_NS_MAX = 5 * SECOND
+"""Beats are stretched to this while the load does not change."""
+OUTPUT_INLINE_MAX = 64 * 1024
+"""A larger output is fetched by its digest, so that it does not hold up leases."""
+BODIES_BYTES_MAX = 32 * 1024 * 1024
+"""Fetched inputs and outputs waiting to be fetched; the oldest go first."""
+PUBLISH_WAIT_S = 15.0
+
+
+class Extension(Protocol):
+    """What a member with more duties (the gateway) adds. Called from the agent's loop; must not wait."""
+
+    def attach(self, agent: Agent) -> None: ...
+    def roster_changed(self, roster: Roster, signed: bytes) -> None: ...
+    def link_up(self) -> None: ...
+    def peer_changed(self, peer: str, up: bool, reason: str) -> None: ...
+    def heard(self, peer: str, message: messages.Message) -> None: ...
+    def deployer_key(self) -> ec.EllipticCurvePrivateKey: ...
+
+
+class PeerBodies:
+    """Bodies that peers may fetch, and bodies that were fetched: bounded, least recently used out."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._max = bytes_max
+        self._bytes = 0
+        self._cache: OrderedDict[bytes, bytes] = OrderedDict()
+        self._held: dict[bytes, tuple[bytes, int]] = {}
+
+    def keep(self, body: bytes) -> bytes:
+        digest = hashlib.sha256(body).digest()
+        if digest not in self._cache:
+            self._cache[digest] = body
+            self._bytes += len(body)
+            while self._bytes > self._max and len(self._cache) > 1:
+                _, old = self._cache.popitem(last=False)
+                self._bytes -= len(old)
+        return digest
+
+    def hold(self, digest: bytes, body: bytes) -> None:
+        """Keep until as many ``release``: the input of a task that we own."""
+        _, count = self._held.get(digest, (body, 0))
+        self._held[digest] = (body, count + 1)
+
+    def release(self, digest: bytes) -> None:
+        body, count = self._held.get(digest, (b"", 0))
+        if count > 1:
+            self._held[digest] = (body, count - 1)
+        else:
+            self._held.pop(digest, None)
+
+    def get(self, digest: bytes) -> bytes | None:
+        held = self._held.get(digest)
+        if held is not None:
+            return held[0]
+        body = self._cache.get(digest)
+        if body is not None:
+            self._cache.move_to_end(digest)
+        return body
+
+
+RuntimeFactory = Callable[[OnDone, OnStarted], Runtime]
+
+
+class Agent:
+    """One member of a mesh, running."""
+
+    def __init__(
+        self,
+        *,
+        node_id: str,
+        home: Home,
+        settings: NodeSettings,
+        keys: NodeKeys,
+        keystore: KeyStore,
+        roster: RosterView,
+        inbox: Inbox,
+        link: Link,
+        runtime: RuntimeFactory,
+        journal: JournalPort,
+        clock: Clock | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,
+        extension: Extension | None = None,
+        mdns: str | None = None,
+    ) -> None:
+        assert roster.current is not None, "a member has a roster"
+        self.node_id = node_id
+        self.mesh_id = roster.current.mesh_id
+        self.home = home
+        self.settings = settings
+        self.keys = keys
+        self.keystore = keystore
+        self.roster = roster
+        self.inbox = inbox
+        self.link = link
+        self.clock = clock or SystemClock()
+        self.entropy = entropy
+        self.extension = extension
+        self.boot_id = entropy(8)
+        self.started_ms = self.clock.wall_ms()
+        self.stories: Counter[str] = Counter()
+        self.sightings = Sightings()
+        self.mdns_interface = mdns
+        self._mdns: Mdns | None = None
+        self._advert: Advert | None = None
+
+        self.documents = Documents(home.documents)
+        self.bundles = BundleStore(home.bundles)
+        self.bodies = PeerBodies(BODIES_BYTES_MAX)
+        self.catalogue = Catalogue(self.mesh_id, self._open_entry)
+        self._manifests: dict[tuple[str, bytes], Manifest] = {}
+
+        self.runtime = runtime(self._on_done, self._on_started)
+        self.journal = journal
+        self.desk = Desk(
+            me=node_id,
+            settings=DeskSettings(
+                workers=self.runtime.workers,
+                outbox_tasks_max=settings.tasks.outbox_tasks_max,
+                outbox_bytes_max=settings.tasks.outbox_bytes_max,
+                speed=1.0 / settings.board.slowdown,
+            ),
+            rng=random.Random(int.from_bytes(entropy(8), "big")),  # noqa: S311  placement, not keys
+        )
+        self.sessions = Sessions(
+            me=node_id,
+            mesh_id=self.mesh_id,
+            boot_id=self.boot_id,
+            static=[keys.static_private_bytes],
+            keys_of=self._keys_of,
+            context=direct_context(self.mesh_id),
+            entropy=entropy,
+            roster_version=lambda: self.roster.version,
+            wall_ms=self.clock.wall_ms,
+        )
+        self.channels = channel.Channels(
+            me=node_id,
+            mesh_id=self.mesh_id,
+            sessions=self.sessions,
+            signed_roster=lambda: self.roster.signed,
+        )
+        self.detector = detector.Detector()
+        self.blobs = blobs.Blobs(self._lookup)
+        self.provision = Provision(
+            me=node_id,
+            gateway=GATEWAY,
+            authorised=self._authorised,
+            has_bundle=self.bundles.has,
+            body=self.bodies.get,
+        )
+
+        self._next_token = 1
+        self._replies: dict[int, Callable[[desk_events.Reply], None]] = {}
+        self._waiters: dict[str, list[Callable[[Task, Outcome], None]]] = {}
+        self.open_tasks: dict[str, Task] = {}
+        self._recent: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._peer_notes: dict[str, dict[str, Any]] = {}
+        self._publishing: dict[bytes, asyncio.Future[str]] = {}
+        self._incoming: dict[bytes, list[tuple[str, messages.Publish, set[bytes]]]] = {}
+        self._results: dict[bytes, list[tuple[str, messages.Result]]] = {}
+        self._beat_due_ns = 0
+        self._beat_seq = 0
+        self._beat_load: messages.Load | None = None
+        self._beat_sent_ns = 0
+        self._pings: OrderedDict[int, tuple[str, int]] = OrderedDict()
+        self._ping_waiters: dict[int, asyncio.Future[int]] = {}
+        self._drained = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._draining = False
+        self._publish_errors: Counter[str] = Counter()
+        self._handlers: dict[type, Callable[[int, int, Any], None]] = {
+            Delivery: self._delivered,
+            LinkUp: self._link_up,
+            LinkDown: self._link_down,
+            Sent: self._sent,
+            desk_events.Submitted: self._to_desk,
+            desk_events.Persisted: self._to_desk,
+            desk_events.PersistFailed: self._to_desk,
+            desk_events.WorkDone: self._to_desk,
+            desk_events.WorkStarted: self._to_desk,
+            desk_events.CancelAsked: self._to_desk,
+            desk_events.Drain: self._to_desk,
+            _Do: lambda now_ns, wall_ms, event: event.what(now_ns, wall_ms),
+        }
+        if extension is not None:
+            extension.attach(self)
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Until cancelled. ``ready`` is set once work is accepted."""
+        self._restore_catalogue()
+        self.journal.start(asyncio.get_running_loop(), self._on_persisted, self._on_persist_failed)
+        open_tasks = await asyncio.to_thread(self.journal.open_tasks)
+        self.link.subscribe(topics.subscriptions(self.mesh_id, self.node_id))
+        async with contextlib.AsyncExitStack() as stack:
+            house = await stack.enter_async_context(asyncio.TaskGroup())
+            tasks = [
+                house.create_task(self.runtime.run(), name="runtime"),
+                house.create_task(self.link.run(), name="link"),
+                house.create_task(self._write_notes(), name="notes"),
+            ]
+            try:
+                self._mdns = Mdns(self.mdns_interface, self._advert, self._sighted)
+                async with self._mdns:
+                    now_ns, wall_ms = self.clock.now_ns(), self.clock.wall_ms()
+                    self._roster_into_cores(now_ns, wall_ms)
+                    for task, _ in open_tasks:
+                        self._opened(task)
+                    self._carry_out(now_ns, wall_ms, self.desk.restore(now_ns, wall_ms, open_tasks))
+                    if open_tasks:
+                        log.info("resuming accepted tasks", extra={"tasks": len(open_tasks)})
+                    self._ready.set()
+                    await self._loop()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                self.journal.close()
+                self.documents.close()
+
+    async def ready(self) -> None:
+        await self._ready.wait()
+
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing new, hand back what waits, finish what runs, at most for *grace_s* seconds."""
+        self._draining = True
+        self.inbox.put_local(desk_events.Drain())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._drained.wait()
+        self.soon(lambda now_ns, wall_ms: None)
+        await asyncio.sleep(0.05)  # the last parcels leave
+
+    def soon(self, what: Callable[[int, int], None]) -> None:
+        """Do this in the next turn, from any coroutine of the loop."""
+        self.inbox.put_local(_Do(what))
+
+    async def _loop(self) -> None:
+        handlers, clock, inbox = self._handlers, self.clock, self.inbox
+        while True:
+            events = await inbox.take(self._timeout_s())
+            now_ns, wall_ms = clock.now_ns(), clock.wall_ms()
+            for event in events:
+                handlers[type(event)](now_ns, wall_ms, event)
+            self._tick(now_ns, wall_ms)
+            self._publish(now_ns, wall_ms, self.channels.flush(now_ns))
+
+    def _timeout_s(self) -> float:
+        dues = (
+            self.desk.deadline_ns(),
+            self.channels.deadline_ns(),
+            self.detector.deadline_ns(),
+            self.blobs.deadline_ns(),
+            self.provision.deadline_ns(),
+            self._beat_due_ns,
+        )
+        earliest = min(due for due in dues if due is not None)
+        return max(0.0, (earliest - self.clock.now_ns()) / 1e9)
+
+    def _tick(self, now_ns: int, wall_ms: int) -> None:
+        due = self.desk.deadline_ns()
+        if due is not None and due <= now_ns:
+            self._carry_out(now_ns, wall_ms, self.desk.tick(now_ns, wall_ms))
+        due = self.channels.deadline_ns()
+        if due is not None and due <= now_ns:
+            self._publish(now_ns, wall_ms, self.channels.tick(now_ns))
+        due = self.detector.deadline_ns()
+        if due is not None and due <= now_ns:
+            self._judged(now_ns, wall_ms, self.detector.tick(now_ns))
+        due = self.blobs.deadline_ns()
+        if due is not None and due <= now_ns:
+            self._blob_effects(now_ns, wall_ms, self.blobs.tick(now_ns))
+        due = self.provision.deadline_ns()
+        if due is not None and due <= now_ns:
+            self._provided(now_ns, wall_ms, self.provision.tick(now_ns))
+        if self._beat_due_ns <= now_ns:
+            self._beat(now_ns, wall_ms)
+
+    # ── the link ──────────────────────────────────────────────────────────────────────────────────
+
+    def _delivered(self, now_ns: int, wall_ms: int, event: Delivery) -> None:
+        try:
+            topic = topics.parse(event.topic)
+        except ProtocolViolation as violation:
+            self.channels.violations[violation.cause] += 1
+            return
+        match topic:
+            case topics.Direct():
+                effects = self.channels.delivered(now_ns, topic, event.payload)
+                if effects:
+                    self._publish(now_ns, wall_ms, effects)
+            case topics.Presence(mesh, src) if mesh == self.mesh_id and src != self.node_id:
+                if not event.payload:
+                    self._judged(now_ns, wall_ms, self.detector.handle(now_ns, detector.WillSeen(src)))
+            case topics.RosterTopic(mesh) if mesh == self.mesh_id and event.payload:
+                self.adopt_roster(now_ns, wall_ms, event.payload)
+
+    def _publish(self, now_ns: int, wall_ms: int, effects: list[channel.Effect]) -> None:
+        """Carry out what the channels ask for."""
+        heard_of = ""
+        for effect in effects:
+            kind = type(effect)
+            if kind is channel.Publish:
+                assert isinstance(effect, channel.Publish)
+                try:
+                    self.link.send(0, effect.topic, effect.payload)
+                except EdgeweaveError as error:
+                    self._publish_errors[error.cause] += 1  # unacknowledged: the stream sends it again
+            elif kind is channel.Heard:
+                assert isinstance(effect, channel.Heard)
+                if effect.peer != heard_of:
+                    heard_of = effect.peer
+                    self._judged(now_ns, wall_ms, self.detector.heard(now_ns, heard_of))
+                self._heard(now_ns, wall_ms, effect.peer, effect.message)
+            else:
+                self._channel_news(now_ns, wall_ms, effect)
+
+    def _channel_news(self, now_ns: int, wall_ms: int, effect: channel.Effect) -> None:
+        match effect:
+            case channel.PeerReady(peer, restarted):
+                self._judged(now_ns, wall_ms, self.detector.heard(now_ns, peer))
+                if restarted:
+                    log.info("peer restarted", extra={"peer": peer})
+                    self._peer_up(now_ns, wall_ms, peer, restarted=True)
+                if GATEWAY in (peer, self.node_id):
+                    have = self.catalogue.versions()
+                    self.tell(now_ns, peer, messages.CatalogueWanted(have))
+                    self._send_beat(now_ns, wall_ms, peer)
+            case channel.PeerLost(peer, reason):
+                log.info("session ended", extra={"peer": peer, "cause": reason})
+            case channel.RosterWanted(peer, version):
+                log.info("a newer roster is spoken of", extra={"peer": peer, "version": version})
+                self.channels.ask_roster(now_ns, peer)
+            case channel.RosterOffered(_, signed):
+                self.adopt_roster(now_ns, wall_ms, signed)
+
+    def _link_up(self, now_ns: int, wall_ms: int, event: LinkUp) -> None:
+        log.info("broker connected", extra={"connection": event.number})
+        self.channels.link_up()
+        if self.extension is not None:
+            self.extension.link_up()
+        if self.node_id != GATEWAY:
+            self.channels.connect(now_ns, GATEWAY)
+
+    def _link_down(self, now_ns: int, wall_ms: int, event: LinkDown) -> None:
+        log.warning("broker not connected", extra={"cause": event.reason})
+        self._judged(now_ns, wall_ms, self.detector.handle(now_ns, detector.LinkLost()))
+
+    def _sent(self, now_ns: int, wall_ms: int, event: Sent) -> None:
+        if event.refused is not None:
+            self._publish_errors[event.refused] += 1
+
+    # ── messages ──────────────────────────────────────────────────────────────────────────────────
+
+    def _heard(self, now_ns: int, wall_ms: int, peer: str, message: Any) -> None:
+        kind = type(message)
+        if kind is messages.Result and message.output_digest is not None and not message.output:
+            self._fetch_output(now_ns, wall_ms, peer, message)
+        elif kind in _FOR_DESK:
+            self._carry_out(
+                now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, desk_events.Heard(peer, message))
+            )
+            if kind is messages.Beat and self.extension is not None:
+                self.extension.heard(peer, message)
+        elif kind is messages.Ping:
+            self.channels.send_loose(peer, messages.Pong(message.nonce, self.desk.load(now_ns)))
+        elif kind is messages.Pong:
+            self._ponged(now_ns, wall_ms, peer, message)
+        elif kind in _FOR_BLOBS:
+            self._blob_effects(now_ns, wall_ms, self.blobs.handle(now_ns, peer, message))
+            if kind is messages.BlobChunk:
+                self._keep_lease(now_ns, wall_ms, peer, message.digest)
+        elif kind is messages.CatalogueWanted:
+            entries = self.catalogue.entries_newer_than(message.have)
+            if entries:
+                self.tell(now_ns, peer, messages.CatalogueEntries(entries))
+        elif kind is messages.CatalogueEntries:
+            self._entries_came(now_ns, wall_ms, peer, message.entries)
+        elif kind is messages.Publish:
+            self._publish_asked(now_ns, wall_ms, peer, message)
+        elif kind is messages.Published:
+            waiting = self._publishing.get(message.request)
+            if waiting is not None and peer == GATEWAY and not waiting.done():
+                waiting.set_result(message.refused)
+        elif self.extension is not None:
+            self.extension.heard(peer, message)
+
+    def tell(self, now_ns: int, peer: str, message: messages.Message, *, bulk: bool = False) -> None:
+        """Send a message, acknowledged by the peer's agent; a full stream is counted and given up."""
+        try:
+            self.channels.send(now_ns, peer, message, bulk=bulk)
+        except EdgeweaveError as error:
+            self._publish_errors[error.cause] += 1
+            log.warning("message not queued", extra={"peer": peer, "cause": error.cause})
+
+    def _ponged(self, now_ns: int, wall_ms: int, peer: str, message: messages.Pong) -> None:
+        asked = self._pings.pop(message.nonce, None)
+        if asked is not None and asked[0] == peer:
+            waiter = self._ping_waiters.pop(message.nonce, None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(now_ns - asked[1])
+        if message.load is not None:
+            self._carry_out(
+                now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, desk_events.Heard(peer, message.load))
+            )
+
+    def ping(self, now_ns: int, peer: str) -> int:
+        nonce = int.from_bytes(self.entropy(6), "big")
+        self._pings[nonce] = (peer, now_ns)
+        while len(self._pings) > 256:
+            self._pings.popitem(last=False)
+        self.channels.send_loose(peer, messages.Ping(nonce))
+        return nonce
+
+    async def round_trip_s(self, peer: str, *, timeout_s: float = 3.0) -> float:
+        """Ask *peer* for a sign of life. Raises: TimeoutError."""
+        waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.soon(lambda now_ns, _: self._ping_waiters.__setitem__(self.ping(now_ns, peer), waiter))
+        async with asyncio.timeout(timeout_s):
+            return await waiter / 1e9
+
+    # ── beats and verdicts ────────────────────────────────────────────────────────────────────────
+
+    def _beat(self, now_ns: int, wall_ms: int) -> None:
+        load = self.desk.load(now_ns)
+        changed = load != self._beat_load
+        self._beat_due_ns = now_ns + BEAT_NS
+        if not changed and self._beat_sent_ns + BEAT_NS_MAX > now_ns:
+            return
+        self._beat_load, self._beat_sent_ns = load, now_ns
+        self._beat_seq += 1
+        peers = self.detector.up() if self.node_id == GATEWAY else [GATEWAY]
+        for peer in peers:
+            if self.channels.has(peer):
+                self._send_beat(now_ns, wall_ms, peer)
+
+    def _send_beat(self, now_ns: int, wall_ms: int, peer: str) -> None:
+        self.channels.send_loose(peer, messages.Beat(self._beat_seq, self.desk.load(now_ns), wall_ms))
+
+    def _judged(self, now_ns: int, wall_ms: int, effects: list[detector.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case detector.Up(peer):
+                    log.info("peer is up", extra={"peer": peer})
+                    self._peer_up(now_ns, wall_ms, peer)
+                    self._peer_notes[peer] = {"id": peer, "up": True, "at_ms": wall_ms}
+                    if self.extension is not None:
+                        self.extension.peer_changed(peer, True, "")
+                case detector.Down(peer, reason):
+                    log.warning("peer is down", extra={"peer": peer, "cause": reason})
+                    self._carry_out(
+                        now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, desk_events.PeerDown(peer))
+                    )
+                    self._peer_notes[peer] = {"id": peer, "up": False, "at_ms": wall_ms, "cause": reason}
+                    if self.extension is not None:
+                        self.extension.peer_changed(peer, False, reason)
+                case detector.Probe(peer):
+                    self.ping(now_ns, peer)
+
+    def _peer_up(self, now_ns: int, wall_ms: int, peer: str, *, restarted: bool = False) -> None:
+        member = self.roster.current.member(peer) if self.roster.current else None
+        if member is None:
+            return
+        event = desk_events.PeerUp(
+            peer, self.channels.rtt_ns(peer), dict(member.labels), tuple(member.roles), restarted
+        )
+        self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, event))
+
+    # ── the roster ────────────────────────────────────────────────────────────────────────────────
+
+    def adopt_roster(self, now_ns: int, wall_ms: int, signed: bytes) -> None:
+        """Take a signed roster from wherever; it can only move up."""
+        try:
+            result = self.roster.adopt(signed)
+        except ProtocolViolation as violation:
+            self.channels.violations[f"roster: {violation.cause}"] += 1
+            return
+        match result:
+            case Adopted():
+                try:
+                    self.keystore.save_roster(signed)
+                except EdgeweaveError as error:
+                    log.error("the roster could not be kept", extra={"cause": str(error)})
+                self._roster_into_cores(now_ns, wall_ms)
+                assert self.roster.current is not None
+                log.info("roster adopted", extra={"version": self.roster.version})
+                if self.extension is not None:
+                    self.extension.roster_changed(self.roster.current, signed)
+            case RosterFork():
+                log.critical("two rosters of one version: is a second gateway, or an old backup, at work?")
+                self.stories["roster fork"] += 1
+
+    def _roster_into_cores(self, now_ns: int, wall_ms: int) -> None:
+        roster = self.roster.current
+        assert roster is not None
+        active = [m for m in roster.members if m.status == "active"]
+        infos = tuple(desk_events.MemberInfo(m.id, dict(m.labels), tuple(m.roles)) for m in active)
+        ids = frozenset(m.id for m in active)
+        self.sightings.handle(now_ns, KnownMembers(self.mesh_id, ids))
+        for peer in [p for p, _ in self.channels.streams() if p not in ids]:
+            self.channels.forget(now_ns, peer)
+            self._judged(now_ns, wall_ms, self.detector.handle(now_ns, detector.Forgotten(peer)))
+        self.channels.roster_changed(now_ns)
+        self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, desk_events.Members(infos)))
+
+    def _keys_of(self, peer: str) -> tuple[bytes, ...]:
+        member = self.roster.current.member(peer) if self.roster.current else None
+        return tuple(key.x25519 for key in member.keys) if member is not None else ()
+
+    @property
+    def is_member(self) -> bool:
+        return self.roster.current is not None and self.roster.current.member(self.node_id) is not None
+
+    # ── the desk ──────────────────────────────────────────────────────────────────────────────────
+
+    def _to_desk(self, now_ns: int, wall_ms: int, event: desk_events.Event) -> None:
+        self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, event))
+
+    def _carry_out(self, now_ns: int, wall_ms: int, effects: list[desk_events.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case desk_events.Tell(peer, message):
+                    if type(message) is messages.Result and len(message.output) > OUTPUT_INLINE_MAX:
+                        message = self._by_digest(message)
+                    self.tell(now_ns, peer, message)
+                case desk_events.Append(serial, records):
+                    self.journal.append(serial, records)
+                case desk_events.Run():
+                    self._provided(now_ns, wall_ms, self.provision.run(now_ns, effect))
+                case desk_events.Settled(task_id, outcome):
+                    self._settled(task_id, outcome)
+                case desk_events.Reply(token=token):
+                    reply = self._replies.pop(token, None)
+                    if reply is not None:
+                        reply(effect)
+                case desk_events.Stop(task, attempt):
+                    self._stop(now_ns, wall_ms, task, attempt)
+                case desk_events.Explain(task_id, text):
+                    log.debug("task story", extra={"task": task_id, "text": text})
+                case desk_events.Drained():
+                    self._drained.set()
+
+    def _stop(self, now_ns: int, wall_ms: int, task: str, attempt: int) -> None:
+        if self.provision.stop(task, attempt):
+            done = desk_events.WorkDone("", task, attempt, "cancelled")
+            self.inbox.put_local(done)
+        else:
+            self.runtime.cancel(task, attempt)
+
+    def _settled(self, task_id: str, outcome: Outcome) -> None:
+        task = self.open_tasks.pop(task_id, None)
+        waiters = self._waiters.pop(task_id, ())
+        if task is None:
+            return
+        if len(task.input) > INLINE_BYTES_MAX:
+            self.bodies.release(task.input_sha256)
+        self._recent[task_id] = {
+            "id": task_id,
+            "function": task.function,
+            "status": outcome.status,
+            "place": outcome.place,
+            "settled_at_ms": outcome.settled_at_ms,
+        }
+        while len(self._recent) > 1000:
+            self._recent.popitem(last=False)
+        for waiter in waiters:
+            waiter(task, outcome)
+
+    def _opened(self, task: Task) -> None:
+        self.open_tasks[task.id] = task
+        if len(task.input) > INLINE_BYTES_MAX:
+            self.bodies.hold(task.input_sha256, task.input)
+
+    def submit(self, task: Task, reply: Callable[[desk_events.Reply], None]) -> None:
+        """Hand a task to the desk in the next turn; *reply* is called once, with the desk's answer."""
+        token = self._next_token
+        self._next_token += 1
+
+        def answered(answer: desk_events.Reply) -> None:
+            if not answer.accepted:
+                self._forget_open(task.id)
+            reply(answer)
+
+        self._opened(task)
+        self._replies[token] = answered
+        self.inbox.put_local(desk_events.Submitted(token, task))
+
+    def _forget_open(self, task_id: str) -> None:
+        task = self.open_tasks.pop(task_id, None)
+        self._waiters.pop(task_id, None)
+        if task is not None and len(task.input) > INLINE_BYTES_MAX:
+            self.bodies.release(task.input_sha256)
+
+    def cancel(self, task_id: str, reply: Callable[[desk_events.Reply], None]) -> None:
+        token = self._next_token
+        self._next_token += 1
+        self._replies[token] = reply
+        self.inbox.put_local(desk_events.CancelAsked(token, task_id))
+
+    def when_settled(self, task_id: str, waiter: Callable[[Task, Outcome], None]) -> Callable[[], None]:
+        """Call *waiter* when the open task settles; the answer takes the wish back."""
+        waiters = self._waiters.setdefault(task_id, [])
+        waiters.append(waiter)
+
+        def forget() -> None:
+            with contextlib.suppress(ValueError):
+                waiters.remove(waiter)
+
+        return forget
+
+    # ── running ───────────────────────────────────────────────────────────────────────────────────
+
+    def _provided(self, now_ns: int, wall_ms: int, effects: list[Any]) -> None:
+        for effect in effects:
+            match effect:
+                case Start(run, body, timeout_s, memory_mb):
+                    self.runtime.start(
+                        Invocation(
+                            task=run.task,
+                            attempt=run.attempt,
+                            function=run.function,
+                            digest=run.digest,
+                            bundle_path=str(self.bundles.path(run.digest)),
+                            input=body,
+                            timeout_s=timeout_s,
+                            memory_mb=memory_mb,
+                            expected_s=run.expected_s,
+                        )
+                    )
+                case Want(digest, holders):
+                    self._blob_effects(now_ns, wall_ms, self.blobs.want(now_ns, digest, list(holders)))
+                case AskCatalogue(peers):
+                    for peer in peers:
+                        self.tell(now_ns, peer, messages.CatalogueWanted(self.catalogue.versions()))
+                case CannotRun(run, reason, detail):
+                    log.warning("cannot run", extra={"task": run.task, "cause": detail})
+                    event = desk_events.WorkRefused(run.owner, run.task, run.attempt, reason)
+                    self._to_desk(now_ns, wall_ms, event)
+
+    def _on_started(self, task: str, attempt: int, pid: int) -> None:
+        self.inbox.put_local(desk_events.WorkStarted(task, attempt, pid, self.clock.wall_ms()))
+
+    def _on_done(self, done: Completion) -> None:
+        self.inbox.put_local(
+            desk_events.WorkDone(
+                owner="",
+                task=done.task,
+                attempt=done.attempt,
+                status=done.status,
+                output=done.output,
+                error=done.error.encode() if done.error is not None else b"",
+                log=done.log,
+                pid=done.pid,
+                started_at_ms=done.started_at_ms,
+                ended_at_ms=done.ended_at_ms,
+                cpu_us=done.cpu_us,
+                run_us=done.run_us,
+                worker_died=done.worker_died,
+            )
+        )
+
+    def _on_persisted(self, serials: list[int]) -> None:
+        for serial in serials:
+            self.inbox.put_local(desk_events.Persisted(serial))
+
+    def _on_persist_failed(self, serials: list[int], reason: str) -> None:
+        log.error("the ledger could not be written", extra={"cause": reason})
+        for serial in serials:
+            self.inbox.put_local(desk_events.PersistFailed(serial, reason))
+
+    # ── bodies ────────────────────────────────────────────────────────────────────────────────────
+
+    def _lookup(self, digest: bytes) -> bytes | None:
+        body = self.bodies.get(digest)
+        if body is None and self.bundles.has(digest):
+            try:
+                body = self.bundles.get(digest)
+            except EdgeweaveError as error:
+                log.error("bundle cannot be served", extra={"cause": str(error)})
+        return body
+
+    def _blob_effects(self, now_ns: int, wall_ms: int, effects: list[blobs.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case blobs.Tell(peer, message, bulk):
+                    self.tell(now_ns, peer, message, bulk=bulk)
+                case blobs.Fetched(digest, body):
+                    self._body_came(now_ns, wall_ms, digest, body)
+                case blobs.NotFetched(digest, reason):
+                    self._provided(now_ns, wall_ms, self.provision.not_fetched(digest, reason))
+                    self._results.pop(digest, None)  # the lease lapses, the task is placed again
+                    for peer, asked, _ in self._incoming.pop(digest, ()):
+                        refused = f"the bundle could not be fetched from {peer}: {reason}"
+                        self.tell(now_ns, peer, messages.Published(asked.request, refused))
+
+    def _body_came(self, now_ns: int, wall_ms: int, digest: bytes, body: bytes) -> None:
+        if digest in self.catalogue.digests() or digest in self._incoming:
+            try:
+                self.bundles.put(body)
+            except EdgeweaveError as error:
+                log.error("bundle cannot be kept", extra={"cause": str(error)})
+        else:
+            self.bodies.keep(body)
+        for peer, result in self._results.pop(digest, ()):
+            whole = msgspec.structs.replace(result, output=body, output_digest=None)
+            self._heard(now_ns, wall_ms, peer, whole)
+        for peer, asked, missing in self._incoming.pop(digest, ()):
+            missing.discard(digest)
+            if not missing:
+                self._take_published(now_ns, wall_ms, peer, asked)
+        self._provided(now_ns, wall_ms, self.provision.fetched(digest))
+
+    def _by_digest(self, result: messages.Result) -> messages.Result:
+        digest = self.bodies.keep(result.output)
+        return msgspec.structs.replace(
+            result, output=b"", output_digest=digest, output_bytes=len(result.output)
+        )
+
+    def _fetch_output(self, now_ns: int, wall_ms: int, peer: str, result: messages.Result) -> None:
+        digest = result.output_digest
+        assert digest is not None
+        body = self.bodies.get(digest)
+        waiting = self._results.setdefault(digest, [])
+        if all(known[1].task != result.task for known in waiting):
+            waiting.append((peer, result))
+        if body is not None:
+            self._body_came(now_ns, wall_ms, digest, body)
+        else:
+            self._blob_effects(now_ns, wall_ms, self.blobs.want(now_ns, digest, [peer]))
+            self._keep_lease(now_ns, wall_ms, peer, digest)
+
+    def _keep_lease(self, now_ns: int, wall_ms: int, peer: str, digest: bytes) -> None:
+        """A result whose output is on its way is progress, although its holder has already finished."""
+        for holder, result in self._results.get(digest, ()):
+            if holder == peer:
+                progress = messages.Progress(result.task, result.attempt, True)
+                self._carry_out(
+                    now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, desk_events.Heard(peer, progress))
+                )
+
+    # ── the catalogue ─────────────────────────────────────────────────────────────────────────────
+
+    def _open_entry(self, data: bytes) -> Any:
+        roster = self.roster.current
+        assert roster is not None
+        return open_entry(data, mesh_id=self.mesh_id, deployers=roster.signers)
+
+    def manifest_of(self, name: str, digest: bytes) -> Manifest | None:
+        """The signed manifest of this function and code, whatever version names it; None: unsigned."""
+        known = self._manifests.get((name, digest))
+        if known is not None:
+            return known
+        for entry in self.catalogue.history(name):
+            if entry.digest == digest:
+                manifest = Manifest.from_bytes(entry.manifest)
+                self._manifests[name, digest] = manifest
+                return manifest
+        return None
+
+    def _authorised(self, name: str, digest: bytes) -> Authorised | None:
+        manifest = self.manifest_of(name, digest)
+        return None if manifest is None else Authorised(manifest.timeout_s, manifest.memory_mb)
+
+    def _entries_came(self, now_ns: int, wall_ms: int, peer: str, entries: list[bytes]) -> None:
+        if self.adopt_entries(entries):
+            self._provided(now_ns, wall_ms, self.provision.catalogue_changed())
+
+    def adopt_entries(self, entries: list[bytes]) -> list[str]:
+        """Take signed entries; the names that changed. What is not signed right is counted and left."""
+        changed = []
+        for data in entries:
+            try:
+                result = self.catalogue.adopt(data)
+            except EdgeweaveError as error:
+                self.stories[f"catalogue entry refused: {error.cause}"] += 1
+                log.warning("catalogue entry refused", extra={"cause": error.cause})
+                continue
+            match result:
+                case EntryAdopted(entry):
+                    changed.append(entry.name)
+                    self._keep_entry(entry.name, entry.version, data)
+                    log.info("function deployed", extra={"function": entry.name, "version": entry.version})
+                case Fork():
+                    self.stories["catalogue fork"] += 1
+                    log.error("two entries of one version", extra={"function": result.name})
+        return changed
+
+    def _keep_entry(self, name: str, version: int, raw: bytes) -> None:
+        table = self.documents.table("catalogue", key="id")
+        table.upsert({"id": f"{name}@{version}", "version": version, "entry": raw.hex()})
+
+    def _restore_catalogue(self) -> None:
+        rows = sorted(self.documents.table("catalogue", key="id").all(), key=lambda row: int(row["version"]))
+        for cause in self.catalogue.restore(bytes.fromhex(row["entry"]) for row in rows):
+            log.warning("a kept catalogue entry was left out", extra={"cause": cause})
+
+    async def deploy(self, source: bytes, stem: str, *, only_if_new: bool) -> list[dict[str, Any]]:
+        """Sign and publish every function of a source file.
+
+        Raises: BadInput: the source. Refused: this member may not deploy. Unavailable: no gateway answers.
+        """
+        bundle = Bundle.of_source(f"{stem}.py", source)
+        manifests = bundle.manifests()
+        data = bundle.to_bytes()
+        digest = digest_of(data)
+        fresh = []
+        rows = []
+        for manifest in manifests:
+            current = self.catalogue.find(manifest.name)
+            same = current is not None and current.digest == digest
+            version = (
+                current.version
+                if current is not None and same and only_if_new
+                else self.catalogue.next_version(manifest.name)
+            )
+            rows.append({"name": manifest.name, "version": version, "digest": digest.hex(), "new": not same})
+            if not (same and only_if_new):
+                fresh.append((manifest.name, version, manifest.to_bytes()))
+        if fresh:
+            entries = [self._signed(name, version, digest, manifest) for name, version, manifest in fresh]
+            await asyncio.to_thread(self.bundles.put, data)
+            await self._spread(entries)
+        return rows
+
+    async def rollback(self, name: str) -> dict[str, Any]:
+        """A new version of *name* that names the digest before the current one."""
+        current = self.catalogue.current(name)
+        older = next((e for e in self.catalogue.history(name) if e.digest != current.digest), None)
+        if older is None:
+            raise BadInput(
+                f"{name} has no earlier code to go back to", fix=f"deploy a file that defines {name}"
+            )
+        version = self.catalogue.next_version(name)
+        await self._spread([self._signed(name, version, older.digest, older.manifest)])
+        return {"name": name, "version": version, "digest": older.digest.hex(), "new": True}
+
+    def _signed(self, name: str, version: int, digest: bytes, manifest: bytes) -> bytes:
+        draft = EntryDraft(self.mesh_id, name, version, digest, manifest, self.clock.wall_ms() // 1000)
+        return sign_entry(draft, self._deployer_key())
+
+    def _deployer_key(self) -> ec.EllipticCurvePrivateKey:
+        if self.extension is not None:
+            return self.extension.deployer_key()
+        member = self.roster.current.member(self.node_id) if self.roster.current else None
+        if member is None or "deployer" not in member.roles:
+            raise Refused(
+                f"{self.node_id} does not have the role deployer",
+                fix="deploy on the gateway with `edge-gateway deploy FILE`",
+            )
+        return self.keys.signing
+
+    async def _spread(self, entries: list[bytes]) -> None:
+        if self.node_id == GATEWAY:
+            self.adopt_entries(entries)
+            self.soon(functools.partial(self._push_entries, entries))
+            return
+        request = self.entropy(8)
+        waiting: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._publishing[request] = waiting
+        try:
+            self.soon(lambda now_ns, _: self.tell(now_ns, GATEWAY, messages.Publish(request, entries)))
+            async with asyncio.timeout(PUBLISH_WAIT_S):
+                refused = await waiting
+        except TimeoutError:
+            raise Unavailable("the gateway did not answer", fix="is it up? see `edge-node status`") from None
+        finally:
+            del self._publishing[request]
+        if refused:
+            raise Refused(f"the gateway refused: {refused}")
+        self.adopt_entries(entries)
+
+    def _push_entries(self, entries: list[bytes], now_ns: int, wall_ms: int) -> None:
+        for peer in self.detector.up():
+            self.tell(now_ns, peer, messages.CatalogueEntries(entries))
+        self._provided(now_ns, wall_ms, self.provision.catalogue_changed())
+
+    def _publish_asked(self, now_ns: int, wall_ms: int, peer: str, asked: messages.Publish) -> None:
+        """A member with the role deployer wants its signed entries in the catalogue (gateway only)."""
+        if self.node_id != GATEWAY:
+            self.tell(now_ns, peer, messages.Published(asked.request, "only the gateway publishes"))
+            return
+        try:
+            digests = {self._open_entry(data).digest for data in asked.entries}
+        except EdgeweaveError as error:
+            self.tell(now_ns, peer, messages.Published(asked.request, error.cause))
+            return
+        missing = {digest for digest in digests if not self.bundles.has(digest)}
+        if not missing:
+            self._take_published(now_ns, wall_ms, peer, asked)
+        for digest in sorted(missing):
+            self._incoming.setdefault(digest, []).append((peer, asked, missing))
+            self._blob_effects(now_ns, wall_ms, self.blobs.want(now_ns, digest, [peer]))
+
+    def _take_published(self, now_ns: int, wall_ms: int, peer: str, asked: messages.Publish) -> None:
+        changed = self.adopt_entries(asked.entries)
+        refused = "" if changed else "another version was published in the meantime: deploy again"
+        self.tell(now_ns, peer, messages.Published(asked.request, refused))
+        if changed:
+            self._push_entries(asked.entries, now_ns, wall_ms)
+
+    # ── neighbours ────────────────────────────────────────────────────────────────────────────────
+
+    def advertise(self, advert: Advert) -> None:
+        """What mDNS tells others of us from now on."""
+        self._advert = advert
+        if self._mdns is not None:
+            self._mdns.update(advert)
+
+    def _sighted(self, event: Any) -> None:
+        self.soon(lambda now_ns, _: self._seen(now_ns, event))
+
+    def _seen(self, now_ns: int, event: Any) -> None:
+        self.sightings.handle(now_ns, event)
+
+    def broker_addresses(self) -> list[tuple[str, int]]:
+        """The roster's brokers in its order, then what sighted members say; the TLS name decides."""
+        roster = self.roster.current
+        told = [parse_address(text) for text in roster.brokers] if roster is not None else []
+        return list(dict.fromkeys([*told, *self.sightings.brokers(self.mesh_id)]))
+
+    # ── notes ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def _write_notes(self) -> None:
+        """Once a second, in a thread: peers seen and recent results, for whoever looks into the documents."""
+        written: set[str] = set()
+        while True:
+            await asyncio.sleep(1.0)
+            peers, self._peer_notes = list(self._peer_notes.values()), {}
+            results = [row for task, row in self._recent.items() if task not in written]
+            if not peers and not results:
+                continue
+            written = set(self._recent)
+            try:
+                await asyncio.to_thread(self._notes_to_disk, peers, results[-200:])
+            except (EdgeweaveError, OSError) as error:
+                log.warning("notes could not be written", extra={"cause": str(error)})
+
+    def _notes_to_disk(self, peers: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
+        for name, rows in (("peers", peers), ("results", results)):
+            if rows:
+                table = self.documents.table(name, key="id")
+                for row in rows:
+                    table.upsert(row)
+                table.keep_newest(1000)
+
+    # ── what people see ───────────────────────────────────────────────────────────────────────────
+
+    def status(self) -> dict[str, Any]:
+        """Everything that `status` shows; plain data."""
+        roster = self.roster.current
+        wall_ms = self.clock.wall_ms()
+        return {
+            "node": self.node_id,
+            "mesh": self.mesh_id,
+            "pid": os.getpid(),
+            "up_s": (wall_ms - self.started_ms) // 1000,
+            "member": self.is_member,
+            "draining": self._draining,
+            "roster": {
+                "version": self.roster.version,
+                "members": sum(m.status == "active" for m in roster.members) if roster else 0,
+                "stale": self.roster.is_stale(wall_ms // 1000),
+            },
+            "broker": {"connected": self.link.up, "address": _text_of(getattr(self.link, "address", None))},
+            "peers_up": self.detector.up(),
+            "tasks": self.desk.status(self.clock.now_ns()),
+            "open": len(self.open_tasks),
+            "functions": self.catalogue.names(),
+            "wire": {
+                "bytes_in": getattr(self.link, "bytes_in", self.channels.bytes_in),
+                "bytes_out": getattr(self.link, "bytes_out", self.channels.bytes_out),
+                "refused": dict(self.channels.violations),
+                "unsent": dict(self._publish_errors),
+                "unsupported": self.channels.unsupported,
+            },
+            "stories": dict(self.stories),
+        }
+
+
+def _text_of(address: object) -> str:
+    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else ""
+
+
+class _Do:
+    """An event: do this within a turn."""
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: Callable[[int, int], None]) -> None:
+        self.what = what
+
+
+_FOR_DESK = frozenset(
+    {
+        messages.Offer,
+        messages.Accept,
+        messages.Refuse,
+        messages.Progress,
+        messages.Result,
+        messages.Cancel,
+        messages.Load,
+        messages.Beat,
+    }
+)
+_FOR_BLOBS = frozenset({messages.BlobWanted, messages.BlobChunk, messages.BlobMissing})

@@ -1,0 +1,374 @@
+"""What the daemon does with requests of its control socket.
+
+Work is checked here, at the door: the function exists, its arguments fit the signed manifest, the input
+is not too large. What passes goes to the agent; its answer becomes the response. Administrative methods
+are the same words on a node and on the gateway; the gateway adds its own (`gateway.backend`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from edge_node.agent import Agent
+from edge_node.control import protocol
+from edge_node.functions import values
+from edge_node.functions.arguments import check_arguments
+from edge_node.tasks import events as desk_events
+from edge_node.tasks.task import INPUT_BYTES_MAX, Outcome, Task
+from edge_node.wire.ids import is_task_id, task_id
+from edge_node.wire.messages import Leaving
+from security.errors import BadInput, EdgeweaveError, Refused, Unavailable
+
+Reply = Callable[[protocol.Response], None]
+Method = Callable[[dict[str, Any]], Awaitable[object]]
+
+FIXES = {
+    "outbox full": "wait for open tasks to settle, or raise [tasks] outbox_tasks_max",
+    "store full": "free disk space; the node takes work again by itself",
+    "draining": "the daemon is shutting down; submit again when it is up",
+    "no such node": "see `edge-gateway nodes` for the names",
+    "labels do not match": "no member has the labels that the function asks for; join one with --label",
+}
+
+
+class AgentBackend:
+    """The control socket's ``Backend`` over an agent."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self._methods: dict[str, Method] = {
+            "status": self._status,
+            "functions": self._functions,
+            "history": self._history,
+            "tasks": self._tasks,
+            "roster": self._roster,
+            "nodes": self._nodes,
+            "deploy": self._deploy,
+            "leave": self._leave,
+            "ping": self._ping,
+        }
+
+    def add(self, name: str, method: Method) -> None:
+        """One more administrative method."""
+        self._methods[name] = method
+
+    # ── work ──────────────────────────────────────────────────────────────────────────────────────
+
+    def submit(self, request: protocol.Submit, reply: Reply) -> None:
+        task = self._task(request)
+
+        def answered(answer: desk_events.Reply) -> None:
+            reply(protocol.Accepted(request.id, task.id) if answer.accepted else _refused(request.id, answer))
+
+        self.agent.submit(task, answered)
+
+    def run(self, request: protocol.Run, reply: Reply) -> None:
+        task = self._task(request)
+
+        def answered(answer: desk_events.Reply) -> None:
+            if not answer.accepted:
+                reply(_refused(request.id, answer))
+
+        self.agent.submit(task, answered)
+        self.agent.when_settled(task.id, lambda t, outcome: reply(_outcome(request.id, t, outcome)))
+
+    def _task(self, request: protocol.Submit | protocol.Run) -> Task:
+        agent = self.agent
+        if len(request.input) > INPUT_BYTES_MAX:
+            raise BadInput(
+                f"the arguments take {len(request.input) / 1e6:.1f} MB, at most 8.4 MB fit a task",
+                fix="split the input into smaller windows",
+            )
+        entry = agent.catalogue.current(request.function)
+        manifest = agent.manifest_of(entry.name, entry.digest)
+        assert manifest is not None, "the current entry is in the history"
+        args, kwargs = values.decode_call(request.input)
+        check_arguments(manifest, args, kwargs)
+        if request.deadline_ms is not None and request.deadline_ms <= 0:
+            raise BadInput("the deadline lies in the past", fix="give the seconds from now, more than 0")
+        if request.ttl_ms is not None and request.ttl_ms <= 0:
+            raise BadInput("the ttl lies in the past", fix="give the seconds from now, more than 0")
+        wall_ms = agent.clock.wall_ms()
+        ttl_ms = request.ttl_ms if request.ttl_ms is not None else int(agent.settings.tasks.ttl_s * 1000)
+        return Task(
+            id=task_id(wall_ms, agent.entropy(8)),
+            function=entry.name,
+            digest=entry.digest,
+            input=request.input,
+            input_sha256=hashlib.sha256(request.input).digest(),
+            origin=agent.node_id,
+            where=request.where,
+            priority=request.priority,
+            accepted_at_ms=wall_ms,
+            deadline_ms=request.deadline_ms,
+            ttl_ms=ttl_ms,
+            timeout_s=manifest.timeout_s,
+            memory_mb=manifest.memory_mb,
+            requires=tuple(manifest.requires),
+            labels=dict(manifest.labels),
+        )
+
+    def result(self, request: protocol.Result, reply: Reply) -> None:
+        agent = self.agent
+        if not is_task_id(request.task):
+            raise BadInput(f"{request.task!r:.60} is not a task id", fix="`submit` prints it: 23 characters")
+        task = agent.open_tasks.get(request.task)
+        if task is None:
+            loop = asyncio.get_running_loop()
+            pending = loop.run_in_executor(None, agent.journal.get, request.task)
+            pending.add_done_callback(lambda done: self._from_journal(request, reply, done))
+            return
+        if request.wait_ms <= 0:
+            reply(self._pending(request))
+            return
+        timer: asyncio.TimerHandle | None = None
+
+        def settled(task: Task, outcome: Outcome) -> None:
+            if timer is not None:
+                timer.cancel()
+            reply(_outcome(request.id, task, outcome))
+
+        forget = agent.when_settled(request.task, settled)
+
+        def timed_out() -> None:
+            forget()
+            reply(self._pending(request))
+
+        wait_s = min(request.wait_ms, protocol.WAIT_MS_MAX) / 1000
+        timer = asyncio.get_running_loop().call_later(wait_s, timed_out)
+
+    def _pending(self, request: protocol.Result) -> protocol.Pending:
+        state = self.agent.desk.state(request.task)
+        text = "accepted" if state is None else f"{state[0]} at {state[1]}" if state[1] else state[0]
+        return protocol.Pending(request.id, request.task, text)
+
+    def _from_journal(self, request: protocol.Result, reply: Reply, done: asyncio.Future[Any]) -> None:
+        error = done.exception()
+        if error is not None:
+            reply(protocol.failure_for(request.id, error))
+            return
+        found = done.result()
+        if found is None:
+            reply(
+                protocol.Failure(
+                    request.id,
+                    protocol.NOT_FOUND,
+                    f"no task {request.task} is known here",
+                    "ask the node that accepted it; results are kept for [tasks] results_kept_s",
+                )
+            )
+            return
+        if found.outcome is None:
+            reply(self._pending(request))
+        else:
+            reply(_outcome(request.id, found.task, found.outcome))
+
+    def cancel(self, request: protocol.Cancel, reply: Reply) -> None:
+        def answered(answer: desk_events.Reply) -> None:
+            if answer.accepted:
+                reply(protocol.Cancelled(request.id, request.task, True))
+            elif answer.reason == "already settled":
+                reply(protocol.Cancelled(request.id, request.task, False))
+            else:
+                reply(
+                    protocol.Failure(
+                        request.id, protocol.NOT_FOUND, f"no open task {request.task!r:.60} is known here"
+                    )
+                )
+
+        self.agent.cancel(request.task, answered)
+
+    # ── administration ────────────────────────────────────────────────────────────────────────────
+
+    async def call(self, method: str, params: dict[str, Any]) -> object:
+        handler = self._methods.get(method)
+        if handler is None:
+            raise BadInput(
+                f"this daemon has no method {method!r:.60}", fix="nodes and gateways differ; see --help"
+            )
+        return await handler(params)
+
+    async def _status(self, params: dict[str, Any]) -> object:
+        return self.agent.status()
+
+    async def _functions(self, params: dict[str, Any]) -> object:
+        rows = []
+        for name in self.agent.catalogue.names():
+            entry = self.agent.catalogue.current(name)
+            manifest = self.agent.manifest_of(name, entry.digest)
+            assert manifest is not None
+            rows.append(
+                {
+                    "name": name,
+                    "version": entry.version,
+                    "digest": entry.digest.hex(),
+                    "signature": manifest.signature(),
+                    "doc": manifest.doc,
+                    "timeout_s": manifest.timeout_s,
+                    "memory_mb": manifest.memory_mb,
+                    "requires": list(manifest.requires),
+                    "labels": dict(manifest.labels),
+                    "issued_at_ms": entry.issued_s * 1000,
+                    "here": self.agent.bundles.has(entry.digest),
+                }
+            )
+        return rows
+
+    async def _history(self, params: dict[str, Any]) -> object:
+        name = _text(params, "name")
+        self.agent.catalogue.current(name)
+        return [
+            {
+                "version": e.version,
+                "digest": e.digest.hex(),
+                "issued_at_ms": e.issued_s * 1000,
+                "signer": getattr(e, "signer", ""),
+            }
+            for e in self.agent.catalogue.history(name)
+        ]
+
+    async def _tasks(self, params: dict[str, Any]) -> object:
+        limit = params.get("limit", 50)
+        if not isinstance(limit, int) or not 1 <= limit <= 10_000:
+            raise BadInput("limit is a whole number from 1 to 10000")
+        wanted = params.get("state") or None
+        rows = []
+        for task in list(self.agent.open_tasks.values()):
+            state = self.agent.desk.state(task.id)
+            rows.append(_row(task, state[0] if state else "accepting", state[1] if state else "", 0))
+        settled = await asyncio.to_thread(self.agent.journal.list, limit)
+        known = {row["id"] for row in rows}
+        rows += [
+            {
+                "id": one.id,
+                "function": one.function,
+                "state": one.state,
+                "place": one.place,
+                "origin": self.agent.node_id,
+                "accepted_at_ms": one.accepted_at_ms,
+                "settled_at_ms": one.settled_at_ms,
+            }
+            for one in settled
+            if one.id not in known
+        ]
+        rows = [row for row in rows if wanted in (None, row["state"])]
+        rows.sort(key=lambda row: str(row["id"]), reverse=True)
+        return rows[:limit]
+
+    async def _roster(self, params: dict[str, Any]) -> object:
+        roster = self.agent.roster.current
+        assert roster is not None
+        return {
+            "mesh": roster.mesh_id,
+            "version": roster.version,
+            "digest": roster.digest.hex(),
+            "issued_at_ms": roster.issued_s * 1000,
+            "valid_until_ms": roster.valid_until_s * 1000,
+            "brokers": list(roster.brokers),
+            "deployers": [d.id for d in roster.deployers],
+            "members": [
+                {
+                    "id": m.id,
+                    "roles": list(m.roles),
+                    "labels": dict(m.labels),
+                    "status": m.status,
+                    "keys": [k.spki_sha256.hex() for k in m.keys],
+                }
+                for m in roster.members
+            ],
+        }
+
+    async def _nodes(self, params: dict[str, Any]) -> object:
+        roster = self.agent.roster.current
+        assert roster is not None
+        up = set(self.agent.detector.up()) | {self.agent.node_id}
+        return [
+            {
+                "id": m.id,
+                "state": m.status if m.status != "active" else "up" if m.id in up else "unseen",
+                "roles": list(m.roles),
+                "labels": dict(m.labels),
+            }
+            for m in roster.members
+        ]
+
+    async def _deploy(self, params: dict[str, Any]) -> object:
+        source, stem = params.get("source"), _text(params, "stem")
+        if not isinstance(source, bytes):
+            raise BadInput("deploy needs the file's bytes")
+        rows = await self.agent.deploy(source, stem, only_if_new=bool(params.get("only_if_new", True)))
+        return {"functions": rows}
+
+    async def _leave(self, params: dict[str, Any]) -> object:
+        """Tell the gateway that this node withdraws; the caller forgets the keys afterwards."""
+        agent = self.agent
+        if not agent.is_member:
+            return {"told": False}
+        agent.soon(lambda now_ns, _: agent.tell(now_ns, "gateway", Leaving("the operator asked")))
+        for _ in range(30):
+            await asyncio.sleep(0.1)
+            if not agent.is_member:
+                return {"told": True}
+        return {"told": False}
+
+    async def _ping(self, params: dict[str, Any]) -> object:
+        peer = _text(params, "node")
+        if self.agent.roster.current is None or self.agent.roster.current.member(peer) is None:
+            raise BadInput(f"no member is named {peer!r:.60}", fix="see `edge-gateway nodes`")
+        try:
+            return {"rtt_ms": 1000 * await self.agent.round_trip_s(peer)}
+        except TimeoutError:
+            raise Unavailable(f"{peer} does not answer", fix="is it up, and is the broker?") from None
+
+
+def _text(params: dict[str, Any], key: str) -> str:
+    value = params.get(key)
+    if not isinstance(value, str) or not 1 <= len(value) <= 200:
+        raise BadInput(f"{key} is missing or not a short text")
+    return value
+
+
+def _row(task: Task, state: str, place: str, settled_at_ms: int) -> dict[str, object]:
+    return {
+        "id": task.id,
+        "function": task.function,
+        "state": state,
+        "place": place,
+        "origin": task.origin,
+        "accepted_at_ms": task.accepted_at_ms,
+        "settled_at_ms": settled_at_ms,
+    }
+
+
+def _refused(request_id: int, answer: desk_events.Reply) -> protocol.Failure:
+    cause = f"{answer.reason}: {answer.detail}" if answer.detail else str(answer.reason)
+    error: EdgeweaveError = Refused(cause, fix=FIXES.get(answer.reason, ""))
+    return msgspec.structs.replace(
+        protocol.failure_for(request_id, error), extra={"reason": str(answer.reason), "task": answer.task_id}
+    )
+
+
+def _outcome(request_id: int, task: Task, outcome: Outcome) -> protocol.Outcome:
+    return protocol.Outcome(
+        id=request_id,
+        task=task.id,
+        status=outcome.status,
+        output=outcome.output,
+        error=outcome.error,
+        log=outcome.log,
+        place=outcome.place,
+        attempts=[
+            protocol.Attempt(a.node, a.pid, a.started_at_ms, a.ended_at_ms, a.ended_as)
+            for a in outcome.attempts
+        ],
+        function=task.function,
+        origin=task.origin,
+        accepted_at_ms=task.accepted_at_ms,
+        settled_at_ms=outcome.settled_at_ms,
+        reason=outcome.cause,
+    )
