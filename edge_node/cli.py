@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,6 +26,8 @@ program = Program(
     help_text="A node of an edgeweave mesh: join, run the daemon, give it work.",
 )
 app = program.app
+
+FLAGS = {"log.level": "--log-level"}
 
 Mdns = Annotated[
     str | None,
@@ -50,7 +52,7 @@ def join(
     name: Annotated[
         str | None,
         typer.Option(
-            "--name", metavar="N", help="Name of this node, a-z 0-9 and -; default: this machine's name."
+            "--name", metavar="N", help="Name of this node, a-z 0-9 and -; default: the gateway chooses."
         ),
     ] = None,
     label: Annotated[
@@ -67,13 +69,36 @@ def join(
     launch.check_free(terminal.home)
     settings = load(NodeSettings, terminal.home.settings, options={"discovery.mdns": mdns})
     labels = parse_labels(label or [])
+    mdns_on = settings.discovery.mdns
+
+    def on_waiting(words: str) -> None:
+        terminal.note(
+            f"waiting for approval: compare these words on the gateway (`edge-gateway nodes`): {words}"
+        )
+
     with terminal.waiting("joining"):
-        joined = asyncio.run(joining.join(code.strip(), terminal.home, name, labels, settings.discovery.mdns))
-    facts = _facts_of(joined)
+        joined = asyncio.run(
+            joining.join(
+                code.strip(),
+                terminal.home.path,
+                name=name,
+                labels=labels,
+                mdns=None if mdns_on == "auto" else mdns_on,
+                seeds=settings.link.seeds,
+                on_waiting=on_waiting,
+            )
+        )
     if terminal.json:
-        terminal.value(facts)
+        terminal.value(
+            {
+                "node": joined.node_id,
+                "mesh": joined.mesh_id,
+                "gateway": joined.gateway,
+                "roster_version": joined.roster_version,
+            }
+        )
         return
-    terminal.text(f"joined mesh {facts.get('mesh', '')} as {facts.get('node', name or '')}")
+    terminal.text(f"joined mesh {joined.mesh_id} as {joined.node_id}")
     terminal.note(f"next: edge-node up --home {terminal.home.path}")
 
 
@@ -94,6 +119,7 @@ def up(terminal: Terminal, mdns: Mdns = None, log_level: LogLevel = None) -> Non
         NodeSettings,
         terminal.home.settings,
         options={"discovery.mdns": mdns, "log.level": log_level},
+        flags=FLAGS,
     )
     if not (terminal.home.keys / "identity.pem").exists():
         raise BadInput(
@@ -139,15 +165,6 @@ def report(terminal: Terminal, findings: list[examination.Finding]) -> None:
             terminal.text(each.line())
     if any(each.failed for each in findings):
         raise typer.Exit(exits.UNAVAILABLE)
-
-
-def _facts_of(joined: Any) -> dict[str, Any]:
-    """What joining returned, by name: a mapping, or a record with fields."""
-    if isinstance(joined, dict):
-        return joined
-    kind = type(joined)
-    fields: Any = getattr(kind, "__dataclass_fields__", None) or getattr(kind, "__struct_fields__", None)
-    return {name: getattr(joined, name) for name in fields or ()}
 
 
 work.add_commands(program)

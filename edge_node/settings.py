@@ -218,15 +218,22 @@ def load(
     *,
     environ: Mapping[str, str] | None = None,
     options: Mapping[str, object] | None = None,
+    flags: Mapping[str, str] | None = None,
 ) -> S:
     """Settings of *kind* (a struct of sections), from all their sources.
 
     Args: path: the file; need not exist.   options: command-line values by "section.key"; None is skipped.
+        flags: how the options are called, where that is not ``--key``.
     Raises: BadInput: one line, naming where the mistake is.
     """
     text = _text(path)
     return parse(
-        kind, text, name=str(path), environ=os.environ if environ is None else environ, options=options
+        kind,
+        text,
+        name=str(path),
+        environ=os.environ if environ is None else environ,
+        options=options,
+        flags=flags,
     )
 
 
@@ -237,6 +244,7 @@ def parse(
     name: str = "settings.toml",
     environ: Mapping[str, str] | None = None,
     options: Mapping[str, object] | None = None,
+    flags: Mapping[str, str] | None = None,
 ) -> S:
     """As ``load``, from the file's text. Raises: BadInput."""
     try:
@@ -279,7 +287,7 @@ def parse(
         if value is None:
             continue
         section, _, key = option.partition(".")
-        flag = "--" + key.replace("_", "-")
+        flag = (flags or {}).get(option, "--" + key.replace("_", "-"))
         chosen[section][key] = _checked(value, sections[section][key], f"option {flag}", strict=False)
     return msgspec.convert(chosen, kind)
 

@@ -24,6 +24,8 @@ from security.errors import BadInput, Unavailable
 NODE_COLUMNS = ("id", "status", "up", "roles", "labels", "address", "load", "last_seen_at_ms", "fingerprint")
 MEMBER_COLUMNS = ("id", "status", "roles", "labels", "keys")
 
+FLAGS = {"broker.kind": "--broker", "broker.port": "--broker-port", "log.level": "--log-level"}
+
 program = Program(
     "edge-gateway",
     default_home=gateway_home,
@@ -77,7 +79,7 @@ def up(
         "discovery.mdns": mdns,
         "log.level": log_level,
     }
-    settings = load(GatewaySettings, terminal.home.settings, options=options)
+    settings = load(GatewaySettings, terminal.home.settings, options=options, flags=FLAGS)
     terminal.home.create()
     launch.check_free(terminal.home)
     taken = examination.port_free("joining", settings.joining.listen, settings.joining.port)

@@ -1,0 +1,73 @@
+"""Logs: one JSON object a line in the file, short lines for people."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import pytest
+
+from edge_node import logs
+from edge_node.settings import LogSettings
+
+
+@pytest.fixture
+def started(tmp_path):
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    stderr = io.StringIO()
+
+    def start(**settings):
+        logs.start(tmp_path / "log", LogSettings(**settings), stderr=stderr)
+        return tmp_path / "log" / "daemon.log", stderr
+
+    yield start
+    logs.stop()
+    logging.captureWarnings(False)
+    root.handlers[:], root.level = before, level
+
+
+def test_a_record_is_one_line_of_json_with_its_extras(started):
+    file, _ = started()
+
+    logging.getLogger("x").info("took\n%d", 3, extra={"task": "t1", "digest": b"\x01\x02"})
+
+    (line,) = file.read_text().splitlines()
+    record = json.loads(line)
+    assert record.pop("at").endswith("Z")
+    assert record == {"level": "info", "logger": "x", "message": "took\n3", "task": "t1", "digest": "0102"}
+
+
+def test_a_traceback_is_in_the_file_and_not_on_stderr(started):
+    file, stderr = started()
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logging.getLogger("x").exception("broke")
+
+    assert "ValueError: no" in json.loads(file.read_text())["traceback"]
+    assert stderr.getvalue().split(" ", 1)[1] == "error: broke (ValueError, see the log)\n"
+
+
+def test_the_level_is_a_setting(started):
+    file, _ = started(level="warning")
+
+    logging.getLogger("x").info("quiet")
+    logging.getLogger("x").warning("loud")
+
+    assert [json.loads(line)["message"] for line in file.read_text().splitlines()] == ["loud"]
+
+
+def test_files_rotate(started):
+    file, _ = started(file_bytes_max=64 * 1024, files_kept=2)
+
+    for _ in range(400):
+        logging.getLogger("x").info("x" * 1000)
+
+    assert sorted(each.name for each in file.parent.iterdir()) == [
+        "daemon.log",
+        "daemon.log.1",
+        "daemon.log.2",
+    ]
+    assert all(each.stat().st_size <= 64 * 1024 for each in file.parent.iterdir())
