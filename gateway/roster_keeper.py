@@ -185,13 +185,19 @@ class RosterKeeper:
 
         return await self.change(edit)
 
-    async def add_key(self, node_id: str, key: MemberKey) -> bytes:
-        """A renewal: the new key beside the newest old one, until the old one is retired."""
+    async def add_key(self, node_id: str, key: MemberKey, *, beside: bytes | None = None) -> bytes:
+        """A renewal: the new key in front of the old one, until that is retired.
+
+        Args: beside: the key that asked for it, which is in use; None: the newest. A third one (of a renewal
+            whose answer was lost together with its keys) falls out.
+        """
 
         def edit(draft: _Draft) -> None:
             held = _active(draft, node_id)
-            if key.spki_sha256 not in {k.spki_sha256 for k in held.keys}:
-                draft.members[node_id] = replace(held, keys=(key, *held.keys)[:2])
+            if key.spki_sha256 in {k.spki_sha256 for k in held.keys}:
+                return
+            old = next((k for k in held.keys if k.spki_sha256 == beside), held.keys[0])
+            draft.members[node_id] = replace(held, keys=(key, old))
 
         return await self.change(edit)
 

@@ -188,7 +188,8 @@ class Mdns:
         zeroconf, self._zeroconf = self._zeroconf, None
         try:
             if tasks is not None:
-                await tasks.__aexit__(kind, error, trace)
+                ending = (kind, error, trace) if kind is asyncio.CancelledError else (None, None, None)
+                await tasks.__aexit__(*ending)  # a group would wrap the block's own error
         finally:
             if zeroconf is not None:
                 with contextlib.suppress(OSError, TimeoutError):
