@@ -18,7 +18,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -121,9 +121,8 @@ def mosquitto_conf(listener: Listener, *, plugin: str, as_root: bool) -> str:
         "max_inflight_messages 512",
         "max_queued_messages 4096",
         "max_queued_bytes 67108864",
-        "memory_limit 536870912",
         f"max_packet_size {PACKET_BYTES_MAX}",
-        f"message_size_limit {PAYLOAD_BYTES_MAX}",
+        # No memory_limit: what the plugin frees makes 2.0.11's count run below zero, and then it refuses all.
         "max_keepalive 120",
         "sys_interval 0",
         "log_timestamp_format %Y-%m-%dT%H:%M:%S",
@@ -182,7 +181,7 @@ def mosquitto_access(mesh: str, members: Iterable[str], *, password: str, salt: 
     return json.dumps(document, indent=1)
 
 
-def mosquitto_changes(mesh: str, present: Collection[str], wanted: Iterable[str]) -> list[dict[str, Any]]:
+def mosquitto_changes(mesh: str, present: Iterable[str], wanted: Iterable[str]) -> list[dict[str, Any]]:
     """Commands from the `present` clients to the `wanted` members; a removed one is cut off at once."""
     target = {GATEWAY, *wanted}
     current = {name for name in present if name != CONTROL_USER}
