@@ -242,10 +242,10 @@ class Holder:
             ):
                 return
             heappop(queue)
-            self._unqueue(job)
             if job.foreign and job.budget_end_ns is not None and job.budget_end_ns <= now_ns:
                 self._answer(now_ns, job, Result(job.task, job.attempt, "expired"), out)
                 continue
+            self._unqueue(job)
             key = (job.task, job.attempt)
             if key in self._released:  # its predecessor under the same number is still being stopped
                 self._enqueue(now_ns, job)
