@@ -259,7 +259,7 @@ class Agent:
         self.link.subscribe(topics.subscriptions(self.mesh_id, self.node_id))
         async with contextlib.AsyncExitStack() as stack:
             house = await stack.enter_async_context(asyncio.TaskGroup())
-            tasks = [
+            devices = [
                 house.create_task(self.runtime.run(), name="runtime"),
                 house.create_task(self.link.run(), name="link"),
                 house.create_task(self._write_notes(), name="notes"),
@@ -277,8 +277,8 @@ class Agent:
                     self._ready.set()
                     await self._loop()
             finally:
-                for task in tasks:
-                    task.cancel()
+                for device in devices:
+                    device.cancel()
                 self.journal.close()
                 self.documents.close()
 
@@ -553,6 +553,10 @@ class Agent:
             case RosterFork():
                 log.critical("two rosters of one version: is a second gateway, or an old backup, at work?")
                 self.stories["roster fork"] += 1
+
+    def roster_moved(self, now_ns: int, wall_ms: int) -> None:
+        """The view was moved up by its keeper (on the gateway)."""
+        self._roster_into_cores(now_ns, wall_ms)
 
     def _roster_into_cores(self, now_ns: int, wall_ms: int) -> None:
         roster = self.roster.current

@@ -1,0 +1,92 @@
+"""The gateway's administrative methods, beside those of every node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edge_node.backend import AgentBackend
+from gateway.house import House
+from security.errors import BadInput
+
+TTL_S_MAX = 30 * 86400
+
+
+class GatewayBackend(AgentBackend):
+    """``AgentBackend`` with invitations, approvals, the registry and roll-back."""
+
+    def __init__(self, house: House) -> None:
+        assert house.agent is not None
+        super().__init__(house.agent)
+        self._house = house
+        self.add("nodes", self._all_nodes)
+        self.add("invite", self._invite)
+        self.add("approve", self._approve)
+        self.add("rollback", self._rollback)
+
+    async def _invite(self, params: dict[str, Any]) -> object:
+        ttl_s = params.get("ttl_s", 3600)
+        if not isinstance(ttl_s, int | float) or not 1 <= ttl_s <= TTL_S_MAX:
+            raise BadInput("a code is good for 1 s to 30 days", fix="choose --ttl between 1s and 30d")
+        house = self._house
+        assert house.joining is not None
+        code = await house.joining.desk.invite(
+            addresses=house.join_addresses(),
+            ttl_s=int(ttl_s),
+            approval=str(params.get("approval") or "auto"),
+            name=str(params.get("name") or ""),
+            roles=tuple(params.get("roles") or ()),
+        )
+        expires_at_ms = house.clock.wall_ms() + int(ttl_s * 1000)
+        return {"code": code.text(), "expires_at_ms": expires_at_ms, "addresses": list(code.addresses)}
+
+    async def _approve(self, params: dict[str, Any]) -> object:
+        name = params.get("node")
+        if not isinstance(name, str):
+            raise BadInput("approve needs a node's name")
+        assert self._house.joining is not None
+        await self._house.joining.desk.approve(name)
+        return {"node": name}
+
+    async def _rollback(self, params: dict[str, Any]) -> object:
+        name = params.get("name")
+        if not isinstance(name, str):
+            raise BadInput("rollback needs a function's name")
+        return {"functions": [await self.agent.rollback(name)]}
+
+    async def _all_nodes(self, params: dict[str, Any]) -> object:
+        house = self._house
+        now_ns, wall_ms = house.clock.now_ns(), house.clock.wall_ms()
+        rows: list[dict[str, Any]] = []
+        for row in house.registry.rows(now_ns):
+            is_self = row.id == self.agent.node_id
+            load = self.agent.desk.load(now_ns) if is_self else None
+            heard_ms = 0 if row.heard_ago_s is None else wall_ms - int(row.heard_ago_s * 1000)
+            rows.append(
+                {
+                    "id": row.id,
+                    "status": "active" if row.state in ("up", "down", "unseen") else row.state,
+                    "up": is_self or row.state == "up",
+                    "roles": list(row.roles),
+                    "labels": row.labels,
+                    "workers": load.workers if load else row.workers,
+                    "load": f"{(load.backlog_ms if load else row.backlog_ms) / 1000:.1f} s",
+                    "last_seen_at_ms": wall_ms if is_self else heard_ms,
+                    "restarts": row.restarts,
+                    "reason": row.reason,
+                }
+            )
+        assert house.joining is not None
+        rows += [
+            {
+                "id": waiting.name,
+                "status": "pending",
+                "up": False,
+                "roles": [],
+                "labels": {},
+                "address": waiting.address,
+                "last_seen_at_ms": waiting.asked_s * 1000,
+                "fingerprint": waiting.words,
+            }
+            for waiting in house.joining.desk.pending()
+        ]
+        return rows

@@ -1,0 +1,359 @@
+"""The house: builds and connects the gateway's parts. The only place that does.
+
+    authority ─► roster keeper ─► (signed roster) ─► agent ─► retained topic, sessions, desk
+        │              ▲      └─────────────────────► broker: who may connect
+        └─► joining ───┘
+    agent (the same as every node's, named `gateway`) + broker + joining + registry + deployer + engine
+
+At the first `up` the gateway makes its mesh: root and issuing CA, its own member keys, the broker's
+certificate and the deployer's key. Losing `<home>/keys` loses the mesh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from edge_node.agent import Agent
+from edge_node.clock import Clock, SystemClock
+from edge_node.daemon import journal_of, mdns_interface, mqtt_link
+from edge_node.discovery.mdns import local_addresses
+from edge_node.discovery.sightings import Advert, format_address, parse_address
+from edge_node.functions.limits import PoolSettings
+from edge_node.functions.runtimes.runtime import OnDone, OnStarted, Runtime
+from edge_node.home import Home
+from edge_node.transport.inbox import Inbox
+from edge_node.wire import messages
+from edge_node.wire.ids import GATEWAY
+from edge_node.wire.topics import RosterTopic, topic_for
+from gateway.broker.broker import Broker
+from gateway.engines.process_pool import ProcessPoolEngine
+from gateway.fleet import registry as fleet
+from gateway.joining import Enroller, JoiningServer, ServerIdentity
+from gateway.roster_keeper import RosterKeeper
+from gateway.settings import GatewaySettings
+from security import tls
+from security.authority import Authority
+from security.certificates import leaf_sha256
+from security.enrolment import Issue, JoinDesk
+from security.errors import BadInput, EdgeweaveError, Unavailable
+from security.identity import NodeKeys, spki_der
+from security.keystore import KeyStore, StoredIdentity
+from security.roster import Deployer, Member, MemberKey, Roster
+
+log = logging.getLogger("gateway.house")
+
+INVITATIONS = "invitations"
+ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  compared with, not bound
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The gateway's keys, made at its first start and loaded afterwards."""
+
+    authority: Authority
+    identity: StoredIdentity
+    deployer: ec.EllipticCurvePrivateKey
+    made: bool
+
+
+def open_trust(keystore: KeyStore, clock: Clock) -> Trust:
+    """Load or make everything that is secret. Raises: BadInput: a key file unreadable, loose or damaged."""
+    now_s = clock.wall_ms() // 1000
+    authority = keystore.authority(entropy=os.urandom)
+    made = authority is None
+    if authority is None:
+        authority = Authority.create(now_s=now_s, entropy=os.urandom)
+        keystore.save_authority(authority)
+    identity = keystore.identity()
+    if identity is None:
+        keys = NodeKeys.generate()
+        leaf = authority.issue(keys.signing.public_key(), GATEWAY, roles=(GATEWAY,), now_s=now_s)
+        keystore.save_identity(keys, leaf_pem=leaf, issuing_pem=authority.issuing_pem)
+        identity = keystore.identity()
+        assert identity is not None
+    if keystore.broker() is None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        leaf = authority.issue_broker(key.public_key(), now_s=now_s)
+        keystore.save_broker(key, leaf_pem=leaf, issuing_pem=authority.issuing_pem)
+    deployer = keystore.deployer()
+    if deployer is None:
+        deployer = ec.generate_private_key(ec.SECP256R1())
+        keystore.save_deployer(deployer)
+    return Trust(authority, identity, deployer, made)
+
+
+def reachable(listen: str, port: int, wanted: list[str]) -> tuple[str, ...]:
+    """Under which addresses others may find what listens here, best first: at most three fit a roster."""
+    if wanted:
+        hosts = wanted
+    elif listen in ANY_ADDRESS:
+        outside = [
+            a.ip for a in local_addresses() if not a.ip.startswith(("127.", "169.254.", "fe80:", "::1"))
+        ]
+        v4 = [ip for ip in outside if ":" not in ip]
+        hosts = [*v4, *(ip for ip in outside if ":" in ip and listen == "::")] or ["127.0.0.1"]
+    else:
+        hosts = [listen]
+    told = [format_address(parse_address(host, default_port=port)) for host in hosts]
+    return tuple(dict.fromkeys(told))[:3]
+
+
+def free_port(listen: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in listen else socket.AF_INET) as trial:
+        try:
+            trial.bind((listen, 0))
+        except OSError as error:
+            raise BadInput(
+                f"{listen} is not an address of this machine", fix="choose another with --listen"
+            ) from error
+        return int(trial.getsockname()[1])
+
+
+class House:
+    """All parts of a running gateway; the agent's `Extension`."""
+
+    def __init__(self, home: Home, settings: GatewaySettings, keystore: KeyStore, trust: Trust) -> None:
+        self.home = home
+        self.settings = settings
+        self.keystore = keystore
+        self.trust = trust
+        self.clock: Clock = SystemClock()
+        self.registry = fleet.Registry()
+        self.keeper = RosterKeeper(
+            trust.authority, keystore, on_changed=self._roster_signed, clock=self.clock
+        )
+        self.enroller = Enroller(trust.authority, self.keeper, clock=self.clock)
+        self.joining: JoiningServer | None = None
+        self.agent: Agent | None = None
+        self.broker: Broker | None = None
+        self._members_moved = asyncio.Event()
+        self._leaving: asyncio.Queue[str] = asyncio.Queue(maxsize=64)
+
+    # ── building ──────────────────────────────────────────────────────────────────────────────────
+
+    async def open(self) -> Agent:
+        """Everything up to the agent, which then only has to be run.
+
+        Raises: BadInput, Unavailable: a port in use, a key file, a setting; one line with its fix.
+        """
+        settings, trust = self.settings, self.trust
+        mesh_id = trust.authority.mesh_id
+        listen = settings.joining.listen
+        port = settings.broker.port or self._last_broker_port() or free_port(listen)
+        key = MemberKey(
+            trust.identity.keys.spki_sha256,
+            trust.identity.keys.x25519_public,
+            int(trust.identity.leaf.not_valid_before_utc.timestamp()),
+        )
+        await self.keeper.open(
+            members=[Member(GATEWAY, (key,), (GATEWAY,))],
+            brokers=reachable(listen, port, settings.joining.addresses),
+            deployers=[Deployer(GATEWAY, spki_der(trust.deployer.public_key()))],
+        )
+        self.broker = Broker(
+            home=self.home.path,
+            mesh_id=mesh_id,
+            host=listen,
+            port=port,
+            ca_file=self.keystore.root_path,
+            cert_file=self.keystore.broker_path,
+            key_file=self.keystore.broker_path,
+            kind=settings.broker.kind,
+            members=self._active(),
+            clock=self.clock,
+        )
+        await self.broker.start()
+        inbox = Inbox(settings.link.inbox_messages_max)
+        near = ("127.0.0.1" if listen in ANY_ADDRESS else listen, port)
+        link = mqtt_link(
+            GATEWAY, self.keeper.view, self.keystore, settings, inbox, self.clock, lambda: [near]
+        )
+        self.agent = Agent(
+            node_id=GATEWAY,
+            home=self.home,
+            settings=settings,
+            keys=trust.identity.keys,
+            keystore=self.keystore,
+            roster=self.keeper.view,
+            inbox=inbox,
+            link=link,
+            runtime=self._engine,
+            journal=journal_of(self.home, self.keeper.view, GATEWAY),
+            clock=self.clock,
+            extension=self,
+            mdns=mdns_interface(settings),
+        )
+        self._build_joining(mesh_id, listen)
+        return self.agent
+
+    def _engine(self, on_done: OnDone, on_started: OnStarted) -> Runtime:
+        return ProcessPoolEngine(
+            self.settings.engine.processes,
+            on_done=on_done,
+            on_started=on_started,
+            settings=PoolSettings(start_timeout_s=self.settings.worker.start_s_max),
+        )
+
+    def _build_joining(self, mesh_id: str, listen: str) -> None:
+        trust = self.trust
+        desk = JoinDesk(root_spki_sha256=trust.authority.root_spki_sha256, taken=self._is_taken)
+        context = tls.server_context(
+            self.keystore.identity_path, trust.authority.root, client_certificates=False
+        )
+        own_leaf = leaf_sha256(trust.identity.leaf.public_bytes(Encoding.DER))
+        identity = ServerIdentity(context, lambda: own_leaf, trust.authority.chain_pem, mesh_id)
+        self.joining = JoiningServer(
+            listen,
+            self.settings.joining.port,
+            identity,
+            desk,
+            self._persist_invitations,
+            self._joined,
+            on_renewal=self.enroller.renew,
+            clock=self.clock,
+        )
+
+    @contextlib.asynccontextmanager
+    async def doors(self) -> AsyncIterator[None]:
+        """Joining is open, and announced, for as long as the block lasts."""
+        assert self.agent is not None and self.joining is not None
+        listen = self.settings.joining.listen
+        async with self.joining:
+            kept = await asyncio.to_thread(self.keystore.read, INVITATIONS)
+            if kept is not None:
+                # Codes that were open may have been used on a later copy of this home: they are void.
+                await self.joining.desk.restore(kept, void_open=True)
+            assert self.broker is not None
+            brokers = ((listen, self.broker.port),)
+            self.agent.advertise(
+                Advert(self.agent.mesh_id, GATEWAY, GATEWAY, brokers, self.joining.port, (listen,))
+            )
+            yield
+
+    def _last_broker_port(self) -> int:
+        """The port that our members know; a gateway with `--broker-port 0` keeps it."""
+        held = self.keystore.roster()
+        if held is None:
+            return 0
+        from security.roster import RosterView
+
+        try:
+            view = RosterView(root_spki_sha256=self.trust.authority.root_spki_sha256, signed=held)
+        except EdgeweaveError:
+            return 0
+        return parse_address(view.current.brokers[0])[1] if view.current and view.current.brokers else 0
+
+    async def run(self) -> None:
+        """The gateway's own tasks, until cancelled."""
+        assert self.broker is not None
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.keeper.run(), name="roster-keeper")
+            group.create_task(self.broker.run(), name="broker")
+            group.create_task(self._tell_broker(), name="broker-members")
+            group.create_task(self._let_leave(), name="leaving")
+
+    async def close(self) -> None:
+        """Stop the broker too: a gateway that stops in order takes it along, a killed one leaves it."""
+        if self.broker is not None:
+            await self.broker.stop()
+
+    # ── the roster ────────────────────────────────────────────────────────────────────────────────
+
+    def _roster_signed(self, signed: bytes) -> None:
+        """A new version is on disk; called on the loop. The view is the agent's, so it has it already."""
+        self._members_moved.set()
+        self.registry.handle(self.clock.now_ns(), fleet.Listed(self.keeper.current.members))
+        if self.agent is not None:
+            self.agent.soon(self._spread_roster)
+
+    def _spread_roster(self, now_ns: int, wall_ms: int) -> None:
+        assert self.agent is not None
+        self.agent.roster_moved(now_ns, wall_ms)
+        self.link_up()
+
+    def _active(self) -> list[str]:
+        return [m.id for m in self.keeper.current.members if m.status == "active" and m.id != GATEWAY]
+
+    def _is_taken(self, name: str) -> bool:
+        held = self.keeper.current.listed(name)
+        return held is not None and held.status != "left"
+
+    async def _tell_broker(self) -> None:
+        assert self.broker is not None
+        while True:
+            await self._members_moved.wait()
+            self._members_moved.clear()
+            try:
+                await self.broker.set_members(self._active())
+            except Unavailable as error:
+                log.warning("the broker will learn of new members later", extra={"cause": str(error)})
+
+    async def _let_leave(self) -> None:
+        while True:
+            node = await self._leaving.get()
+            try:
+                await self.keeper.mark(node, "left")
+                log.info("member left", extra={"node": node})
+            except EdgeweaveError as error:
+                log.warning("member could not leave", extra={"node": node, "cause": str(error)})
+
+    # ── joining ───────────────────────────────────────────────────────────────────────────────────
+
+    async def _persist_invitations(self, data: bytes) -> None:
+        await asyncio.to_thread(self.keystore.write, INVITATIONS, data)
+
+    async def _joined(self, issue: Issue) -> bytes:
+        answer = await self.enroller.join(issue)
+        assert self.broker is not None
+        try:
+            await self.broker.set_members(self._active())  # before the newcomer comes to connect
+        except Unavailable as error:
+            log.warning("the broker will learn of the new member later", extra={"cause": str(error)})
+        return answer
+
+    def join_addresses(self) -> tuple[str, ...]:
+        assert self.joining is not None
+        joining = self.settings.joining
+        return reachable(joining.listen, self.joining.port, joining.addresses)
+
+    # ── the agent's extension ─────────────────────────────────────────────────────────────────────
+
+    def attach(self, agent: Agent) -> None:
+        self.agent = agent
+
+    def roster_changed(self, roster: Roster, signed: bytes) -> None:
+        """A member showed a newer roster of our own signature: the keeper, whose view it is, has it."""
+        log.warning("a member showed a newer roster than ours: was this home restored from a backup?")
+        self.registry.handle(self.clock.now_ns(), fleet.Listed(roster.members))
+
+    def link_up(self) -> None:
+        assert self.agent is not None
+        try:
+            topic = topic_for(RosterTopic(self.agent.mesh_id))
+            self.agent.link.send(0, topic, self.keeper.signed, retain=True)
+        except EdgeweaveError as error:
+            log.debug("roster not published now", extra={"cause": error.cause})
+
+    def peer_changed(self, peer: str, up: bool, reason: str) -> None:
+        now_ns = self.clock.now_ns()
+        self.registry.handle(now_ns, fleet.Heard(peer) if up else fleet.WentDown(peer, reason))
+
+    def heard(self, peer: str, message: messages.Message) -> None:
+        match message:
+            case messages.Beat(load=load):
+                self.registry.handle(self.clock.now_ns(), fleet.Heard(peer, load))
+            case messages.Leaving():
+                if not self._leaving.full():
+                    self._leaving.put_nowait(peer)
+
+    def deployer_key(self) -> ec.EllipticCurvePrivateKey:
+        return self.trust.deployer
