@@ -1,0 +1,89 @@
+"""The inbox: bounded for the world, open for ourselves, a batch a wake-up."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from edge_node.transport.inbox import Inbox
+
+
+async def test_all_that_waits_comes_at_once_and_in_order():
+    inbox = Inbox()
+    inbox.put_nowait(1)
+    inbox.put_local(2)
+    inbox.put_nowait(3)
+
+    assert await inbox.take() == [1, 2, 3]
+    assert await inbox.take(0) == []
+
+
+async def test_a_sleeper_is_woken():
+    inbox = Inbox()
+    asyncio.get_running_loop().call_soon(inbox.put_local, "event")
+
+    assert await inbox.take() == ["event"]
+
+
+async def test_a_timeout_gives_an_empty_batch():
+    assert await Inbox().take(0.001) == []
+
+
+async def test_only_deliveries_count_against_the_bound():
+    inbox = Inbox(2)
+    for n in range(10):
+        inbox.put_local(n)
+    inbox.put_nowait("a")
+    inbox.put_nowait("b")
+    with pytest.raises(asyncio.QueueFull):
+        inbox.put_nowait("c")
+    inbox.put_local("mine")
+
+    assert len(await inbox.take()) == 13
+    assert inbox.room == 2
+
+
+async def test_full_pauses_once_and_take_resumes():
+    inbox, calls = Inbox(2), []
+    inbox.watch(lambda: calls.append("pause"), lambda: calls.append("resume"))
+    inbox.put_nowait(1)
+    assert calls == []
+    inbox.put_nowait(2)
+    with pytest.raises(asyncio.QueueFull):
+        inbox.put_nowait(3)
+    assert calls == ["pause"]
+
+    await inbox.take()
+    assert calls == ["pause", "resume"]
+    await inbox.take(0)
+    assert calls == ["pause", "resume"]
+
+
+async def test_what_resume_puts_in_waits_for_the_next_take():
+    inbox, kept = Inbox(1), [2, 3]
+    inbox.watch(lambda: None, lambda: inbox.put_nowait(kept.pop(0)) if kept else None)
+    inbox.put_nowait(1)
+
+    assert [await inbox.take(0) for _ in range(4)] == [[1], [2], [3], []]
+
+
+async def test_a_consumer_that_feeds_itself_does_not_starve_the_loop():
+    inbox, turns = Inbox(), []
+    asyncio.get_running_loop().call_soon(turns.append, "the loop turned")
+    for _ in range(3):
+        inbox.put_local("again")
+        await inbox.take()
+
+    assert turns
+
+
+async def test_a_cancelled_take_loses_nothing():
+    inbox = Inbox()
+    taker = asyncio.create_task(inbox.take(), name="taker")
+    await asyncio.sleep(0)
+    taker.cancel()
+    inbox.put_local("kept")
+    await asyncio.wait([taker])
+
+    assert await inbox.take() == ["kept"]

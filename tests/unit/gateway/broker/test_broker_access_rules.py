@@ -1,0 +1,200 @@
+"""Who may write and read what: one table for both brokers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_node.wire.topics import subscriptions
+from gateway.broker import access
+from gateway.broker.access import Access, Listener, matches
+
+MESH = "0123456789abcdef"
+ROOT = f"ew/1/{MESH}"
+RULES = Access(MESH, frozenset({"a", "b"}))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "topic", "expected"),
+    [
+        ("a/b", "a/b", True),
+        ("a/b", "a/b/c", False),
+        ("a/b/c", "a/b", False),
+        ("a/+", "a/b", True),
+        ("a/+", "a", False),
+        ("a/+", "a/", True),
+        ("a/+", "a/b/c", False),
+        ("a/+/c", "a/b/c", True),
+        ("+", "a", True),
+        ("+", "a/b", False),
+        ("#", "a/b", True),
+        ("a/#", "a/b/c", True),
+        ("a/#", "a", True),
+        ("a/#", "b", False),
+        ("a/#/c", "a/b/c", False),
+        ("a+", "ab", False),
+        ("a/b#", "a/bc", False),
+        ("", "", True),
+        ("+/+", "/", True),
+    ],
+)
+def test_a_filter_matches_exactly(pattern, topic, expected):
+    assert matches(pattern, topic) is expected
+
+
+levels = st.lists(st.sampled_from(["a", "b", "", "c"]), min_size=1, max_size=5)
+
+
+@given(levels, st.data())
+def test_a_filter_made_from_a_topic_matches_it(names, data):
+    """Any level may become `+`; any tail may become `#`."""
+    pattern = ["+" if data.draw(st.booleans()) else name for name in names]
+    keep = data.draw(st.integers(0, len(names)))
+
+    assert matches("/".join(pattern), "/".join(names))
+    assert matches("/".join([*pattern[:keep], "#"]), "/".join(names))
+    assert not matches("/".join([*pattern, "+"]), "/".join(names))
+
+
+@pytest.mark.parametrize(
+    ("me", "topic", "allowed"),
+    [
+        ("a", "d/b/a", True),
+        ("a", "g/climate/a", True),
+        ("a", "p/a", True),
+        ("gateway", "roster", True),
+        ("gateway", "d/a/gateway", True),
+        ("a", "roster", False),
+        ("a", "d/b/b", False),
+        ("a", "p/b", False),
+        ("a", "g/climate/b", False),
+        ("a", "d/b/a/a", False),
+        ("a", "d/b", False),
+        ("a", "x/b/a", False),
+        ("a", "d/+/a", False),
+        ("a", "#", False),
+        ("c", "d/b/c", False),
+        ("c", "p/c", False),
+        ("", "p/", False),
+    ],
+)
+def test_a_member_writes_only_as_itself(me, topic, allowed):
+    assert RULES.may_write(me, f"{ROOT}/{topic}") is allowed
+
+
+def test_another_mesh_is_nobodys():
+    other = "ew/1/ffffffffffffffff"
+
+    assert not RULES.may_write("a", f"{other}/p/a")
+    assert not RULES.may_subscribe("a", f"{other}/p/+")
+    assert not RULES.may_receive("a", f"{other}/d/a/b")
+
+
+@pytest.mark.parametrize(
+    ("me", "pattern", "allowed"),
+    [
+        ("a", "d/a/+", True),
+        ("a", "p/+", True),
+        ("a", "roster", True),
+        ("a", "g/climate/+", True),
+        ("a", "g/+/+", True),
+        ("a", "d/b/+", False),
+        ("a", "d/+/+", False),
+        ("a", "d/+/a", False),
+        ("a", "d/a/#", False),
+        ("a", "#", False),
+        ("a", "g/#", False),
+        ("a", "g/+/#", False),
+        ("a", "g//+", False),
+        ("a", "g/x/b", False),
+        ("a", "+", False),
+        ("a", "d/b/a", False),
+        ("c", "p/+", False),
+        ("c", "d/c/+", False),
+        ("gateway", "d/a/+", False),
+    ],
+)
+def test_a_member_reads_only_what_is_for_it(me, pattern, allowed):
+    assert RULES.may_subscribe(me, f"{ROOT}/{pattern}") is allowed
+
+
+def test_what_every_member_subscribes_to_is_granted():
+    assert all(RULES.may_subscribe("a", pattern) for pattern in subscriptions(MESH, "a"))
+
+
+@given(st.text(alphabet="ew1/+#dgprostab0123456789cf", max_size=60))
+def test_a_granted_subscription_never_reaches_another_inbox(pattern):
+    if RULES.may_subscribe("a", f"{ROOT}/{pattern}"):
+        assert not matches(f"{ROOT}/{pattern}", f"{ROOT}/d/b/a")
+
+
+def test_a_delivery_is_checked_by_itself():
+    assert RULES.may_receive("a", f"{ROOT}/d/a/b")
+    assert not RULES.may_receive("a", f"{ROOT}/d/b/a")
+    assert not RULES.may_receive("c", f"{ROOT}/p/a")
+
+
+def listener(**changes):
+    options = {
+        "mesh": MESH,
+        "host": "127.0.0.1",
+        "port": 8883,
+        "ca_file": "/ca",
+        "cert_file": "/cert",
+        "key_file": "/key",
+        "folder": "/home/broker",
+        "log_file": "/home/log/broker.log",
+    }
+    return Listener(**options | changes)
+
+
+def test_mosquitto_lets_nobody_in_without_a_certificate():
+    lines = access.mosquitto_conf(listener(), plugin="/p.so", as_root=False).splitlines()
+
+    for line in (
+        "require_certificate true",
+        "use_identity_as_username true",
+        "use_username_as_clientid true",
+        "tls_version tlsv1.3",
+        "allow_anonymous false",
+        "set_tcp_nodelay true",
+        "persistence false",
+        "listener 8883 127.0.0.1",
+    ):
+        assert line in lines
+    assert "user root" not in lines
+    assert "user root" in access.mosquitto_conf(listener(), plugin="/p.so", as_root=True).splitlines()
+
+
+def test_a_path_cannot_smuggle_a_setting_in():
+    with pytest.raises(AssertionError):
+        access.mosquitto_conf(listener(key_file="/key\nallow_anonymous true"), plugin="/p.so", as_root=False)
+
+
+def test_everything_is_denied_that_no_role_allows():
+    document = json.loads(access.mosquitto_access(MESH, ["a"], password="x", salt=bytes(12)))
+
+    assert document["defaultACLAccess"] == {
+        "publishClientSend": False,
+        "publishClientReceive": False,
+        "subscribe": False,
+        "unsubscribe": False,
+    }
+    sends = {
+        role["rolename"]: {acl["topic"] for acl in role["acls"] if acl["acltype"] == "publishClientSend"}
+        for role in document["roles"]
+    }
+    assert sends["a"] == {f"{ROOT}/d/+/a", f"{ROOT}/g/+/a", f"{ROOT}/p/a"}
+    assert f"{ROOT}/roster" in sends["gateway"]
+    assert "x" not in [client.get("password") for client in document["clients"]]
+
+
+def test_changes_lead_to_the_wanted_members_and_spare_the_supervisor():
+    commands = access.mosquitto_changes(MESH, [access.CONTROL_USER, "gateway", "a", "b"], ["b", "c"])
+
+    told = [(command["command"], command.get("username") or command["rolename"]) for command in commands]
+    assert told == [("deleteClient", "a"), ("deleteRole", "a"), ("createRole", "c"), ("createClient", "c")]
+    assert access.mosquitto_changes(MESH, [access.CONTROL_USER, "gateway", "b", "c"], ["c", "b"]) == []
