@@ -328,6 +328,21 @@ def test_of_two_crossing_handshakes_the_smaller_ids_wins(first):
     assert a.tick(10 * SECOND) == b.tick(10 * SECOND) == []
 
 
+def test_the_loser_of_a_crossing_no_longer_takes_an_answer():
+    """b's m1 was answered late, after a had begun its own: once b has answered a's, only that one counts."""
+    house = House("a", "b")
+    a, b = house["a"], house["b"]
+    m2_b = frame_of(a.handle(0, FrameReceived("b", frame_of(b.handle(0, Wanted("a"))))))
+    a.handle(1, Wanted("b"))
+    m1_a = frame_of(a.tick(1 + SECOND))
+    m2_a = b.handle(2 * SECOND, FrameReceived("a", m1_a))
+
+    assert b.handle(2 * SECOND, FrameReceived("a", m2_b)) == []
+    assert not b.has("a")
+    house.deliver(2 * SECOND, "b", m2_a)
+    talk(house, 3 * SECOND, "a", "b")
+
+
 def test_the_loser_of_a_crossing_starts_anew_if_the_winner_never_confirms():
     house = House("a", "b")
     a, b = house["a"], house["b"]
@@ -613,6 +628,23 @@ def test_a_key_taken_off_the_roster_ends_its_session():
     assert kinds(effects) == [SessionLost("b", "its key is no longer on the roster"), M1]
     house.deliver(5 * SECOND, "a", effects)
     talk(house, 6 * SECOND, "a", "b")
+
+
+def test_an_attempt_with_a_key_taken_off_the_roster_is_not_finished():
+    """m2 by the revoked key arrives after the roster that revokes it."""
+    house = House("a", "b")
+    a, b = house["a"], house["b"]
+    m2 = frame_of(b.handle(0, FrameReceived("a", frame_of(a.handle(0, Wanted("b"))))))
+    new = bytes(range(32))
+    house.statics["b"][:] = [new]
+    house.roster["b"][:] = [public_of(new)]
+
+    assert a.handle(1, RosterChanged()) == []
+    assert a.handle(2, FrameReceived("b", m2)) == []
+    assert not a.has("b")
+    b.handle(2, RosterChanged())
+    house.deliver(SECOND, "a", a.tick(SECOND))
+    talk(house, SECOND, "a", "b")
 
 
 def test_of_several_listed_keys_the_one_that_answers_is_found():
