@@ -33,7 +33,7 @@ from security.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SCHEMA_VERSION = 1
@@ -43,6 +43,7 @@ BYTES_MAX = 16 * 2**20
 """Of one commit: what a reader of the WAL, and a client waiting for its accept, has to sit through."""
 ACCEPTED, CLOSED, RESERVED = 0, 1, 100
 LOST_KEPT = 100_000
+DAMAGED_FIX = "it can be set aside and looked at with sqlite3 .recover"
 NOTES_PER_TASK_MAX = 64
 
 
@@ -176,9 +177,7 @@ class Journal:
                 fix="check free space and permissions, or who else has it open",
             ) from error
         except sqlite3.DatabaseError as error:
-            raise StoreDamaged(
-                f"{path} is damaged: {error}", fix="it can be set aside and looked at with sqlite3 .recover"
-            ) from error
+            raise StoreDamaged(f"{path} is damaged: {error}", fix=DAMAGED_FIX) from error
 
     def _check_in(self, mesh_id: str, node_id: str) -> None:
         path, writer = self._path, self._writer
@@ -294,15 +293,26 @@ class Journal:
     def open_tasks(self) -> list[tuple[Task, list[Attempt]]]:
         """Accepted and not settled, in the order they were accepted; damaged rows go to `damaged`."""
         found = []
-        for (task_id,) in self._reader.execute(_OPEN + " ORDER BY a.seq").fetchall():
-            stored = self._read(task_id)
-            if stored is not None:
-                found.append((stored.task, list(stored.attempts)))
+        with self._seeing_damage():
+            for (task_id,) in self._reader.execute(_OPEN + " ORDER BY a.seq").fetchall():
+                stored = self._read(task_id)
+                if stored is not None:
+                    found.append((stored.task, list(stored.attempts)))
         return found
 
     def get(self, task_id: str) -> Stored | None:
         """None: never accepted here, pruned, or damaged (then it is named in `damaged`)."""
-        return self._read(task_id)
+        with self._seeing_damage():
+            return self._read(task_id)
+
+    @contextlib.contextmanager
+    def _seeing_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and "decode" not in str(error):
+                raise Unavailable(f"cannot read {self._path}: {error}") from error
+            raise StoreDamaged(f"{self._path} is damaged: {error}", fix=DAMAGED_FIX) from error
 
     def _read(self, task_id: str) -> Stored | None:
         task: Task | None = None
@@ -324,7 +334,7 @@ class Journal:
                     attempts = _attempts.decode(body)
                 else:
                     notes.append(Noted(task_id, at_ms, body.decode()))
-            except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
                 name = f"{task_id}/{kind}: {error}"
                 if name not in self.damaged:
                     self.damaged.append(name)
@@ -336,10 +346,14 @@ class Journal:
 
     def verify(self) -> list[str]:
         """Every gap in the file: SQLite's own integrity check, then each row's checksum."""
-        gaps = [line for (line,) in self._reader.execute("PRAGMA integrity_check") if line != "ok"]
-        for task_id, kind, body, crc in self._reader.execute("SELECT id, kind, body, crc FROM records"):
-            if _crc(task_id, kind, body) != crc:
-                gaps.append(f"{task_id}/{kind}: checksum")
+        gaps = []
+        try:
+            gaps += [line for (line,) in self._reader.execute("PRAGMA integrity_check") if line != "ok"]
+            for task_id, kind, body, crc in self._reader.execute("SELECT id, kind, body, crc FROM records"):
+                if _crc(task_id, kind, body) != crc:
+                    gaps.append(f"{task_id}/{kind}: checksum")
+        except (sqlite3.Error, TypeError) as error:
+            gaps.append(f"{self._path.name}: {error}")
         return gaps
 
     def prune(self, *, count_max: int, bytes_max: int, before_ms: int) -> int:
@@ -348,7 +362,7 @@ class Journal:
         Open tasks are never touched. Returns how many tasks went. Call it off the event loop; the writer
         waits meanwhile.
         """
-        with contextlib.closing(_connect(self._path)) as pruner:
+        with self._seeing_damage(), contextlib.closing(_connect(self._path)) as pruner:
             rows = pruner.execute(
                 "SELECT c.id, c.at_ms, (SELECT sum(length(r.body)) FROM records AS r WHERE r.id = c.id) "
                 "FROM records AS c WHERE c.kind = 1 ORDER BY c.seq DESC"
@@ -366,7 +380,7 @@ class Journal:
                 pruner.executemany("DELETE FROM records WHERE id = ?", gone[first : first + 500])
                 pruner.execute("COMMIT")
             if gone:
-                pruner.execute("PRAGMA incremental_vacuum")
+                pruner.execute("PRAGMA incremental_vacuum").fetchall()  # one step frees one page
         return len(gone)
 
     def list(self, limit: int = 100, state: str = "") -> list[Summary]:
@@ -376,17 +390,18 @@ class Journal:
             where = "AND c.id IS NULL"
         elif state:
             where = "AND c.state = :state"
-        rows = self._reader.execute(
-            "SELECT a.id, c.id IS NULL FROM records AS a "  # noqa: S608  `where` is one of three constants
-            "LEFT JOIN records AS c ON c.id = a.id AND c.kind = 1 "
-            f"WHERE a.kind = 0 {where} ORDER BY a.seq DESC LIMIT :limit",
-            {"state": state, "limit": limit},
-        ).fetchall()
         found = []
-        for task_id, _ in rows:
-            stored = self._read(task_id)
-            if stored is not None:
-                found.append(summary_of(stored))
+        with self._seeing_damage():
+            rows = self._reader.execute(
+                "SELECT a.id, c.id IS NULL FROM records AS a "  # noqa: S608  `where` is one of three constants
+                "LEFT JOIN records AS c ON c.id = a.id AND c.kind = 1 "
+                f"WHERE a.kind = 0 {where} ORDER BY a.seq DESC LIMIT :limit",
+                {"state": state, "limit": limit},
+            ).fetchall()
+            for task_id, _ in rows:
+                stored = self._read(task_id)
+                if stored is not None:
+                    found.append(summary_of(stored))
         return found
 
 
