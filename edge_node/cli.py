@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from edge_node import doctor as examination
-from edge_node.commands import exits, launch, work
+from edge_node.commands import exits, launch, leaving, work
 from edge_node.commands.door import Program
 from edge_node.commands.inputs import parse_labels
 from edge_node.commands.terminal import Terminal
@@ -104,10 +104,12 @@ def join(
 
 @program.command("leave")
 def leave(terminal: Terminal) -> None:
-    """Leave the mesh for good: off the member list, keys removed. Needs the running daemon."""
-    terminal.call("leave")
+    """Leave the mesh for good: off the member list, daemon stopped, keys removed."""
+    told = leaving.leave(terminal.home)
+    if not told:
+        terminal.note("the gateway was not reached: it lists this node until somebody removes it there")
     if terminal.json:
-        terminal.value({"left": True})
+        terminal.value({"left": True, "gateway_told": told})
     else:
         terminal.text("left the mesh; to come back, join with a new code")
 

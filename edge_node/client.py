@@ -48,7 +48,8 @@ from edge_node.control.protocol import (
 from edge_node.functions import values
 from edge_node.functions.invocation import TaskError
 from edge_node.home import Home, chosen_home
-from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
+from security import errors
+from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Unavailable
 
 __all__ = [
     "Attempt",
@@ -70,6 +71,19 @@ DEADLINE_GRACE_S: Final = 2.0  # the daemon decides about deadlines; this notice
 _WRITE_BYTES_HIGH: Final = 4 * 1024 * 1024
 
 R = TypeVar("R", bound=Response)
+
+
+class Refused(errors.Refused):
+    """Policy says no; do not retry. ``reason`` is the closed word for it, ``cause`` tells more."""
+
+    def __init__(self, cause: str, *, fix: str = "", reason: str = "", task: str = "") -> None:
+        super().__init__(cause, fix=fix)
+        self._reason = reason or cause
+        self.task = task
+
+    @property
+    def reason(self) -> str:
+        return self._reason
 
 
 class MeshUnavailable(Unavailable):
@@ -168,7 +182,8 @@ def _error_for(failure: Failure) -> EdgeweaveError:
         case protocol.BAD_INPUT | protocol.NOT_FOUND:
             return BadInput(failure.message, fix=failure.fix)
         case protocol.REFUSED:
-            return Refused(failure.message, fix=failure.fix)
+            reason, task = failure.extra.get("reason", ""), failure.extra.get("task", "")
+            return Refused(failure.message, fix=failure.fix, reason=reason, task=task)
     retry_after_s = 1.0
     try:
         retry_after_s = float(failure.extra.get("retry_after_s", "1"))

@@ -21,7 +21,7 @@ from edge_node.settings import load
 from gateway.settings import GatewaySettings
 from security.errors import BadInput, Unavailable
 
-NODE_COLUMNS = ("id", "status", "up", "roles", "labels", "address", "load", "last_seen_at_ms", "fingerprint")
+NODE_COLUMNS = ("id", "state", "roles", "labels", "address", "load", "last_seen_at_ms", "fingerprint")
 MEMBER_COLUMNS = ("id", "status", "roles", "labels", "keys")
 
 FLAGS = {"broker.kind": "--broker", "broker.port": "--broker-port", "log.level": "--log-level"}

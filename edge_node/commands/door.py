@@ -120,6 +120,8 @@ class Program:
         try:
             code = self.app(args=words, prog_name=self.name, standalone_mode=False)
             sys.stdout.flush()
+            if code == exits.INTERRUPTED:  # typer has caught Ctrl-C itself
+                raise KeyboardInterrupt
             return code if isinstance(code, int) else exits.DONE
         except BrokenPipeError:  # `… | head`: whoever read our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

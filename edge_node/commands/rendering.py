@@ -16,6 +16,7 @@ from datetime import date, datetime
 from typing import Any
 
 _CELL_CHARS_MAX = 60
+_WALL_TIMES = ("_at_ms", "_until_ms")  # ends of names
 _INDENT_OVER = 100  # characters: a longer mapping is written over several lines
 
 
@@ -64,9 +65,11 @@ def _key(key: object) -> str:
     return str(key)
 
 
-def cell(value: object, name: str = "") -> str:
-    """A value in a table or after a name: short, on one line. ``*_at_ms`` is a wall time."""
-    if name.endswith("_at_ms") and isinstance(value, int) and value > 0:
+def cell(value: object, name: str = "", *, whole: bool = False) -> str:
+    """A value under or after its name, on one line, short unless *whole*. ``*_at_ms`` is a wall time."""
+    if name.endswith(_WALL_TIMES) and isinstance(value, int):
+        if value <= 0:
+            return ""
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value / 1000))
     match value:
         case None:
@@ -82,13 +85,15 @@ def cell(value: object, name: str = "") -> str:
         case int():
             text = str(value)
         case Mapping():
-            text = " ".join(f"{key}={cell(each, str(key))}" for key, each in value.items())
+            text = " ".join(f"{key}={cell(each, str(key), whole=whole)}" for key, each in value.items())
         case list() | tuple():
             text = ", ".join(cell(each) for each in value)
         case _:
             text = str(value)
     text = " ".join(text.split())
-    if name in ("digest", "spki_sha256") and len(text) > 12:
+    if whole:
+        return text
+    if name in ("digest", "spki_sha256", "keys") and len(text) > 12:
         return text[:12]
     if name and len(text) > _CELL_CHARS_MAX:
         return text[: _CELL_CHARS_MAX - 1] + "…"

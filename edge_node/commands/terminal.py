@@ -45,9 +45,9 @@ class Terminal:
         if self.json:
             self.value(facts)
             return
-        width = max((len(name) for name in facts), default=0)
+        width = max((len(_head(name)) for name in facts), default=0)
         for name, value in facts.items():
-            self.text(f"{name.replace('_', ' '):<{width}}  {cell(value)}")
+            self.text(f"{_head(name):<{width}}  {cell(value, name, whole=True)}")
 
     def table(self, rows: Sequence[Mapping[str, object]], columns: Sequence[str], *, empty: str) -> None:
         """Rows under *columns* (those that some row has); with --json the rows, whole."""
@@ -57,10 +57,10 @@ class Terminal:
         if not rows:
             self.note(empty)
             return
-        shown = [name for name in columns if any(row.get(name) not in (None, "", [], {}) for row in rows)]
+        shown = [name for name in columns if any(cell(row.get(name), name) for row in rows)]
         body = [[cell(row.get(name), name) for name in shown] for row in rows]
-        heads = [name.removesuffix("_at_ms").removesuffix("_ms").replace("_", " ") for name in shown]
-        if not sys.stdout.isatty():
+        heads = [_head(name) for name in shown]
+        if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
             self.text(plain_table(heads, body))
             return
         from rich import box
@@ -105,3 +105,8 @@ class Terminal:
     def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """One administrative method of the daemon. Raises: as ``with_mesh``."""
         return self.with_mesh(lambda mesh: mesh.call(method, params))
+
+
+def _head(name: str) -> str:
+    """A field's name as people read it; wall times are shown as dates, so they lose their unit."""
+    return name.removesuffix("_at_ms").replace("_until_ms", "_until").replace("_", " ")

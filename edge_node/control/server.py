@@ -273,6 +273,10 @@ class _Connection(asyncio.Protocol):
                     self._server._call(request, reply)
         except EdgeweaveError as error:
             reply(failure_for(request.id, error))
+        except Exception as error:  # a door: one request must not end the others of this program
+            log.exception("control request %s failed", type(request).__name__)
+            with contextlib.suppress(AssertionError):  # it may have been answered before it broke
+                reply(failure_for(request.id, error))
 
     def _reply_for(self, size: int) -> Reply:
         self._outstanding += 1

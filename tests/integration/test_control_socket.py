@@ -116,6 +116,7 @@ async def test_a_function_that_raises_brings_its_traceback(mesh):
     [
         ("test.refused", Refused, "outbox full"),
         ("test.down", MeshUnavailable, "the gateway is down"),
+        ("test.bug", MeshUnavailable, "made a mistake"),
         ("test.expire", DeadlineExceeded, "missed its deadline"),
         ("test.poison", TaskFailed, "quarantined"),
         ("tst.echo", BadInput, "did you mean 'test.echo'"),

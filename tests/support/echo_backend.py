@@ -98,6 +98,8 @@ class EchoBackend:
         self.seen.append(request)
         if request.function == "test.refused":
             raise Refused("outbox full", fix="wait until some tasks are settled")
+        if request.function == "test.bug":
+            raise KeyError("a mistake of the daemon")
         if request.function == "test.down":
             raise Unavailable("the gateway is down", fix="start it", retry_after_s=2.5)
         if not request.function.startswith("test."):

@@ -47,7 +47,8 @@ def test_a_cell_is_short_and_on_one_line():
     assert cell({"site": "a", "n": 1}, "labels") == "site=a n=1"
     assert cell([["a", "b"], "c"]) == "a, b, c"
     assert len(cell("x" * 500, "doc")) == 60
-    assert cell(0, "settled_at_ms") == "0"
+    assert cell(0, "settled_at_ms") == ""
+    assert cell("x" * 500, "doc", whole=True) == "x" * 500
     assert cell(1_700_000_000_000, "settled_at_ms").startswith("2023-11-1")
 
 
