@@ -24,6 +24,8 @@ SERVICE_S_DEFAULT = 0.02
 """Nobody has seen it run."""
 SERVICE_S_MIN = 1e-4
 """Handing a call to a worker costs that much, however little it does."""
+RUN_S_MAX = 86_400.0
+"""A peer may say anything; beyond a day it is taken for a day."""
 PRIOR_WEIGHT = 5.0
 STALE_S = 1.0
 TAU_S_MAX = 2.0
@@ -64,6 +66,7 @@ class Estimates:
         self._functions: OrderedDict[str, _Function] = OrderedDict()
 
     def observe(self, function: str, place: str, run_s: float, speed: float, output_bytes: int) -> None:
+        run_s = min(max(run_s, 0.0), RUN_S_MAX)
         known = self._functions.get(function)
         if known is None:
             known = self._functions[function] = _Function()
