@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import msgspec
@@ -114,15 +113,17 @@ class BundleStore:
         try:
             if target.exists() and digest_of(target.read_bytes()) == digest:
                 return digest
-            handle, name = tempfile.mkstemp(prefix=".new-", dir=self._directory)  # mode 0600
+            fresh = self._directory / f".new-{digest.hex()}"
+            fresh.unlink(missing_ok=True)
             try:
+                handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                Path(name).replace(target)
+                fresh.replace(target)
             except BaseException:
-                Path(name).unlink(missing_ok=True)
+                fresh.unlink(missing_ok=True)
                 raise
             self._sync_directory()
         except OSError as error:

@@ -43,7 +43,7 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
     recycle_bundles: int = 64  # modules a worker keeps before it is replaced
     frame_bytes_max: int = 64 * MIB  # of one frame from a worker; a function may write nonsense there
     restart_delay_s_max: float = 5.0  # between attempts when workers do not start
-    processes_max: int = 512  # RLIMIT_NPROC, where it binds
+    processes_max: int = 512  # RLIMIT_NPROC: above what the user has when a worker starts; not for root
 
 
 def size_text(count: int) -> str:

@@ -67,8 +67,8 @@ def matrix_profile(window: list | np.ndarray, length: int = 128) -> dict:
     Returns: {profile (z-normalised Euclidean distances), discord: start of the strangest stretch,
         motif: starts of the two most alike}.
     Raises: ValueError: window too short or not finite numbers.
-    Source: STOMP: Y. Zhu et al., "Matrix Profile II: Exploiting a Novel Algorithm and GPUs to Break the One
-        Hundred Million Barrier for Time Series Motifs and Joins", ICDM 2016, table 1; exclusion zone length/2.
+    Source: STOMP: Y. Zhu et al., "Matrix Profile II: Exploiting a Novel Algorithm and GPUs to Break
+        the One Hundred Million Barrier for Time Series Motifs and Joins", ICDM 2016; exclusion zone length/2.
         O(n²): 4 000 readings take about 0.1 s on a desktop core, 7 000 about 0.25 s.
     """
     signal = _signal(window)

@@ -56,8 +56,21 @@ _log = logging.getLogger(__name__)
 
 _RECEIVE_BYTES = 256 * 1024
 _ROOT = str(Path(__file__).resolve().parents[3])  # where our packages lie, installed or not
-_BOOT = "import sys; sys.path.append({root!r}); from edge_node.functions.runtimes.worker import main; main()"
-_KEPT_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+_BOOT = (
+    "import sys; {root!r} in sys.path or sys.path.insert(0, {root!r}); "
+    "from edge_node.functions.runtimes.worker import main; main()"
+)
+_KEPT_ENVIRONMENT = (
+    "PATH",
+    "PYTHONPATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "VIRTUAL_ENV",
+)
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
                "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS")  # fmt: skip
 

@@ -85,11 +85,24 @@ def _die_with(parent: int) -> None:
 
 def _bound_process(processes_max: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if os.geteuid() != 0 and processes_max > 0:  # does not bind root
+    if os.geteuid() != 0 and processes_max > 0:  # it does not bind root
         _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-        wanted = processes_max if hard == resource.RLIM_INFINITY else min(processes_max, hard)
+        wanted = _tasks_of_user() + processes_max
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NPROC, (wanted, hard))
+            if hard == resource.RLIM_INFINITY or wanted < hard:
+                resource.setrlimit(resource.RLIMIT_NPROC, (wanted, hard))
+
+
+def _tasks_of_user() -> int:
+    """Processes and threads that our user has now: the kernel counts them all against the limit."""
+    count, me = 0, os.geteuid()
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if entry.stat().st_uid == me:
+                        count += sum(1 for _ in os.scandir(f"/proc/{entry.name}/task"))
+    return count
 
 
 class Worker:
