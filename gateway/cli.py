@@ -20,8 +20,12 @@ from edge_node.home import gateway_home
 from edge_node.settings import load
 from gateway.settings import GatewaySettings
 from security.errors import BadInput, Unavailable
+from security.roster import ROLE_DEPLOYER
 
-NODE_COLUMNS = ("id", "state", "roles", "labels", "address", "load", "last_seen_at_ms", "fingerprint")
+NODE_COLUMNS = (
+    "id", "status", "state", "up", "roles", "labels", "workers", "load", "address", "last_seen_at_ms",
+    "fingerprint", "reason",
+)  # fmt: skip
 MEMBER_COLUMNS = ("id", "status", "roles", "labels", "keys")
 
 FLAGS = {"broker.kind": "--broker", "broker.port": "--broker-port", "log.level": "--log-level"}
@@ -117,6 +121,12 @@ def invite(
     name: Annotated[
         str | None, typer.Option("--name", metavar="N", help="The only name that the joining node may take.")
     ] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--role", metavar="ROLE", help="Role for the node: deployer may publish code. Repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Print a join code for one node; shown once, good for one use."""
     ttl_s = parse_duration(ttl)
@@ -124,7 +134,9 @@ def invite(
         raise BadInput(f"a ttl of {ttl}", fix="choose more than 0 and at most 30d")
     if approval not in ("auto", "pending"):
         raise BadInput(f"approval {approval!r} is not known", fix="choose auto or pending")
-    answer = terminal.call("invite", {"ttl_s": ttl_s, "approval": approval, "name": name})
+    answer = terminal.call(
+        "invite", {"ttl_s": ttl_s, "approval": approval, "name": name, "roles": role or []}
+    )
     if terminal.json:
         terminal.value(answer)
         return

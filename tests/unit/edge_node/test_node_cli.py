@@ -235,7 +235,7 @@ def test_the_usage_fault_of_either_click_is_known():
 
 @pytest.mark.slow
 def test_the_program_itself(tmp_path):
-    """As a process: no colour codes, no traceback, the exit code; modules of the current directory stay out."""
+    """As a process: no colour codes, no traceback, the exit code; the directory's own modules stay out."""
     (tmp_path / "security").mkdir()
     (tmp_path / "security" / "__init__.py").write_text("raise RuntimeError('not ours')")
     code = "import sys; sys.path[:] = [p for p in sys.path if p]; from edge_node.cli import main; main()"

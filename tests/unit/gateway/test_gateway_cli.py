@@ -54,15 +54,20 @@ def test_invite_prints_the_code_alone(edge_gateway, daemon):
     """So that CODE=$(edge-gateway invite) works."""
     daemon.answers["invite"] = {"code": "ew1.x.y", "expires_at_ms": 1}
 
-    code, out, err = edge_gateway("invite", "--ttl", "15m", "--approval", "pending", "--name", "pi-1")
+    code, out, err = edge_gateway(
+        "invite", "--ttl", "15m", "--approval", "pending", "--name", "pi-1", "--role", "deployer"
+    )
 
     assert (code, out) == (0, "ew1.x.y\n")
     assert "edge-node join CODE" in err and "approve" in err
-    assert daemon.calls == [("invite", {"ttl_s": 900.0, "approval": "pending", "name": "pi-1"})]
+    assert daemon.calls == [
+        ("invite", {"ttl_s": 900.0, "approval": "pending", "name": "pi-1", "roles": ["deployer"]})
+    ]
 
 
 @pytest.mark.parametrize(
-    "words", [["--ttl", "0"], ["--ttl", "31d"], ["--ttl", "later"], ["--approval", "maybe"]]
+    "words",
+    [["--ttl", "0"], ["--ttl", "31d"], ["--ttl", "later"], ["--approval", "maybe"], ["--role", "king"]],
 )
 def test_a_bad_invitation_is_not_sent(edge_gateway, daemon, words):
     code, out, err = edge_gateway("invite", *words)
