@@ -134,6 +134,9 @@ def invite(
         raise BadInput(f"a ttl of {ttl}", fix="choose more than 0 and at most 30d")
     if approval not in ("auto", "pending"):
         raise BadInput(f"approval {approval!r} is not known", fix="choose auto or pending")
+    unknown = sorted(set(role or []) - {ROLE_DEPLOYER})
+    if unknown:
+        raise BadInput(f"role {unknown[0]!r} cannot be given", fix=f"the only one is {ROLE_DEPLOYER}")
     answer = terminal.call(
         "invite", {"ttl_s": ttl_s, "approval": approval, "name": name, "roles": role or []}
     )

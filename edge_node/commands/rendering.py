@@ -16,6 +16,7 @@ from datetime import date, datetime
 from typing import Any
 
 _CELL_CHARS_MAX = 60
+_EMPTY: tuple[object, ...] = (None, "", [], {})  # say nothing inside a mapping
 _WALL_TIMES = ("_at_ms", "_until_ms")  # ends of names
 _INDENT_OVER = 100  # characters: a longer mapping is written over several lines
 
@@ -85,7 +86,7 @@ def cell(value: object, name: str = "", *, whole: bool = False) -> str:
         case int():
             text = str(value)
         case Mapping():
-            text = " ".join(f"{key}={cell(each, str(key), whole=whole)}" for key, each in value.items())
+            text = " ".join(_pair(str(key), each, whole) for key, each in value.items() if each not in _EMPTY)
         case list() | tuple():
             text = ", ".join(cell(each) for each in value)
         case _:
@@ -98,6 +99,11 @@ def cell(value: object, name: str = "", *, whole: bool = False) -> str:
     if name and len(text) > _CELL_CHARS_MAX:
         return text[: _CELL_CHARS_MAX - 1] + "…"
     return text
+
+
+def _pair(key: str, value: object, whole: bool) -> str:
+    text = cell(value, key, whole=whole)
+    return f"{key}=({text})" if isinstance(value, Mapping) else f"{key}={text}"
 
 
 def plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -261,6 +261,7 @@ def _tell(terminal: Terminal, outcome: Outcome, *, log: bool, took_s: float | No
             terminal.note(error.remote_traceback.rstrip("\n"))
         raise
     if took_s is not None and outcome.place:
-        ran = f"{outcome.function or 'done'} ran on {outcome.place}"
+        where = "here" if outcome.place == "local" else f"on {outcome.place}"
+        ran = f"{outcome.function or 'done'} ran {where}"
         terminal.note(f"{ran}, {took_s * 1000:.0f} ms, task {outcome.task}")
     terminal.value(value)

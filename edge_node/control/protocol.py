@@ -116,7 +116,7 @@ class Outcome(Frame, frozen=True, array_like=True, tag=12):
     output: bytes = b""  # encoded value when done
     error: bytes = b""  # encoded TaskError when failed, else empty
     log: bytes = b""  # what the function printed, <= 64 KiB
-    place: str = ""  # the node id where it ended
+    place: str = ""  # where it ended: "local" or a node id
     attempts: list[Attempt] = []
     function: str = ""
     origin: str = ""  # the node that accepted it

@@ -45,6 +45,7 @@ def test_a_cell_is_short_and_on_one_line():
     assert cell("a\nb") == "a b"
     assert cell(bytes(range(32)), "digest") == "000102030405"
     assert cell({"site": "a", "n": 1}, "labels") == "site=a n=1"
+    assert cell({"a": {"b": 1, "c": {}}, "d": 0, "e": ""}) == "a=(b=1) d=0"
     assert cell([["a", "b"], "c"]) == "a, b, c"
     assert len(cell("x" * 500, "doc")) == 60
     assert cell(0, "settled_at_ms") == ""
