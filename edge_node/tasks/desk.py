@@ -472,6 +472,8 @@ class Desk:
             if view.up and self._leases.count(where) < self._settings.offers_max:
                 self._offer(now_ns, entry, view, self._candidate(now_ns, entry.task, view), out)
             else:
+                if len(view.parked) > 64 + 2 * len(self._ledger.open):  # those that ended while waiting
+                    view.parked = deque(e for e in view.parked if e.state is State.WAITING)
                 view.parked.append(entry)
 
     def _place_anywhere(self, now_ns: int, entry: Entry, out: list[Effect]) -> None:

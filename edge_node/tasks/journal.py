@@ -380,7 +380,7 @@ class Journal:
                 pruner.executemany("DELETE FROM records WHERE id = ?", gone[first : first + 500])
                 pruner.execute("COMMIT")
             if gone:
-                pruner.execute("PRAGMA incremental_vacuum").fetchall()  # one step frees one page
+                pruner.executescript("PRAGMA incremental_vacuum")  # `execute` would free one page
         return len(gone)
 
     def list(self, limit: int = 100, state: str = "") -> list[Summary]:

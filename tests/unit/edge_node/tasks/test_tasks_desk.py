@@ -488,6 +488,24 @@ class TestPlacing:
 
         assert told(desk.say(PeerUp("gateway", 2 * MS)), Offer)
 
+    def test_what_nobody_takes_now_is_tried_again_by_itself(self, desk):
+        desk.say(Members((MemberInfo("gateway", {"site": "b"}), MemberInfo("pi-1", {"site": "a"}))))
+        desk.say(PeerUp("gateway", 2 * MS))
+        desk.submitted(a_task(labels={"site": "b"}))
+        desk.hear("gateway", Refuse("t1", 1, "queue full"))
+        assert told(desk.persist(), Offer) == []
+        assert desk.desk.deadline_ns() <= desk.now_ns + SECOND // 2
+
+        assert [offer.attempt for offer in told(desk.wait(SECOND // 2), Offer)] == [2]
+
+    def test_what_ended_while_it_waited_is_not_kept(self, desk):
+        for i in range(500):
+            desk.submitted(a_task(f"t{i}", where="gateway"))
+            desk.say(CancelAsked(1, f"t{i}"))
+            desk.persist()
+
+        assert len(desk.desk._views["gateway"].parked) < 100
+
     def test_a_node_offloads_to_the_gateway_only_and_the_gateway_to_everybody(self):
         for me, offered in (("pi-1", 0), ("gateway", 1)):
             desk = Driver(me, workers=1)

@@ -120,6 +120,17 @@ async def test_listing_and_pruning(running):
     assert journal.prune(count_max=10, bytes_max=1, before_ms=0) == 1
 
 
+async def test_pruning_gives_the_space_back(tmp_path):
+    running = Running(Journal(tmp_path / "j.db", MESH, "pi-1"))
+    for i in range(20):
+        await running.write(Accepted(a_task(f"t{i}", input=b"x" * 100_000)), Closed(f"t{i}", Outcome("done")))
+
+    assert running.journal.prune(count_max=1, bytes_max=10**9, before_ms=0) == 19
+
+    running.journal.close()
+    assert (tmp_path / "j.db").stat().st_size < 400_000
+
+
 async def test_a_full_memory_journal_says_so():
     running = Running(MemoryJournal())
     await running.write(Accepted(a_task()))
