@@ -409,6 +409,37 @@ async def test_a_run_behind_others_in_the_pipe_is_cancelled(tmp_path):
         assert decode((await third).output) == 4
 
 
+async def test_cancelling_the_first_in_the_pipe_spares_those_behind_it(tmp_path):
+    async with harness(tmp_path) as h:
+        await h.value("double", 0)
+        first = h.call("forever", task="a", expected_s=0.001)
+        behind = [h.call("double", x, expected_s=0.001) for x in range(5)]
+        await h.begun("a")
+        h.pool.cancel("a", 1)
+
+        assert (await first).status == "cancelled"
+        assert [decode((await future).output) for future in behind] == [0, 2, 4, 6, 8]
+
+
+async def test_a_wrong_estimate_times_out_alone(tmp_path):
+    async with harness(tmp_path) as h:
+        await h.value("double", 0)
+        first = h.call("forever", timeout_s=0.2, expected_s=0.001)
+        behind = h.call("double", 4, timeout_s=5, expected_s=0.001)
+
+        assert (await first).error.kind == "timeout"
+        assert decode((await behind).output) == 8
+
+
+async def test_megabytes_go_in_and_out(tmp_path):
+    """More than a socket holds: written and read in pieces, several at once."""
+    async with harness(tmp_path, workers=2) as h:
+        blobs = [bytes([x]) * 3_000_000 for x in range(4)]
+        completions = await asyncio.gather(*[h.call("double", blob) for blob in blobs])
+
+        assert [decode(c.output) for c in completions] == [blob * 2 for blob in blobs]
+
+
 async def test_a_result_over_its_limit_says_both_sizes(tmp_path):
     async with harness(tmp_path) as h:
         completion = await h.call("large", 12_300_000, output_bytes_max=8_000_000)
