@@ -1,4 +1,4 @@
-"""A no-op through the worker pool against ``concurrent.futures.ProcessPoolExecutor(1)``, in one run, in turns.
+"""A no-op through the worker pool against ``concurrent.futures.ProcessPoolExecutor(1)``, in turns.
 
     python benchmarks/bench_workers.py [--rounds 5] [--calls 2000]
 
