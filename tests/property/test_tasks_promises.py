@@ -140,7 +140,9 @@ class World:
                     self.pools[name].append((self.now_ns + run_ms * MS, effect, run_ms))
                 case Stop(task, attempt):
                     self.pools[name] = [
-                        (self.now_ns, job, -1) if (job.task, job.attempt) == (task, attempt) else (at, job, ms)
+                        (self.now_ns, job, -1)
+                        if (job.task, job.attempt) == (task, attempt)
+                        else (at, job, ms)
                         for at, job, ms in self.pools[name]
                     ]
                 case Settled(task_id, outcome):
@@ -251,7 +253,12 @@ steps = st.one_of(
     st.tuples(st.just("cancel"), st.integers(0, 20)),
     st.tuples(st.just("full"), st.sampled_from(NODES)),
     st.tuples(st.just("freed"), st.sampled_from(NODES)),
-    st.tuples(st.just("weather"), st.sampled_from((0, 10, 30)), st.sampled_from((0, 10)), st.sampled_from((0, 5, 2000))),
+    st.tuples(
+        st.just("weather"),
+        st.sampled_from((0, 10, 30)),
+        st.sampled_from((0, 10)),
+        st.sampled_from((0, 5, 2000)),
+    ),
     st.tuples(st.just("deadly"), st.sampled_from((0, 20))),
 )
 
