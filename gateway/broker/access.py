@@ -119,7 +119,7 @@ def mosquitto_conf(listener: Listener, *, plugin: str, as_root: bool) -> str:
         f"plugin_opt_config_file {listener.folder}/access.json",
         "set_tcp_nodelay true",  # the default costs 44 ms a message at QoS 1
         "max_inflight_messages 512",
-        "max_queued_messages 4096",
+        "max_queued_messages 16384",  # a flood beyond it is lost; the outbox sends again
         "max_queued_bytes 67108864",
         f"max_packet_size {PACKET_BYTES_MAX}",
         # No memory_limit: what the plugin frees makes 2.0.11's count run below zero, and then it refuses all.

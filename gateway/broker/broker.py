@@ -287,7 +287,9 @@ class Broker:
 
         def gone() -> None:
             process.close()
-            self._inbox.put_local(sv.Gone(pid, self._last_words()))
+            killed_by = process.killed_by()
+            reason = f"killed by {killed_by}" if killed_by else self._last_words()
+            self._inbox.put_local(sv.Gone(pid, reason))
 
         self._has_pidfd = process.watch(gone)
 

@@ -96,6 +96,11 @@ class Process:
         loop.add_reader(descriptor, over)
         return True
 
+    def killed_by(self) -> str:
+        """The signal's name; empty if it ended by itself or was not our child."""
+        code = self._child.poll() if self._child is not None else None
+        return signal.Signals(-code).name if code is not None and code < 0 else ""
+
     def close(self) -> None:
         """Let go of it, dead or alive."""
         if self._child is not None:

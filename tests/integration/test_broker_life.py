@@ -149,6 +149,14 @@ async def test_a_port_in_use_names_the_flag(bed):
         await broker.stop()
 
 
+@pytest.mark.parametrize("bed", BROKERS[:1], indirect=True)
+async def test_mosquitto_is_chosen_when_it_is_found(bed):
+    bed.kind = "auto"
+    async with bed.running() as broker:
+        assert broker.kind == "mosquitto"
+        assert broker.address == (bed.host, bed.port)
+
+
 async def test_a_foreign_address_names_the_flag(bed):
     with pytest.raises(BadInput, match="--listen"):
         await bed.new_broker(host="192.0.2.1").start()
