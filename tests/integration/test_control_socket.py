@@ -488,6 +488,9 @@ async def test_large_inputs_pass_in_turns(tmp_path, backend, monkeypatch):
     monkeypatch.setattr("edge_node.control.server.INPUT_BYTES_MAX", 1_000_000)
     async with ControlServer(tmp_path / "control.sock", backend), Mesh.open(tmp_path) as mesh:
         runs = [asyncio.create_task(mesh.run("test.hold", bytes(600_000))) for _ in range(6)]
+        await until(lambda: len(backend.held) == 2)
+        for _ in range(200):
+            await asyncio.sleep(0)
         while not all(each.done() for each in runs):
             assert len(backend.held) <= 2
             backend.release()
