@@ -51,6 +51,7 @@ READ_BYTES: Final = 65_536
 READ_ROUNDS: Final = 64  # reads a wake-up, so that a flood cannot starve the timers
 
 _PUBLISH, _PUBACK = 0x30, 0x40
+_DISCONNECT = b"\xe0\x00"
 _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 PeerCheck = Callable[[ssl.SSLSocket], None]
@@ -245,12 +246,17 @@ class _Client(aiomqtt.Client):
         self._connected.result()
 
     async def __aexit__(self, *exc_info: Any) -> None:
+        """Say goodbye and wait until the broker hangs up.
+
+        Paho would close at once; with an acknowledgement still unread, TCP then resets the connection, the
+        goodbye is lost with it and the broker publishes a will that is not due.
+        """
         try:
-            if not self._disconnected.done():
-                with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
-                    async with asyncio.timeout(GOODBYE_S):
-                        if self._client.disconnect() == paho.MQTT_ERR_SUCCESS:
-                            await asyncio.wait((self._disconnected,))
+            if self._sock is not None and not self._disconnected.done():
+                self._resume()
+                self._out.append(_DISCONNECT)
+                self._flush()
+                await asyncio.wait((self._disconnected,), timeout=GOODBYE_S)
         finally:
             self._client._sock_close()
             if self._disconnected.done() and not self._disconnected.cancelled():
@@ -419,6 +425,8 @@ class _Client(aiomqtt.Client):
 
     def _deliver(self, first: int, packet: bytes) -> bool:
         """False: the inbox is full."""
+        if self._closed:
+            return True  # too late, and not acknowledged
         at = 2 + int.from_bytes(packet[:2], "big")
         mid = b""
         body = at

@@ -148,7 +148,7 @@ class Supervisor:
                 return [Remember(pid, self._digest), Probe(pid)]
             case Spawned(pid):  # we were told to stop meanwhile
                 return [Terminate(pid, hard=True)]
-            case SpawnFailed(reason) if self.state == "starting":
+            case SpawnFailed(reason) if self.state == "starting" and not self.pid:
                 return self._failed(now_ns, reason)
             case Listening(pid) if pid == self.pid and self.state in ("starting", "adopting"):
                 self._enter("running", None)
