@@ -242,6 +242,8 @@ class Agent:
             desk_events.PersistFailed: self._to_desk,
             desk_events.WorkDone: self._to_desk,
             desk_events.WorkStarted: self._to_desk,
+            desk_events.WorkRefused: self._to_desk,
+            desk_events.Heard: self._to_desk,
             desk_events.CancelAsked: self._to_desk,
             desk_events.Drain: self._to_desk,
             _Do: lambda now_ns, wall_ms, event: event.what(now_ns, wall_ms),
@@ -301,6 +303,7 @@ class Agent:
 
     async def _loop(self) -> None:
         handlers, clock, inbox = self._handlers, self.clock, self.inbox
+        link, runtime = self.link, self.runtime
         while True:
             events = await inbox.take(self._timeout_s())
             now_ns, wall_ms = clock.now_ns(), clock.wall_ms()
@@ -308,6 +311,8 @@ class Agent:
                 handlers[type(event)](now_ns, wall_ms, event)
             self._tick(now_ns, wall_ms)
             self._publish(now_ns, wall_ms, self.channels.flush(now_ns))
+            link.flush()
+            runtime.flush()
 
     def _timeout_s(self) -> float:
         dues = (
@@ -703,7 +708,7 @@ class Agent:
                 case CannotRun(run, reason, detail):
                     log.warning("cannot run", extra={"task": run.task, "cause": detail})
                     event = desk_events.WorkRefused(run.owner, run.task, run.attempt, reason)
-                    self._to_desk(now_ns, wall_ms, event)
+                    self.inbox.put_local(event)  # never into the desk while its effects are being carried out
 
     def _on_started(self, task: str, attempt: int, pid: int) -> None:
         self.inbox.put_local(desk_events.WorkStarted(task, attempt, pid, self.clock.wall_ms()))
@@ -771,7 +776,7 @@ class Agent:
             self.bodies.keep(body)
         for peer, result in self._results.pop(digest, ()):
             whole = msgspec.structs.replace(result, output=body, output_digest=None)
-            self._heard(now_ns, wall_ms, peer, whole)
+            self.inbox.put_local(desk_events.Heard(peer, whole))
         for peer, asked, missing in self._incoming.pop(digest, ()):
             missing.discard(digest)
             if not missing:
@@ -802,9 +807,7 @@ class Agent:
         for holder, result in self._results.get(digest, ()):
             if holder == peer:
                 progress = messages.Progress(result.task, result.attempt, True)
-                self._carry_out(
-                    now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, desk_events.Heard(peer, progress))
-                )
+                self.inbox.put_local(desk_events.Heard(peer, progress))
 
     # ── the catalogue ─────────────────────────────────────────────────────────────────────────────
 

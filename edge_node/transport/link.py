@@ -85,6 +85,10 @@ class Link(Protocol):
         """
         ...
 
+    def flush(self) -> None:
+        """The caller's turn ends: write what was sent in it now. Without it, it leaves a loop turn later."""
+        ...
+
     def subscribe(self, topics: list[str]) -> None:
         """Remembered, and done again after every reconnect before LinkUp is told.
 

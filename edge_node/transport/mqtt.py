@@ -118,6 +118,10 @@ class MqttLink:
             raise BadInput(f"payload of {len(payload)} bytes, a link carries {PAYLOAD_BYTES_MAX}")
         client.send(token, topic, payload, qos, retain)
 
+    def flush(self) -> None:
+        if self._client is not None:
+            self._client.flush()
+
     def subscribe(self, topics: list[str]) -> None:
         self._topics.update(dict.fromkeys(topics))
         if self._more_topics is not None and not self._more_topics.done():
@@ -379,8 +383,10 @@ class _Client(aiomqtt.Client):
         except (OSError, EdgeweaveError) as error:
             self._lose(error)
             return
-        if self._acks and self._sock is not None:
-            self._flush()
+        if self._acks and not self._flush_due:
+            # Two turns later: first the receiver has its turn, and what it sends takes the PUBACKs along.
+            self._flush_due = True
+            self._loop.call_soon(self._loop.call_soon, self._flush)
 
     def _parse(self) -> None:
         """Cut whole packets off the buffer; what does not fit into the inbox stays in it, unacknowledged."""
@@ -510,6 +516,10 @@ class _Client(aiomqtt.Client):
             if mid not in self._open:
                 self._mid = mid
                 return mid
+
+    def flush(self) -> None:
+        if self._out:
+            self._flush()
 
     def _flush(self) -> None:
         """One write for all that waits; nothing while paho is in the middle of a packet."""

@@ -84,7 +84,7 @@ class Result(Message, frozen=True, array_like=True, tag=7):
 
     task: str
     attempt: int
-    status: str  # "done" | "failed" | "cancelled" | "expired"
+    status: str  # "done" | "failed" | "cancelled" | "expired" | "died" (the worker, by itself)
     output: bytes = b""  # encoded value when done and <= 16 KiB
     error: bytes = b""  # encoded TaskError when failed
     log: bytes = b""  # what the function printed, <= 64 KiB

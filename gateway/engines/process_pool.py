@@ -36,6 +36,9 @@ class ProcessPoolEngine:
     def start(self, call: Invocation) -> None:
         self._pool.start(call)
 
+    def flush(self) -> None:
+        self._pool.flush()
+
     def cancel(self, task: str, attempt: int) -> None:
         self._pool.cancel(task, attempt)
 

@@ -20,6 +20,9 @@ class Runtime(Protocol):
     def start(self, call: Invocation) -> None:
         """Queue it, first in first out. The caller bounds how many."""
 
+    def flush(self) -> None:
+        """The caller's turn ends: hand out what was started in it, without waiting for the event loop."""
+
     def cancel(self, task: str, attempt: int) -> None:
         """End it if it is still here; its Completion says cancelled. Unknown ones are ignored."""
 
