@@ -1,0 +1,119 @@
+"""Documents tell the truth: their Python examples run, their tables are the code's, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import typing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edge_node.control import protocol
+from edge_node.functions.manifest import read_manifests
+from edge_node.wire import messages
+
+ROOT = Path(__file__).resolve().parents[3]
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
+README = (ROOT / "README.md").read_text()
+THREATS = (ROOT / "docs" / "threat-model.md").read_text()
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def _python_blocks(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_examples_of_the_protocol_run():
+    """One after the other in one namespace, as they are read."""
+    blocks = _python_blocks(PROTOCOL)
+    namespace: dict[str, object] = {}
+
+    for block in blocks:
+        exec(compile(block, "docs/protocol.md", "exec"), namespace)  # noqa: S102
+
+    assert len(blocks) >= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "union"),
+    [("messages", messages.ANY), ("control", protocol.Request | protocol.Response)],
+)
+def test_the_tables_of_messages_are_the_codes(name, union):
+    told = PROTOCOL.split(f"<!-- {name}:")[1].split("<!-- end -->")[0]
+    rows = [line for line in told.splitlines() if re.match(r"\| \d", line)]
+
+    expected = []
+    for kind in sorted(typing.get_args(union), key=lambda kind: kind.__struct_config__.tag):
+        fields = []
+        for field in msgspec.structs.fields(kind):
+            optional = not (
+                field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT
+            )
+            fields.append(f"`{field.name}{'?' if optional else ''}`")
+        expected.append(f"| {kind.__struct_config__.tag} | {kind.__name__} | {', '.join(fields)} |")
+    assert rows == expected
+
+
+def test_the_function_of_the_readme_is_one_that_the_mesh_takes():
+    """The example that shows how to write a function is read as the mesh reads it, then called as plain Python."""
+    block = next(block for block in _python_blocks(README) if "@function" in block)
+
+    (manifest,) = read_manifests("lab.py", block)
+    namespace: dict[str, typing.Any] = {}
+    exec(compile(block, "lab.py", "exec"), namespace)  # noqa: S102
+
+    assert manifest.name == "lab.warmest"
+    assert manifest.timeout_s == 5
+    rows = [{"temperature_c": 20.5}, {"temperature_c": 23.0}]
+    assert namespace["warmest"](rows) == rows[1]
+
+
+def test_the_client_of_the_readme_is_python():
+    """It needs a daemon, so it is compiled, and what it imports is there."""
+    block = next(block for block in _python_blocks(README) if "Mesh.open" in block)
+
+    compile(block, "ask.py", "exec")
+    imports = "\n".join(line for line in block.splitlines() if re.match(r"(from|import) ", line))
+    exec(imports, {})  # noqa: S102
+
+    from edge_node.client import Mesh
+
+    for method in re.findall(r"mesh\.(\w+)\(", block):
+        assert callable(getattr(Mesh, method))
+
+
+def _tests_of(file: str) -> set[str]:
+    return set(re.findall(r"^\s*(?:async )?def (test_\w+)", (ROOT / "tests" / file).read_text(), re.MULTILINE))
+
+
+def test_every_test_that_the_threat_model_names_exists():
+    """`file.py::test_name`, file below tests/."""
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", THREATS)
+
+    missing = [f"{file}::{name}" for file, name in named if name not in _tests_of(file)]
+
+    assert len(named) > 20
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document):
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (document.parent / path).resolve() if path else document
+        if not found.exists():
+            broken.append(target)
+        elif anchor and found.suffix == ".md" and anchor not in _anchors(found.read_text()):
+            broken.append(target)
+    assert broken == []
+
+
+def _anchors(text: str) -> set[str]:
+    """As code forges make them of headings."""
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
