@@ -1,7 +1,8 @@
-"""Documents tell the truth: their Python examples run, their tables are the code's, their links lead somewhere."""
+"""Documents tell the truth: examples run, tables are the code's, links and named tests exist."""
 
 from __future__ import annotations
 
+import json
 import re
 import typing
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 from edge_node.control import protocol
 from edge_node.functions.manifest import read_manifests
 from edge_node.wire import messages
+from gateway.settings import GatewaySettings
 
 ROOT = Path(__file__).resolve().parents[3]
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 README = (ROOT / "README.md").read_text()
+OPERATING = (ROOT / "docs" / "operating.md").read_text()
 THREATS = (ROOT / "docs" / "threat-model.md").read_text()
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
@@ -30,7 +33,7 @@ def test_the_examples_of_the_protocol_run():
     namespace: dict[str, object] = {}
 
     for block in blocks:
-        exec(compile(block, "docs/protocol.md", "exec"), namespace)  # noqa: S102
+        exec(compile(block, "docs/protocol.md", "exec"), namespace)
 
     assert len(blocks) >= 3
 
@@ -47,21 +50,31 @@ def test_the_tables_of_messages_are_the_codes(name, union):
     for kind in sorted(typing.get_args(union), key=lambda kind: kind.__struct_config__.tag):
         fields = []
         for field in msgspec.structs.fields(kind):
-            optional = not (
-                field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT
-            )
+            optional = not (field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT)
             fields.append(f"`{field.name}{'?' if optional else ''}`")
         expected.append(f"| {kind.__struct_config__.tag} | {kind.__name__} | {', '.join(fields)} |")
     assert rows == expected
 
 
+def test_the_settings_told_are_all_there_are():
+    told = OPERATING.split("<!-- settings:")[1].split("<!-- end -->")[0]
+    rows = re.findall(r"^\| `(\[\w+\] \w+)` \| `([^`]*)` \|", told, re.MULTILINE)
+
+    expected = []
+    for section in msgspec.structs.fields(GatewaySettings):
+        for key in msgspec.structs.fields(section.type):
+            default = key.default if key.default is not msgspec.NODEFAULT else key.default_factory()
+            expected.append((f"[{section.name}] {key.name}", json.dumps(default)))
+    assert rows == expected
+
+
 def test_the_function_of_the_readme_is_one_that_the_mesh_takes():
-    """The example that shows how to write a function is read as the mesh reads it, then called as plain Python."""
+    """Read as the mesh reads it, then called as plain Python."""
     block = next(block for block in _python_blocks(README) if "@function" in block)
 
     (manifest,) = read_manifests("lab.py", block)
     namespace: dict[str, typing.Any] = {}
-    exec(compile(block, "lab.py", "exec"), namespace)  # noqa: S102
+    exec(compile(block, "lab.py", "exec"), namespace)
 
     assert manifest.name == "lab.warmest"
     assert manifest.timeout_s == 5
@@ -75,7 +88,7 @@ def test_the_client_of_the_readme_is_python():
 
     compile(block, "ask.py", "exec")
     imports = "\n".join(line for line in block.splitlines() if re.match(r"(from|import) ", line))
-    exec(imports, {})  # noqa: S102
+    exec(imports, {})
 
     from edge_node.client import Mesh
 
@@ -84,7 +97,9 @@ def test_the_client_of_the_readme_is_python():
 
 
 def _tests_of(file: str) -> set[str]:
-    return set(re.findall(r"^\s*(?:async )?def (test_\w+)", (ROOT / "tests" / file).read_text(), re.MULTILINE))
+    return set(
+        re.findall(r"^\s*(?:async )?def (test_\w+)", (ROOT / "tests" / file).read_text(), re.MULTILINE)
+    )
 
 
 def test_every_test_that_the_threat_model_names_exists():
@@ -106,9 +121,7 @@ def test_links_between_documents_lead_somewhere(document):
             continue
         path, _, anchor = target.partition("#")
         found = (document.parent / path).resolve() if path else document
-        if not found.exists():
-            broken.append(target)
-        elif anchor and found.suffix == ".md" and anchor not in _anchors(found.read_text()):
+        if not found.exists() or (anchor and anchor not in _anchors(found.read_text())):
             broken.append(target)
     assert broken == []
 
