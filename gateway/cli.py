@@ -5,6 +5,7 @@ Its own commands are about the fleet; giving work is the same as on a node (``ed
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from typing import Annotated
 
@@ -27,6 +28,8 @@ NODE_COLUMNS = (
     "fingerprint", "reason",
 )  # fmt: skip
 MEMBER_COLUMNS = ("id", "status", "roles", "labels", "keys")
+
+GATEWAY_LIBRARIES = ("fastapi", "uvicorn")  # of the extra [gateway]; amqtt may be missing beside mosquitto
 
 FLAGS = {"broker.kind": "--broker", "broker.port": "--broker-port", "log.level": "--log-level"}
 
@@ -84,6 +87,12 @@ def up(
         "log.level": log_level,
     }
     settings = load(GatewaySettings, terminal.home.settings, options=options, flags=FLAGS)
+    missing = [name for name in GATEWAY_LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise Unavailable(
+            f"a gateway needs {' and '.join(missing)}, which this environment lacks",
+            fix="pip install 'edgeweave[gateway]'",
+        )
     terminal.home.create()
     launch.check_free(terminal.home)
     taken = examination.port_free("joining", settings.joining.listen, settings.joining.port)

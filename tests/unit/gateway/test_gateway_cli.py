@@ -207,6 +207,19 @@ def test_up_refuses_a_home_whose_daemon_answers(edge_gateway, daemon):
     assert "a daemon already runs in" in err
 
 
+def test_up_without_the_gateways_extra_names_it(edge_gateway, monkeypatch):
+    """A bare install is a node: one line, not the traceback of an import."""
+    monkeypatch.setattr(cli, "GATEWAY_LIBRARIES", ("json", "no_such_library"))
+
+    code, out, err = edge_gateway("up", "--port", "0")
+
+    assert (code, out) == (3, "")
+    assert err == (
+        "edge-gateway: a gateway needs no_such_library, which this environment lacks: "
+        "pip install 'edgeweave[gateway]'\n"
+    )
+
+
 def test_up_refuses_an_unknown_broker(edge_gateway):
     code, _, err = edge_gateway("up", "--broker", "mosquito")
 
