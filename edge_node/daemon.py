@@ -9,7 +9,6 @@ Imports neither typer, rich nor anything else that only a terminal needs: it sta
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -50,22 +49,18 @@ READY_LINK_S = 2.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="edge-node up", description="Run this node in the foreground.")
-    parser.add_argument("--home")
-    parser.add_argument("--mdns")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--log-level")
-    options = parser.parse_args(argv)
-    return run_daemon(partial(_node, options), as_json=options.json)
+    options = options_of(argv, ("home", "mdns", "log-level"))
+    as_json = "json" in options
+    return run_daemon(partial(_node, options, as_json), as_json=as_json)
 
 
-async def _node(options: argparse.Namespace) -> None:
-    home = chosen_home(options.home, default=node_home())
+async def _node(options: dict[str, str], as_json: bool) -> None:
+    home = chosen_home(options.get("home"), default=node_home())
     home.create()
     settings = load(
         NodeSettings,
         home.settings,
-        options={"discovery.mdns": options.mdns, "log.level": options.log_level},
+        options={"discovery.mdns": options.get("mdns"), "log.level": options.get("log-level")},
     )
     with home.hold():
         logs.start(home.logs, settings.log)
@@ -95,7 +90,27 @@ async def _node(options: argparse.Namespace) -> None:
             clock=clock,
             mdns=mdns_interface(settings),
         )
-        await serve(agent, AgentBackend(agent), home, ready={"listens": []}, as_json=options.json)
+        await serve(agent, AgentBackend(agent), home, ready={}, as_json=as_json)
+
+
+def options_of(argv: Sequence[str] | None, names: Sequence[str]) -> dict[str, str]:
+    """`--name VALUE` pairs and `--json`; `edge-node up` has checked them. argparse would cost 0.5 MB.
+
+    Raises: SystemExit: with one line.
+    """
+    words = iter(sys.argv[1:] if argv is None else argv)
+    found: dict[str, str] = {}
+    for word in words:
+        name, has_value, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or (name not in names and name != "json"):
+            raise SystemExit(f"error: {word!r} is no option here: see `edge-node up --help`")
+        if name == "json":
+            found[name] = "yes"
+        elif has_value:
+            found[name] = value
+        else:
+            found[name] = next(words, "")
+    return found
 
 
 # ── parts that the gateway's house builds alike ───────────────────────────────────────────────────────

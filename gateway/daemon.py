@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from functools import partial
 
 from edge_node import logs
 from edge_node.clock import SystemClock
-from edge_node.daemon import run_daemon, serve
+from edge_node.daemon import options_of, run_daemon, serve
 from edge_node.home import chosen_home, gateway_home
 from edge_node.settings import load
 from gateway.backend import GatewayBackend
@@ -20,32 +19,24 @@ from security.keystore import KeyStore
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="edge-gateway up", description="Run the gateway in the foreground.")
-    parser.add_argument("--home")
-    parser.add_argument("--listen")
-    parser.add_argument("--port")
-    parser.add_argument("--broker")
-    parser.add_argument("--broker-port")
-    parser.add_argument("--mdns")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--log-level")
-    options = parser.parse_args(argv)
-    return run_daemon(partial(_gateway, options), as_json=options.json)
+    options = options_of(argv, ("home", "listen", "port", "broker", "broker-port", "mdns", "log-level"))
+    as_json = "json" in options
+    return run_daemon(partial(_gateway, options, as_json), as_json=as_json)
 
 
-async def _gateway(options: argparse.Namespace) -> None:
-    home = chosen_home(options.home, default=gateway_home())
+async def _gateway(options: dict[str, str], as_json: bool) -> None:
+    home = chosen_home(options.get("home"), default=gateway_home())
     home.create()
     settings = load(
         GatewaySettings,
         home.settings,
         options={
-            "joining.listen": options.listen,
-            "joining.port": options.port,
-            "broker.kind": options.broker,
-            "broker.port": options.broker_port,
-            "discovery.mdns": options.mdns,
-            "log.level": options.log_level,
+            "joining.listen": options.get("listen"),
+            "joining.port": options.get("port"),
+            "broker.kind": options.get("broker"),
+            "broker.port": options.get("broker-port"),
+            "discovery.mdns": options.get("mdns"),
+            "log.level": options.get("log-level"),
         },
     )
     with home.hold():
@@ -65,7 +56,7 @@ async def _gateway(options: argparse.Namespace) -> None:
                 }
                 async with asyncio.TaskGroup() as group:
                     running = group.create_task(house.run(), name="house")
-                    await serve(agent, GatewayBackend(house), home, ready=ready, as_json=options.json)
+                    await serve(agent, GatewayBackend(house), home, ready=ready, as_json=as_json)
                     running.cancel()
         finally:
             await house.close()

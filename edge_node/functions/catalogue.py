@@ -10,7 +10,6 @@ Not here: bundles (``bundle``), persistence (``snapshot`` and ``restore`` are by
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -132,6 +131,8 @@ class Catalogue:
         return held[-1] if held else None
 
     def nearest(self, name: str) -> str | None:
+        import difflib  # only where a name is wrong
+
         found = difflib.get_close_matches(name[:128], sorted(self._entries), n=1, cutoff=0.5)
         if found:
             return found[0]

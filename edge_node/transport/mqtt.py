@@ -26,14 +26,9 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-import aiomqtt
-import paho.mqtt.client as paho
-from paho.mqtt import MQTTException
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.reasoncodes import ReasonCode
-
 from edge_node.transport.inbox import Inbox
 from edge_node.transport.link import LINK_DOWN, PAYLOAD_BYTES_MAX, Delivery, LinkDown, LinkUp, Sent
+from edge_node.transport.slim_paho import MQTTException, PacketTypes, ReasonCode, aiomqtt, paho
 from security.errors import BadInput, EdgeweaveError, Refused, Unavailable
 
 _LOG = logging.getLogger(__name__)

@@ -71,3 +71,14 @@ def test_files_rotate(started):
         "daemon.log.2",
     ]
     assert all(each.stat().st_size <= 64 * 1024 for each in file.parent.iterdir())
+
+
+def test_old_files_are_numbered_and_the_oldest_goes(tmp_path):
+    path = tmp_path / "daemon.log"
+    file = logs.RollingFile(path, bytes_max=40, kept=2)
+    for n in range(4):
+        file.emit(logging.makeLogRecord({"msg": f"record {n} {'x' * 20}"}))
+    file.close()
+
+    kept = {each.name: each.read_text().split()[1] for each in sorted(tmp_path.iterdir())}
+    assert kept == {"daemon.log": "3", "daemon.log.1": "2", "daemon.log.2": "1"}

@@ -150,7 +150,7 @@ def test_up_becomes_the_daemon(edge_node, tmp_path, monkeypatch):
     ((program, words, environment),) = became
     assert program == sys.executable
     assert words == [
-        sys.executable, "-P", "-m", "edge_node.daemon", "--home", str(home.path),
+        sys.executable, "-P", "-X", "no_debug_ranges", "-m", "edge_node.daemon", "--home", str(home.path),
         "--mdns", "lo", "--log-level", "debug", "--json",
     ]  # fmt: skip
     assert environment["HOME"] == str(tmp_path)
