@@ -186,7 +186,8 @@ def test_up_becomes_the_daemon_with_its_options(edge_gateway, home, monkeypatch)
     )
 
     assert became[0][1] == [
-        sys.executable, "-P", "-m", "gateway.daemon", "--home", str(home.path), "--listen", "127.0.0.1",
+        sys.executable, "-P", "-X", "no_debug_ranges", "-m", "gateway.daemon", "--home", str(home.path),
+            "--listen", "127.0.0.1",
         "--port", "0", "--broker", "embedded", "--broker-port", "0", "--mdns", "lo",
     ]  # fmt: skip
 
