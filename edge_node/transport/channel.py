@@ -119,6 +119,8 @@ class Channels:
             return self._drain(now_ns)
         try:
             plain = self._sessions.open(now_ns, src, payload)
+            # If this parcel proves a new session, a restarted peer's numbers begin anew with it.
+            self._drained_sessions(now_ns)
             low, items = unpack(plain)
             fresh = self._stream(src).arrived(now_ns, low, items)
         except ProtocolViolation as violation:
@@ -126,7 +128,6 @@ class Channels:
             self._drained_sessions(now_ns)
             return self._drain(now_ns)
         self._dirty[src] = None
-        self._drained_sessions(now_ns)
         heard: list[Effect] = []
         for message in fresh:
             if type(message) is Unsupported:
