@@ -69,6 +69,10 @@ OUTPUT_INLINE_MAX = 64 * 1024
 BODIES_BYTES_MAX = 32 * 1024 * 1024
 """Fetched inputs and outputs waiting to be fetched; the oldest go first."""
 PUBLISH_WAIT_S = 15.0
+PRUNE_NS = 60 * SECOND
+SETTLED_TASKS_MAX = 100_000
+SETTLED_BYTES_MAX = 256 * 1024 * 1024
+"""Settled tasks kept for `result`, whatever their age: what a small board's card can spare."""
 
 
 class Extension(Protocol):
@@ -577,6 +581,10 @@ class Agent:
         self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, desk_events.Members(infos)))
 
     def _keys_of(self, peer: str) -> tuple[bytes, ...]:
+        if self.settings.trust.stale_roster == "strict" and self.roster.is_stale(
+            self.clock.wall_ms() // 1000
+        ):
+            return ()  # no new sessions on an old word
         member = self.roster.current.member(peer) if self.roster.current else None
         return tuple(key.x25519 for key in member.keys) if member is not None else ()
 
@@ -994,8 +1002,12 @@ class Agent:
     async def _write_notes(self) -> None:
         """Once a second, in a thread: peers seen and recent results, for whoever looks into the documents."""
         written: set[str] = set()
+        prune_ns = 0
         while True:
             await asyncio.sleep(1.0)
+            if self.clock.now_ns() >= prune_ns:
+                prune_ns = self.clock.now_ns() + PRUNE_NS
+                await asyncio.to_thread(self._prune)
             peers, self._peer_notes = list(self._peer_notes.values()), {}
             results = [row for task, row in self._recent.items() if task not in written]
             if not peers and not results:
@@ -1005,6 +1017,18 @@ class Agent:
                 await asyncio.to_thread(self._notes_to_disk, peers, results[-200:])
             except (EdgeweaveError, OSError) as error:
                 log.warning("notes could not be written", extra={"cause": str(error)})
+
+    def _prune(self) -> None:
+        before_ms = self.clock.wall_ms() - int(self.settings.tasks.results_kept_s * 1000)
+        try:
+            gone = self.journal.prune(
+                count_max=SETTLED_TASKS_MAX, bytes_max=SETTLED_BYTES_MAX, before_ms=before_ms
+            )
+        except EdgeweaveError as error:
+            log.error("the ledger could not be pruned", extra={"cause": str(error)})
+        else:
+            if gone:
+                log.info("old results forgotten", extra={"tasks": gone})
 
     def _notes_to_disk(self, peers: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
         for name, rows in (("peers", peers), ("results", results)):
@@ -1044,6 +1068,7 @@ class Agent:
                 "unsent": dict(self._publish_errors),
                 "unsupported": self.channels.unsupported,
             },
+            "ledger": {"damaged": list(self.journal.damaged)},
             "stories": dict(self.stories),
         }
 

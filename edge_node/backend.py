@@ -20,7 +20,7 @@ from edge_node.functions import values
 from edge_node.functions.arguments import check_arguments
 from edge_node.tasks import events as desk_events
 from edge_node.tasks.task import INPUT_BYTES_MAX, Outcome, Task
-from edge_node.wire.ids import is_task_id, task_id
+from edge_node.wire.ids import GATEWAY, is_task_id, task_id
 from edge_node.wire.messages import Leaving
 from security.errors import BadInput, EdgeweaveError, Refused, Unavailable
 
@@ -309,10 +309,12 @@ class AgentBackend:
         agent = self.agent
         if not agent.is_member:
             return {"told": False}
-        agent.soon(lambda now_ns, _: agent.tell(now_ns, "gateway", Leaving("the operator asked")))
-        for _ in range(30):
+        agent.soon(lambda now_ns, _: agent.tell(now_ns, GATEWAY, Leaving("the operator asked")))
+        await asyncio.sleep(0)
+        for _ in range(50):
+            # The broker may shut us out before the new roster reaches us: the acknowledgement is enough.
             await asyncio.sleep(0.1)
-            if not agent.is_member:
+            if not agent.is_member or agent.channels.backlog(GATEWAY) == 0:
                 return {"told": True}
         return {"told": False}
 

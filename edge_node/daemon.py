@@ -30,7 +30,7 @@ from edge_node.functions.runtimes.pool import WorkerPool
 from edge_node.functions.runtimes.runtime import OnDone, OnStarted, Runtime
 from edge_node.home import Home, chosen_home, node_home
 from edge_node.settings import NodeSettings, load
-from edge_node.tasks.journal import Journal
+from edge_node.tasks.journal import Journal, StoreDamaged, set_aside
 from edge_node.transport.inbox import Inbox
 from edge_node.transport.mqtt import MqttLink
 from edge_node.wire.topics import Presence, topic_for
@@ -188,8 +188,20 @@ def worker_pool(settings: NodeSettings, count: int = 0) -> Callable[[OnDone, OnS
 
 
 def journal_of(home: Home, roster: RosterView, node_id: str) -> Journal:
+    """The ledger's journal. A damaged file is set aside, loudly, and a new one begun (promise P6)."""
     assert roster.current is not None
-    return Journal(home.ledger, mesh_id=roster.current.mesh_id, node_id=node_id)
+    mesh_id = roster.current.mesh_id
+    try:
+        return Journal(home.ledger, mesh_id=mesh_id, node_id=node_id)
+    except StoreDamaged as damage:
+        kept = set_aside(home.ledger)
+        log.critical(
+            "the ledger is damaged: it was set aside, what it held is lost here",
+            extra={"cause": damage.cause, "kept_as": str(kept)},
+        )
+        journal = Journal(home.ledger, mesh_id=mesh_id, node_id=node_id)
+        journal.damaged.append(f"set aside as {kept.name}: {damage.cause}")
+        return journal
 
 
 # ── life ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -224,21 +236,16 @@ def _first_known(group: BaseExceptionGroup[BaseException]) -> EdgeweaveError | N
 
 
 def _say(error: EdgeweaveError, as_json: bool) -> int:
-    code, number = (
-        ("bad_input", 2)
-        if isinstance(error, BadInput)
-        else ("refused", 4)
-        if isinstance(error, Refused)
-        else ("unavailable", 3)
-    )
+    """The one line with which a daemon ends, as every other command says it."""
+    from edge_node.commands.exits import as_json as json_of
+    from edge_node.commands.exits import as_line, code_of
+
     if as_json:
-        sys.stdout.write(
-            json.dumps({"error": {"code": code, "message": error.cause, "fix": error.fix}}) + "\n"
-        )
+        sys.stdout.write(json_of(error) + "\n")
     else:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(as_line(error, "edge-gateway" if "gateway" in sys.argv[0] else "edge-node") + "\n")
     log.error("stopped", extra={"cause": error.cause, "fix": error.fix})
-    return number
+    return code_of(error)[0]
 
 
 async def serve(

@@ -66,18 +66,6 @@ class LinkSettings(Section, frozen=True, kw_only=True):
             "after 1.5 times this. Raising it saves radio time, deaths are noticed later.",
         ),
     ] = 10
-    connect_s: Annotated[
-        float, Meta(gt=0, le=60, description="Seconds that one attempt to connect may take.")
-    ] = 3.0
-    reconnect_s_max: Annotated[
-        float,
-        Meta(
-            gt=0,
-            le=60,
-            description="Longest pause between attempts to reconnect, seconds, jittered. Raising it spares a "
-            "broker that restarts under many nodes, work waits longer.",
-        ),
-    ] = 2.0
     inbox_messages_max: Annotated[
         int,
         Meta(
@@ -139,15 +127,6 @@ class TaskSettings(Section, frozen=True, kw_only=True):
             "costs disk: about 1 KB and the result, a task.",
         ),
     ] = 86400.0
-    lease_s_min: Annotated[
-        float,
-        Meta(
-            gt=0,
-            le=3600,
-            description="Least seconds that a silent holder keeps a task: lease = max(this, 2(C + 3 sigma)). "
-            "Raising it delays the rescue of tasks from dead nodes, lowering it runs some twice.",
-        ),
-    ] = 1.0
 
 
 class WorkerSettings(Section, frozen=True, kw_only=True):
@@ -159,14 +138,6 @@ class WorkerSettings(Section, frozen=True, kw_only=True):
             ge=0,
             le=1024,
             description="Worker processes; 0: one a core. Each costs 12 MB and more, by what it imports.",
-        ),
-    ] = 0
-    memory_mb_max: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=1_000_000,
-            description="Megabytes that a function may ask for here; 0: no bound. Others are refused.",
         ),
     ] = 0
     start_s_max: Annotated[

@@ -749,8 +749,11 @@ class JoinDesk:
         return _Claim(claim.spki, claim.x25519, name, claim.labels, claim.address, claim.asked_s)
 
     def _is_taken(self, name: str) -> bool:
+        # An approved claim that is not under way any more is in the roster, or its member has left again.
         return self._taken(name) or any(
-            one.claim is not None and one.claim.name == name and one.state in ("pending", "approved")
+            one.claim is not None
+            and one.claim.name == name
+            and (one.state == "pending" or (one.state == "approved" and one.is_busy))
             for one in self._invitations.values()
         )
 

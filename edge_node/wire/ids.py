@@ -9,22 +9,12 @@ from __future__ import annotations
 import re
 
 from security.errors import BadInput
+from security.identity import GATEWAY, RESERVED, is_mesh_id, is_node_id
 
-GATEWAY = "gateway"
-RESERVED = frozenset({GATEWAY, "broker", "any", "local"})
+__all__ = ["GATEWAY", "RESERVED", "checked_node_id", "is_mesh_id", "is_node_id", "is_task_id", "task_id"]
 
-_NODE_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?\Z")
-_MESH_ID = re.compile(r"[0-9a-f]{16}\Z")
 _TASK_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{23}\Z")
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
-
-
-def is_node_id(text: str) -> bool:
-    return _NODE_ID.match(text) is not None
-
-
-def is_mesh_id(text: str) -> bool:
-    return _MESH_ID.match(text) is not None
 
 
 def is_task_id(text: str) -> bool:

@@ -23,14 +23,14 @@ def test_nothing_said_means_the_defaults():
 
 
 def test_options_win_over_environment_over_file_over_default():
-    text = "[link]\nkeepalive_s = 20\nconnect_s = 2\n[log]\nlevel = 'error'\n"
+    text = "[link]\nkeepalive_s = 20\ninbox_messages_max = 64\n[log]\nlevel = 'error'\n"
     environ = {"EDGEWEAVE_LINK_KEEPALIVE_S": "30", "EDGEWEAVE_LOG_LEVEL": "warning"}
 
     settings = parse(
         NodeSettings, text, environ=environ, options={"log.level": "debug", "discovery.mdns": None}
     )
 
-    assert (settings.link.connect_s, settings.link.keepalive_s, settings.log.level) == (2.0, 30, "debug")
+    assert (settings.link.inbox_messages_max, settings.link.keepalive_s, settings.log.level) == (64, 30, "debug")
     assert settings.discovery.mdns == "auto"
 
 
