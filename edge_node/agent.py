@@ -649,8 +649,15 @@ class Agent:
 
     def _opened(self, task: Task) -> None:
         self.open_tasks[task.id] = task
+        if task.where not in _NO_PEER and task.where != self.node_id:
+            # A place named by hand may be a member that we never spoke to.
+            self.soon(lambda now_ns, _: self._reach(now_ns, task.where))
         if len(task.input) > INLINE_BYTES_MAX:
             self.bodies.hold(task.input_sha256, task.input)
+
+    def _reach(self, now_ns: int, peer: str) -> None:
+        if not self.channels.has(peer) and self._keys_of(peer):
+            self.channels.connect(now_ns, peer)
 
     def submit(self, task: Task, reply: Callable[[desk_events.Reply], None]) -> None:
         """Hand a task to the desk in the next turn; *reply* is called once, with the desk's answer."""
@@ -1086,6 +1093,7 @@ class _Do:
         self.what = what
 
 
+_NO_PEER = frozenset({"any", "local", GATEWAY})
 _FOR_DESK = frozenset(
     {
         messages.Offer,

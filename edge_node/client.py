@@ -641,7 +641,8 @@ async def _connect(home: Home) -> _Connection:
 
 
 def _nobody(home: Home, error: OSError) -> _Lost:
-    program = "edge-gateway" if home.path.name == "gateway" else "edge-node"
+    is_gateway = home.path.name == "gateway" or (home.keys / "issuing.pem").exists()
+    program = "edge-gateway" if is_gateway else "edge-node"
     if isinstance(error, PermissionError):
         return _Lost(f"the daemon at {home.socket} belongs to another user", fix="run this as that user")
     return _Lost(

@@ -209,6 +209,7 @@ def journal_of(home: Home, roster: RosterView, node_id: str) -> Journal:
 
 def run_daemon(house: Callable[[], Any], *, as_json: bool) -> int:
     """Run to the end; one line for what a person can mend, a traceback in the log for what they cannot."""
+    os.umask(0o077)  # whatever a daemon writes is its user's alone
     try:
         asyncio.run(house())
     except KeyboardInterrupt:

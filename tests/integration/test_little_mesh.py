@@ -87,6 +87,18 @@ async def test_a_deployer_node_publishes_through_the_gateway(tmp_path):
             assert await mesh.run("toy.add", 20, 3) == 23
 
 
+async def test_a_node_reaches_another_node_that_is_named(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1", "pi-2"]) as little:
+        async with Mesh.open(tmp_path / "gateway") as mesh:
+            await deploy(mesh)
+        await seen(little.agents["pi-1"], "toy.add")
+        async with Mesh.open(tmp_path / "pi-1") as mesh:
+            task = await mesh.submit("toy.add", 2, 3, where="pi-2")
+            outcome = await task.outcome()
+
+    assert (outcome.status, outcome.place) == ("done", "pi-2")
+
+
 async def test_accepted_work_resumes_after_a_crash_of_its_owner(tmp_path):
     async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little:
         async with Mesh.open(tmp_path / "gateway") as mesh:
