@@ -43,7 +43,7 @@ from edge_node.store.documents import Documents
 from edge_node.tasks import events as desk_events
 from edge_node.tasks.desk import Desk, DeskSettings
 from edge_node.tasks.journal import JournalPort
-from edge_node.tasks.task import INLINE_BYTES_MAX, Outcome, Task
+from edge_node.tasks.task import INLINE_BYTES_MAX, Outcome, Record, Task
 from edge_node.transport import blobs, channel
 from edge_node.transport.inbox import Inbox
 from edge_node.transport.link import Delivery, Link, LinkDown, LinkUp, Sent
@@ -232,6 +232,8 @@ class Agent:
         self._beat_sent_ns = 0
         self._pings: OrderedDict[int, tuple[str, int]] = OrderedDict()
         self._ping_waiters: dict[int, asyncio.Future[int]] = {}
+        self._appends: list[tuple[int, tuple[Record, ...]]] = []
+        self.at_turn_end: list[Callable[[], None]] = []
         self._drained = asyncio.Event()
         self._ready = asyncio.Event()
         self._draining = False
@@ -317,6 +319,13 @@ class Agent:
             self._publish(now_ns, wall_ms, self.channels.flush(now_ns))
             link.flush()
             runtime.flush()
+            for flush in self.at_turn_end:
+                flush()
+            if self._appends:
+                # Last: the journal's thread wants the interpreter, and what has just left does not.
+                appends, self._appends = self._appends, []
+                for serial, records in appends:
+                    self.journal.append(serial, records)
 
     def _timeout_s(self) -> float:
         dues = (
@@ -605,7 +614,7 @@ class Agent:
                         message = self._by_digest(message)
                     self.tell(now_ns, peer, message)
                 case desk_events.Append(serial, records):
-                    self.journal.append(serial, records)
+                    self._appends.append((serial, records))
                 case desk_events.Run():
                     self._provided(now_ns, wall_ms, self.provision.run(now_ns, effect))
                 case desk_events.Settled(task_id, outcome):

@@ -262,6 +262,7 @@ async def serve(
         await _either(agent.ready(), running)
         control = ControlServer(home.socket, backend)
         await control.listen()
+        agent.at_turn_end.append(control.flush)
         serving = house.create_task(control.run(), name="control")
         await _linked(agent, stop)
         if not stop.is_set():

@@ -86,6 +86,7 @@ class ControlServer:
         self._backend = backend
         self._outstanding_max = outstanding_max
         self._connections: set[_Connection] = set()
+        self._answering: set[_Connection] = set()  # they have answers that were not written yet
         self._server: asyncio.Server | None = None
         self._inode = 0
         self._calls: asyncio.TaskGroup | None = None
@@ -121,6 +122,11 @@ class ControlServer:
             finally:
                 self._calls = None
                 self.close()
+
+    def flush(self) -> None:
+        """The caller's turn ends: write its answers now and not a turn of the event loop later."""
+        while self._answering:
+            self._answering.pop()._flush()
 
     def close(self) -> None:
         """Stop listening, cut connections (what they asked for goes on), remove the socket file."""
@@ -297,6 +303,7 @@ class _Connection(asyncio.Protocol):
                 frame = protocol.encode(failure_for(response.id, error))
             if not self._out:
                 self._loop.call_soon(self._flush)
+                self._server._answering.add(self)
             self._out.append(frame)
 
         return reply
@@ -304,6 +311,7 @@ class _Connection(asyncio.Protocol):
     # -- responses ------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
+        self._server._answering.discard(self)
         frames, self._out = self._out, []
         if self._transport is None or not frames:
             return

@@ -165,6 +165,7 @@ class LittleMesh:
         await agent.ready()
         control = ControlServer(home.socket, AgentBackend(agent))
         await control.listen()
+        agent.at_turn_end.append(control.flush)
         serving = group.create_task(control.run(), name=f"control-{name}")
         stack.callback(serving.cancel)
         self.agents[name] = agent
