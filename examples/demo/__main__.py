@@ -30,7 +30,7 @@ from typing import Any, Final
 from edge_node.commands.rendering import plain_table
 from edge_node.tasks.journal import Journal, Stored
 from examples.demo import report
-from examples.demo.mesh import ROOT, DemoMesh, Member, one_error, wire_bytes
+from examples.demo.mesh import ABORT_S_MAX, ROOT, TERM_S_MAX, DemoMesh, Member, one_error, wire_bytes
 from security.errors import BadInput, EdgeweaveError, Unavailable
 
 BOARDS: Final = {"pi-1": 1.0, "pi-2": 2.0, "pi-3": 4.0}  # name -> slowdown
@@ -305,24 +305,24 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def write(facts: dict[str, Any], found: report.Account) -> None:
-    """Both files of out/demo. Raises: Unavailable: they cannot be written."""
+def write(out: Path, facts: dict[str, Any], found: report.Account) -> None:
+    """Both files. Raises: Unavailable: they cannot be written."""
     try:
-        OUT.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         lines = "".join(json.dumps(task) + "\n" for task in found.tasks)
-        (OUT / "tasks.jsonl").write_text(lines)
-        (OUT / "report.json").write_text(json.dumps(facts, indent=2) + "\n")
+        (out / "tasks.jsonl").write_text(lines)
+        (out / "report.json").write_text(json.dumps(facts, indent=2) + "\n")
     except OSError as error:
         raise Unavailable(
-            f"cannot write to {OUT}: {error.strerror}", fix="remove it, or make it yours: chown -R"
+            f"cannot write to {out}: {error.strerror}", fix="remove it, or make it yours: chown -R"
         ) from None
 
 
-def conclude(demo: Demo, screen: Screen) -> bool:
+def conclude(demo: Demo, screen: Screen, out: Path) -> bool:
     """Account, write, show. True: everything that was promised was kept."""
     facts, found = demo.account()
     facts["wall_s"] = round(screen.wall_s, 1)
-    write(facts, found)
+    write(out, facts, found)
     for heads, rows in report.tables(facts["change_points"], found):
         screen.table(heads, rows)
     screen.line("")
@@ -337,7 +337,7 @@ def conclude(demo: Demo, screen: Screen) -> bool:
         screen.line(
             f"this machine was too busy for {demo.left_out} of {demo.planned} windows; they were not asked"
         )
-    screen.line(f"details: {_short(OUT / 'report.json')} and tasks.jsonl; it took {facts['wall_s']:.0f} s")
+    screen.line(f"details: {_short(out / 'report.json')} and tasks.jsonl; it took {facts['wall_s']:.0f} s")
     return found.kept
 
 
@@ -369,13 +369,14 @@ async def story(options: argparse.Namespace, screen: Screen) -> int:
     try:
         await asyncio.wait({running})
         screen.close()
-        left = await demo.mesh.stop()
+        finished = not running.cancelled() and running.exception() is None
+        left = await demo.mesh.stop(term_s_max=TERM_S_MAX if finished else ABORT_S_MAX)
         if caught:
             return 128 + caught[0]
         running.result()
         if left:
             raise Unavailable(f"processes had to be killed at the end: {', '.join(map(str, left))}")
-        kept = conclude(demo, screen)
+        kept = conclude(demo, screen, options.out)
         if options.keep:
             screen.line(f"next: {_program()} up --home {folder / 'gateway'} --listen 127.0.0.1 --mdns lo")
         else:
@@ -403,6 +404,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=_seconds, default=24.0, help="how long the series are replayed")
     parser.add_argument("--seed", type=int, default=1, help="of the jitter between tasks")
     parser.add_argument("--keep", action="store_true", help="keep the homes of gateway and boards")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="where the two files go")
     options = parser.parse_args(argv)
     screen = Screen()
     try:

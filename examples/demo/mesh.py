@@ -30,7 +30,8 @@ from security.errors import EdgeweaveError, Unavailable
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 READY_S_MAX: Final = 40.0
 COMMAND_S_MAX: Final = 40.0
-TERM_S_MAX: Final = 8.0  # a daemon gives running work ten seconds to drain; here none is left
+TERM_S_MAX: Final = 8.0  # a daemon gives running work ten seconds to drain; at the end none is left
+ABORT_S_MAX: Final = 3.0  # who pressed Ctrl-C does not wait for work to drain
 LINE_BYTES_MAX: Final = 1024 * 1024
 GATEWAY: Final = "gateway"
 PROGRAMS: Final = {"edge-gateway": "gateway.cli", "edge-node": "edge_node.cli"}
@@ -263,7 +264,7 @@ class DemoMesh:
 
     # ── stopping ──────────────────────────────────────────────────────────────────────────────────
 
-    async def stop(self) -> list[int]:
+    async def stop(self, *, term_s_max: float = TERM_S_MAX) -> list[int]:
         """End everything, boards first; pids of processes that had to be killed although they should not."""
         await asyncio.gather(*self._starting, return_exceptions=True)
         self._note_family()
@@ -271,13 +272,13 @@ class DemoMesh:
         others = [
             child for child in self._children if child not in {m.process for m in self.members.values()}
         ]
-        await asyncio.gather(*(_end(child, signal.SIGKILL, TERM_S_MAX) for child in others))
+        await asyncio.gather(*(_end(child, signal.SIGKILL, term_s_max) for child in others))
         stubborn = await asyncio.gather(
-            *(_end(m.process, signal.SIGTERM, TERM_S_MAX) for m in self.boards if m.process)
+            *(_end(m.process, signal.SIGTERM, term_s_max) for m in self.boards if m.process)
         )
         gateway = self.members[GATEWAY].process
         if gateway is not None:
-            stubborn.append(await _end(gateway, signal.SIGTERM, TERM_S_MAX))
+            stubborn.append(await _end(gateway, signal.SIGTERM, term_s_max))
         left = [pid for pid in stubborn if pid]
         for record in (broker, self._broker_record()):  # one may have been started in the meantime
             if record is not None:

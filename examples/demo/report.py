@@ -127,7 +127,7 @@ def row_of(stored: Stored, promise: Promise | None) -> dict[str, Any]:
         "settled_at": None if outcome is None else _seconds(outcome.settled_at_ms),
         "attempts": [
             {
-                "node": attempt.node,
+                "node": attempt.node or None,  # cut short by a crash: only its number was kept
                 "pid": attempt.pid or None,
                 "start": _seconds(attempt.started_at_ms),
                 "end": _seconds(attempt.ended_at_ms),
@@ -238,8 +238,9 @@ def tables(points: Mapping[str, Any], found: Account) -> Iterator[tuple[list[str
     functions: dict[str, list[Mapping[str, Any]]] = {}
     for task in found.tasks:
         functions.setdefault(task["function"], []).append(task)
+    everything: list[Mapping[str, Any]] = [*found.tasks]
     body = []
-    for name, tasks in [*sorted(functions.items()), ("all", list(found.tasks))]:
+    for name, tasks in [*sorted(functions.items()), ("all", everything)]:
         done = [task for task in tasks if task["status"] == "done"]
         latencies = sorted(task["latency_ms"] for task in done if task["latency_ms"] is not None)
         body.append(
@@ -255,7 +256,7 @@ def tables(points: Mapping[str, Any], found: Account) -> Iterator[tuple[list[str
     yield ["function", "accepted", "completed", *PLACES, "p50", "p99"], body
     people = [
         [f"person {number}", _numbers(marks), f"{len(met)} of {len(marks)}"]
-        for number, marks, met in zip(range(1, 1 + len(PEOPLE)), points["people"], points["met"], strict=True)
+        for number, (marks, met) in enumerate(zip(PEOPLE, points["met"], strict=True), 1)
     ]
     yield (
         ["change points", "row of the room's series", "met"],
