@@ -52,6 +52,8 @@ from security.roster import Deployer, Member, MemberKey, Roster
 log = logging.getLogger("gateway.house")
 
 INVITATIONS = "invitations"
+GOODBYE_S = 0.5
+"""Between a member's goodbye and its end: our acknowledgement gets out before the broker shuts it out."""
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  compared with, not bound
 
 
@@ -300,6 +302,7 @@ class House:
     async def _let_leave(self) -> None:
         while True:
             node = await self._leaving.get()
+            await asyncio.sleep(GOODBYE_S)
             try:
                 await self.keeper.mark(node, "left")
                 log.info("member left", extra={"node": node})
