@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import hashlib
 import logging
 import os
 import random
@@ -29,12 +27,10 @@ from edge_node.clock import Clock, SystemClock
 from edge_node.discovery.mdns import Mdns
 from edge_node.discovery.sightings import Advert, Sightings, parse_address
 from edge_node.discovery.sightings import Members as KnownMembers
-from edge_node.functions.bundle import Bundle, BundleStore, digest_of
-from edge_node.functions.catalogue import Adopted as EntryAdopted
-from edge_node.functions.catalogue import Catalogue, Fork
+from edge_node.functions.bundle import BundleStore
 from edge_node.functions.invocation import Completion, Invocation
-from edge_node.functions.manifest import Manifest
-from edge_node.functions.provision import AskCatalogue, Authorised, CannotRun, Provision, Start, Want
+from edge_node.functions.provision import AskCatalogue, CannotRun, Provision, Start, Want
+from edge_node.functions.publishing import Publisher
 from edge_node.functions.runtimes.runtime import OnDone, OnStarted, Runtime
 from edge_node.home import Home
 from edge_node.membership import detector
@@ -45,18 +41,18 @@ from edge_node.tasks.desk import Desk, DeskSettings
 from edge_node.tasks.journal import JournalPort
 from edge_node.tasks.task import INLINE_BYTES_MAX, Outcome, Record, Task
 from edge_node.transport import blobs, channel
+from edge_node.transport.bodies import Bodies
 from edge_node.transport.inbox import Inbox
 from edge_node.transport.link import Delivery, Link, LinkDown, LinkUp, Sent
 from edge_node.wire import messages, topics
 from edge_node.wire.codec import direct_context
 from edge_node.wire.ids import GATEWAY
-from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
+from security.errors import EdgeweaveError, ProtocolViolation, Refused
 from security.identity import NodeKeys
 from security.keystore import KeyStore
 from security.roster import Adopted, Roster, RosterView
 from security.roster import Fork as RosterFork
 from security.session import Sessions
-from security.signing import EntryDraft, open_entry, sign_entry
 
 log = logging.getLogger("edge_node.agent")
 
@@ -84,47 +80,6 @@ class Extension(Protocol):
     def peer_changed(self, peer: str, up: bool, reason: str) -> None: ...
     def heard(self, peer: str, message: messages.Message) -> None: ...
     def deployer_key(self) -> ec.EllipticCurvePrivateKey: ...
-
-
-class PeerBodies:
-    """Bodies that peers may fetch, and bodies that were fetched: bounded, least recently used out."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._max = bytes_max
-        self._bytes = 0
-        self._cache: OrderedDict[bytes, bytes] = OrderedDict()
-        self._held: dict[bytes, tuple[bytes, int]] = {}
-
-    def keep(self, body: bytes) -> bytes:
-        digest = hashlib.sha256(body).digest()
-        if digest not in self._cache:
-            self._cache[digest] = body
-            self._bytes += len(body)
-            while self._bytes > self._max and len(self._cache) > 1:
-                _, old = self._cache.popitem(last=False)
-                self._bytes -= len(old)
-        return digest
-
-    def hold(self, digest: bytes, body: bytes) -> None:
-        """Keep until as many ``release``: the input of a task that we own."""
-        _, count = self._held.get(digest, (body, 0))
-        self._held[digest] = (body, count + 1)
-
-    def release(self, digest: bytes) -> None:
-        body, count = self._held.get(digest, (b"", 0))
-        if count > 1:
-            self._held[digest] = (body, count - 1)
-        else:
-            self._held.pop(digest, None)
-
-    def get(self, digest: bytes) -> bytes | None:
-        held = self._held.get(digest)
-        if held is not None:
-            return held[0]
-        body = self._cache.get(digest)
-        if body is not None:
-            self._cache.move_to_end(digest)
-        return body
 
 
 RuntimeFactory = Callable[[OnDone, OnStarted], Runtime]
@@ -174,9 +129,18 @@ class Agent:
 
         self.documents = Documents(home.documents)
         self.bundles = BundleStore(home.bundles)
-        self.bodies = PeerBodies(BODIES_BYTES_MAX)
-        self.catalogue = Catalogue(self.mesh_id, self._open_entry)
-        self._manifests: dict[tuple[str, bytes], Manifest] = {}
+        self.bodies = Bodies(BODIES_BYTES_MAX)
+        self.publisher = Publisher(
+            self,
+            me=node_id,
+            mesh_id=self.mesh_id,
+            roster=roster,
+            documents=self.documents,
+            bundles=self.bundles,
+            clock=self.clock,
+            entropy=entropy,
+        )
+        self.catalogue = self.publisher.catalogue
 
         self.runtime = runtime(self._on_done, self._on_started)
         self.journal = journal
@@ -212,7 +176,7 @@ class Agent:
         self.provision = Provision(
             me=node_id,
             gateway=GATEWAY,
-            authorised=self._authorised,
+            authorised=self.publisher.authorised,
             has_bundle=self.bundles.has,
             body=self.bodies.get,
         )
@@ -223,8 +187,6 @@ class Agent:
         self.open_tasks: dict[str, Task] = {}
         self._recent: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._peer_notes: dict[str, dict[str, Any]] = {}
-        self._publishing: dict[bytes, asyncio.Future[str]] = {}
-        self._incoming: dict[bytes, list[tuple[str, messages.Publish, set[bytes]]]] = {}
         self._results: dict[bytes, list[tuple[str, messages.Result]]] = {}
         self._beat_due_ns = 0
         self._beat_seq = 0
@@ -261,7 +223,7 @@ class Agent:
 
     async def run(self) -> None:
         """Until cancelled. ``ready`` is set once work is accepted."""
-        self._restore_catalogue()
+        self.publisher.restore()
         self.journal.start(asyncio.get_running_loop(), self._on_persisted, self._on_persist_failed)
         open_tasks = await asyncio.to_thread(self.journal.open_tasks)
         self.link.subscribe(topics.subscriptions(self.mesh_id, self.node_id))
@@ -457,13 +419,11 @@ class Agent:
             if entries:
                 self.tell(now_ns, peer, messages.CatalogueEntries(entries))
         elif kind is messages.CatalogueEntries:
-            self._entries_came(now_ns, wall_ms, peer, message.entries)
+            self.publisher.entries_came(now_ns, wall_ms, message.entries)
         elif kind is messages.Publish:
-            self._publish_asked(now_ns, wall_ms, peer, message)
+            self.publisher.publish_asked(now_ns, wall_ms, peer, message)
         elif kind is messages.Published:
-            waiting = self._publishing.get(message.request)
-            if waiting is not None and peer == GATEWAY and not waiting.done():
-                waiting.set_result(message.refused)
+            self.publisher.published(peer, message)
         elif self.extension is not None:
             self.extension.heard(peer, message)
 
@@ -786,12 +746,10 @@ class Agent:
                 case blobs.NotFetched(digest, reason):
                     self._provided(now_ns, wall_ms, self.provision.not_fetched(digest, reason))
                     self._results.pop(digest, None)  # the lease lapses, the task is placed again
-                    for peer, asked, _ in self._incoming.pop(digest, ()):
-                        refused = f"the bundle could not be fetched from {peer}: {reason}"
-                        self.tell(now_ns, peer, messages.Published(asked.request, refused))
+                    self.publisher.bundle_missed(now_ns, digest, reason)
 
     def _body_came(self, now_ns: int, wall_ms: int, digest: bytes, body: bytes) -> None:
-        if digest in self.catalogue.digests() or digest in self._incoming:
+        if self.publisher.wants(digest):
             try:
                 self.bundles.put(body)
             except EdgeweaveError as error:
@@ -801,10 +759,7 @@ class Agent:
         for peer, result in self._results.pop(digest, ()):
             whole = msgspec.structs.replace(result, output=body, output_digest=None)
             self.inbox.put_local(desk_events.Heard(peer, whole))
-        for peer, asked, missing in self._incoming.pop(digest, ()):
-            missing.discard(digest)
-            if not missing:
-                self._take_published(now_ns, wall_ms, peer, asked)
+        self.publisher.bundle_came(now_ns, wall_ms, digest)
         self._provided(now_ns, wall_ms, self.provision.fetched(digest))
 
     def _by_digest(self, result: messages.Result) -> messages.Result:
@@ -833,107 +788,17 @@ class Agent:
                 progress = messages.Progress(result.task, result.attempt, True)
                 self.inbox.put_local(desk_events.Heard(peer, progress))
 
-    # ── the catalogue ─────────────────────────────────────────────────────────────────────────────
+    def fetch(self, now_ns: int, wall_ms: int, digest: bytes, holders: list[str]) -> None:
+        self._blob_effects(now_ns, wall_ms, self.blobs.want(now_ns, digest, holders))
 
-    def _open_entry(self, data: bytes) -> Any:
-        roster = self.roster.current
-        assert roster is not None
-        return open_entry(data, mesh_id=self.mesh_id, deployers=roster.signers)
+    def catalogue_changed(self, now_ns: int, wall_ms: int) -> None:
+        self._provided(now_ns, wall_ms, self.provision.catalogue_changed())
 
-    def manifest_of(self, name: str, digest: bytes) -> Manifest | None:
-        """The signed manifest of this function and code, whatever version names it; None: unsigned."""
-        known = self._manifests.get((name, digest))
-        if known is not None:
-            return known
-        for entry in self.catalogue.history(name):
-            if entry.digest == digest:
-                manifest = Manifest.from_bytes(entry.manifest)
-                self._manifests[name, digest] = manifest
-                return manifest
-        return None
+    def peers_up(self) -> list[str]:
+        return self.detector.up()
 
-    def _authorised(self, name: str, digest: bytes) -> Authorised | None:
-        manifest = self.manifest_of(name, digest)
-        return None if manifest is None else Authorised(manifest.timeout_s, manifest.memory_mb)
-
-    def _entries_came(self, now_ns: int, wall_ms: int, peer: str, entries: list[bytes]) -> None:
-        if self.adopt_entries(entries):
-            self._provided(now_ns, wall_ms, self.provision.catalogue_changed())
-
-    def adopt_entries(self, entries: list[bytes]) -> list[str]:
-        """Take signed entries; the names that changed. What is not signed right is counted and left."""
-        changed = []
-        for data in entries:
-            try:
-                result = self.catalogue.adopt(data)
-            except EdgeweaveError as error:
-                self.stories[f"catalogue entry refused: {error.cause}"] += 1
-                log.warning("catalogue entry refused", extra={"cause": error.cause})
-                continue
-            match result:
-                case EntryAdopted(entry):
-                    changed.append(entry.name)
-                    self._keep_entry(entry.name, entry.version, data)
-                    log.info("function deployed", extra={"function": entry.name, "version": entry.version})
-                case Fork():
-                    self.stories["catalogue fork"] += 1
-                    log.error("two entries of one version", extra={"function": result.name})
-        return changed
-
-    def _keep_entry(self, name: str, version: int, raw: bytes) -> None:
-        table = self.documents.table("catalogue", key="id")
-        table.upsert({"id": f"{name}@{version}", "version": version, "entry": raw.hex()})
-
-    def _restore_catalogue(self) -> None:
-        rows = sorted(self.documents.table("catalogue", key="id").all(), key=lambda row: int(row["version"]))
-        for cause in self.catalogue.restore(bytes.fromhex(row["entry"]) for row in rows):
-            log.warning("a kept catalogue entry was left out", extra={"cause": cause})
-
-    async def deploy(self, source: bytes, stem: str, *, only_if_new: bool) -> list[dict[str, Any]]:
-        """Sign and publish every function of a source file.
-
-        Raises: BadInput: the source. Refused: this member may not deploy. Unavailable: no gateway answers.
-        """
-        bundle = Bundle.of_source(f"{stem}.py", source)
-        manifests = bundle.manifests()
-        data = bundle.to_bytes()
-        digest = digest_of(data)
-        fresh = []
-        rows = []
-        for manifest in manifests:
-            current = self.catalogue.find(manifest.name)
-            same = current is not None and current.digest == digest
-            version = (
-                current.version
-                if current is not None and same and only_if_new
-                else self.catalogue.next_version(manifest.name)
-            )
-            rows.append({"name": manifest.name, "version": version, "digest": digest.hex(), "new": not same})
-            if not (same and only_if_new):
-                fresh.append((manifest.name, version, manifest.to_bytes()))
-        if fresh:
-            entries = [self._signed(name, version, digest, manifest) for name, version, manifest in fresh]
-            await asyncio.to_thread(self.bundles.put, data)
-            await self._spread(entries)
-        return rows
-
-    async def rollback(self, name: str) -> dict[str, Any]:
-        """A new version of *name* that names the digest before the current one."""
-        current = self.catalogue.current(name)
-        older = next((e for e in self.catalogue.history(name) if e.digest != current.digest), None)
-        if older is None:
-            raise BadInput(
-                f"{name} has no earlier code to go back to", fix=f"deploy a file that defines {name}"
-            )
-        version = self.catalogue.next_version(name)
-        await self._spread([self._signed(name, version, older.digest, older.manifest)])
-        return {"name": name, "version": version, "digest": older.digest.hex(), "new": True}
-
-    def _signed(self, name: str, version: int, digest: bytes, manifest: bytes) -> bytes:
-        draft = EntryDraft(self.mesh_id, name, version, digest, manifest, self.clock.wall_ms() // 1000)
-        return sign_entry(draft, self._deployer_key())
-
-    def _deployer_key(self) -> ec.EllipticCurvePrivateKey:
+    def deployer_key(self) -> ec.EllipticCurvePrivateKey:
+        """What this member signs code with. Raises: Refused: the roster does not let it."""
         if self.extension is not None:
             return self.extension.deployer_key()
         member = self.roster.current.member(self.node_id) if self.roster.current else None
@@ -943,55 +808,6 @@ class Agent:
                 fix="deploy on the gateway with `edge-gateway deploy FILE`",
             )
         return self.keys.signing
-
-    async def _spread(self, entries: list[bytes]) -> None:
-        if self.node_id == GATEWAY:
-            self.adopt_entries(entries)
-            self.soon(functools.partial(self._push_entries, entries))
-            return
-        request = self.entropy(8)
-        waiting: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._publishing[request] = waiting
-        try:
-            self.soon(lambda now_ns, _: self.tell(now_ns, GATEWAY, messages.Publish(request, entries)))
-            async with asyncio.timeout(PUBLISH_WAIT_S):
-                refused = await waiting
-        except TimeoutError:
-            raise Unavailable("the gateway did not answer", fix="is it up? see `edge-node status`") from None
-        finally:
-            del self._publishing[request]
-        if refused:
-            raise Refused(f"the gateway refused: {refused}")
-        self.adopt_entries(entries)
-
-    def _push_entries(self, entries: list[bytes], now_ns: int, wall_ms: int) -> None:
-        for peer in self.detector.up():
-            self.tell(now_ns, peer, messages.CatalogueEntries(entries))
-        self._provided(now_ns, wall_ms, self.provision.catalogue_changed())
-
-    def _publish_asked(self, now_ns: int, wall_ms: int, peer: str, asked: messages.Publish) -> None:
-        """A member with the role deployer wants its signed entries in the catalogue (gateway only)."""
-        if self.node_id != GATEWAY:
-            self.tell(now_ns, peer, messages.Published(asked.request, "only the gateway publishes"))
-            return
-        try:
-            digests = {self._open_entry(data).digest for data in asked.entries}
-        except EdgeweaveError as error:
-            self.tell(now_ns, peer, messages.Published(asked.request, error.cause))
-            return
-        missing = {digest for digest in digests if not self.bundles.has(digest)}
-        if not missing:
-            self._take_published(now_ns, wall_ms, peer, asked)
-        for digest in sorted(missing):
-            self._incoming.setdefault(digest, []).append((peer, asked, missing))
-            self._blob_effects(now_ns, wall_ms, self.blobs.want(now_ns, digest, [peer]))
-
-    def _take_published(self, now_ns: int, wall_ms: int, peer: str, asked: messages.Publish) -> None:
-        changed = self.adopt_entries(asked.entries)
-        refused = "" if changed else "another version was published in the meantime: deploy again"
-        self.tell(now_ns, peer, messages.Published(asked.request, refused))
-        if changed:
-            self._push_entries(asked.entries, now_ns, wall_ms)
 
     # ── neighbours ────────────────────────────────────────────────────────────────────────────────
 
@@ -1085,7 +901,7 @@ class Agent:
                 "unsupported": self.channels.unsupported,
             },
             "ledger": {"damaged": list(self.journal.damaged)},
-            "stories": dict(self.stories),
+            "stories": dict(self.stories + self.publisher.stories),
         }
 
 

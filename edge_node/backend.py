@@ -85,7 +85,7 @@ class AgentBackend:
                 fix="split the input into smaller windows",
             )
         entry = agent.catalogue.current(request.function)
-        manifest = agent.manifest_of(entry.name, entry.digest)
+        manifest = agent.publisher.manifest_of(entry.name, entry.digest)
         assert manifest is not None, "the current entry is in the history"
         args, kwargs = values.decode_call(request.input)
         check_arguments(manifest, args, kwargs)
@@ -200,7 +200,7 @@ class AgentBackend:
         rows = []
         for name in self.agent.catalogue.names():
             entry = self.agent.catalogue.current(name)
-            manifest = self.agent.manifest_of(name, entry.digest)
+            manifest = self.agent.publisher.manifest_of(name, entry.digest)
             assert manifest is not None
             rows.append(
                 {
@@ -301,7 +301,9 @@ class AgentBackend:
         source, stem = params.get("source"), _text(params, "stem")
         if not isinstance(source, bytes):
             raise BadInput("deploy needs the file's bytes")
-        rows = await self.agent.deploy(source, stem, only_if_new=bool(params.get("only_if_new", True)))
+        rows = await self.agent.publisher.deploy(
+            source, stem, only_if_new=bool(params.get("only_if_new", True))
+        )
         return {"functions": rows}
 
     async def _leave(self, params: dict[str, Any]) -> object:

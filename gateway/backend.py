@@ -51,7 +51,7 @@ class GatewayBackend(AgentBackend):
         name = params.get("name")
         if not isinstance(name, str):
             raise BadInput("rollback needs a function's name")
-        return {"functions": [await self.agent.rollback(name)]}
+        return {"functions": [await self.agent.publisher.rollback(name)]}
 
     async def _all_nodes(self, params: dict[str, Any]) -> object:
         house = self._house
