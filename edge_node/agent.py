@@ -493,6 +493,8 @@ class Agent:
                     self._carry_out(
                         now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, desk_events.PeerDown(peer))
                     )
+                    if self.link.up:  # it is away, not we: nobody's work waits for what it was to send
+                        self._blob_effects(now_ns, wall_ms, self.blobs.peer_down(now_ns, peer))
                     self._peer_notes[peer] = {"id": peer, "up": False, "at_ms": wall_ms, "cause": reason}
                     if self.extension is not None:
                         self.extension.peer_changed(peer, False, reason)

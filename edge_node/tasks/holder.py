@@ -2,7 +2,8 @@
 
 One queue, earliest deadline first (a task without one is due ten times its service time after arrival), and
 a window into the worker pool: as many calls as there are workers, and more only while everything released
-is worth less than 5 ms a worker, so that tiny calls stream and long ones still give way to urgent ones.
+is worth less than 5 ms a worker, so that tiny calls stream and long ones still give way to urgent ones. Calls
+whose input is fetched first queue apart and take none of that window: their owner may be slow, or dead.
 
 For a foreign task the answers are lazy: the result, if it comes within 20 ms, is its own acceptance;
 otherwise Accept, then Progress three times a lease. All of it is volatile: the owner keeps the promise.
@@ -32,6 +33,8 @@ MILLISECOND = 1_000_000
 ACCEPT_AFTER_NS = 20 * MILLISECOND
 RELEASED_S_MAX = 5e-3
 DEPTH_MAX = 32
+FETCHING_MAX = 16
+"""Calls released ahead of their input: what the fetching of bodies carries at once."""
 RESULTS_KEPT = 1024
 RESULTS_BYTES_KEPT = 4 * 2**20
 TOMBSTONES_KEPT = 1024
@@ -48,8 +51,8 @@ class Phase(IntEnum):
 
 class Job:
     __slots__ = (
-        "accept_wanted", "again", "arrived_ns", "attempt", "budget_end_ns", "expected_s", "foreign",
-        "function", "lease_ns", "offer", "owner", "phase", "released", "run_attempt", "seen",
+        "accept_wanted", "again", "arrived_ns", "attempt", "budget_end_ns", "expected_s", "fetches",
+        "foreign", "function", "lease_ns", "offer", "owner", "phase", "released", "run_attempt", "seen",
         "started_ns", "task",
     )  # fmt: skip
 
@@ -73,6 +76,7 @@ class Job:
         self.seen = False
         self.offer: Offer | None = None  # foreign
         self.foreign = False
+        self.fetches = False  # its input is not here yet
 
 
 class Holder:
@@ -96,11 +100,14 @@ class Holder:
         self._jobs: dict[str, Job] = {}
         self._own: dict[str, Task] = {}  # the tasks behind own jobs
         self._queue: list[tuple[int, int, Job]] = []
+        self._remote: list[tuple[int, int, Job]] = []  # those whose input has to be fetched
         self._queued = 0
         self._queued_s = 0.0
         self._order = 0
         self._released: dict[tuple[str, int], Job] = {}
         self._released_s = 0.0
+        self._fetching: dict[tuple[str, int], Job] = {}  # those of _released that no worker can have yet
+        self._fetching_s = 0.0
         self._accepts: deque[tuple[int, Job]] = deque()
         self._progress = Agenda()
         self._results: OrderedDict[str, Result] = OrderedDict()
@@ -124,7 +131,7 @@ class Holder:
 
     def wait_s(self, now_ns: int) -> float:
         """How long a task that arrives now waits for a worker."""
-        if self._queued == 0 and len(self._released) < self.workers:
+        if self._queued == 0 and len(self._released) - len(self._fetching) < self.workers:
             return 0.0
         return self.backlog_s(now_ns) / self.workers
 
@@ -195,6 +202,7 @@ class Holder:
         job = Job(peer, offer.task, offer.attempt, offer.function, service_s, now_ns)
         job.foreign = True
         job.offer = offer
+        job.fetches = offer.input is None
         job.seen = self._estimates.seen(offer.function)
         job.lease_ns = max(300, offer.lease_ms) * MILLISECOND
         if offer.budget_ms is not None:
@@ -221,25 +229,24 @@ class Holder:
         self._jobs[job.task] = job
         job.phase = Phase.QUEUED
         self._order += 1
-        heappush(self._queue, (due_ns, self._order, job))
+        heappush(self._remote if job.fetches else self._queue, (due_ns, self._order, job))
         self._queued += 1
         self._queued_s += job.expected_s
 
     # ── work goes to the pool ─────────────────────────────────────────────────────────────────────────
     def release(self, now_ns: int, out: list[Effect]) -> None:
         """Hand the most urgent calls to the pool as far as its window allows."""
-        queue = self._queue
+        self._release_from(now_ns, self._queue, out)
+        if self._remote:
+            self._release_from(now_ns, self._remote, out)
+
+    def _release_from(self, now_ns: int, queue: list[tuple[int, int, Job]], out: list[Effect]) -> None:
         while queue:
             job = queue[0][2]
             if job.phase is not Phase.QUEUED:
                 heappop(queue)
                 continue
-            count = len(self._released)
-            if count >= self.workers and (
-                not job.seen
-                or count >= DEPTH_MAX * self.workers
-                or self._released_s + job.expected_s > RELEASED_S_MAX * self.workers
-            ):
+            if not self._window(job):
                 return
             heappop(queue)
             if job.foreign and job.budget_end_ns is not None and job.budget_end_ns <= now_ns:
@@ -255,7 +262,24 @@ class Holder:
             job.run_attempt = job.attempt
             self._released[key] = job
             self._released_s += job.expected_s
+            if job.fetches:
+                self._fetching[key] = job
+                self._fetching_s += job.expected_s
             out.append(self._run(now_ns, job))
+
+    def _window(self, job: Job) -> bool:
+        """May the pool have one more call?"""
+        if job.fetches:
+            return len(self._fetching) < FETCHING_MAX
+        count = len(self._released) - len(self._fetching)
+        if count < self.workers:
+            return True
+        busy_s = self._released_s - self._fetching_s
+        return (
+            job.seen
+            and count < DEPTH_MAX * self.workers
+            and busy_s + job.expected_s <= RELEASED_S_MAX * self.workers
+        )
 
     def _run(self, now_ns: int, job: Job) -> Run:
         budget_ms = None
@@ -278,6 +302,7 @@ class Holder:
         job = self._released.get((task, attempt))
         if job is None:
             return None
+        self._fetched((task, attempt))
         job.started_ns = now_ns
         if job.phase is Phase.RELEASED:
             job.phase = Phase.RUNNING
@@ -386,7 +411,13 @@ class Holder:
         self._queued -= 1
         self._queued_s = self._queued_s - job.expected_s if self._queued else 0.0
 
+    def _fetched(self, key: tuple[str, int]) -> None:
+        job = self._fetching.pop(key, None)
+        if job is not None:
+            self._fetching_s = self._fetching_s - job.expected_s if self._fetching else 0.0
+
     def _unrelease(self, task: str, attempt: int) -> Job | None:
+        self._fetched((task, attempt))
         job = self._released.pop((task, attempt), None)
         if job is not None:
             job.released = False
@@ -396,11 +427,11 @@ class Holder:
     def _leave(self, job: Job) -> None:
         if job.phase is Phase.QUEUED:
             self._unqueue(job)
-            if len(self._queue) > 64 + 4 * self._queued:
-                self._queue = [
-                    item for item in self._queue if item[2].phase is Phase.QUEUED and item[2] is not job
-                ]
-                self._queue.sort()
+            if len(self._queue) + len(self._remote) > 64 + 4 * self._queued:
+                for queue in (self._queue, self._remote):
+                    queue[:] = sorted(
+                        item for item in queue if item[2].phase is Phase.QUEUED and item[2] is not job
+                    )
         job.phase = Phase.GONE
         job.accept_wanted = False
         if self._jobs.get(job.task) is job:
@@ -460,10 +491,12 @@ class Holder:
         queued = [job for job in self._jobs.values() if job.phase is Phase.QUEUED]
         assert len(queued) == self._queued
         assert abs(sum(job.expected_s for job in queued) - self._queued_s) < 1e-6 * (1 + len(queued))
-        waiting = {id(item[2]) for item in self._queue}
+        waiting = {id(item[2]) for item in self._queue + self._remote}
         assert all(id(job) in waiting for job in queued)
         assert set(self._own) == {task for task, job in self._jobs.items() if not job.foreign}
-        assert len(self._released) <= DEPTH_MAX * self.workers
+        assert self._fetching.items() <= self._released.items() and len(self._fetching) <= FETCHING_MAX
+        # One may start while the window is full.
+        assert len(self._released) <= DEPTH_MAX * self.workers + FETCHING_MAX
         for (task, attempt), job in self._released.items():
             assert job.released and (job.task, job.run_attempt) == (task, attempt)
         for task, job in self._jobs.items():

@@ -164,6 +164,21 @@ class Blobs:
             return self._begin(now_ns, pull)
         return [NotFetched(pull.digest, reason), *self._begin_next(now_ns)]
 
+    def peer_down(self, now_ns: int, peer: str) -> list[Effect]:
+        """Ask others for what *peer* was asked for; whoever waits for it alone is told at once."""
+        reason = f"{peer} is down"
+        waiting, self._queue = self._queue, []
+        effects: list[Effect] = []
+        for pull in waiting:
+            pull.holders = [holder for holder in pull.holders if holder != peer]
+            if pull.holders:
+                self._queue.append(pull)
+            else:
+                effects.append(NotFetched(pull.digest, reason))
+        for pull in [p for p in self._pulls.values() if p.holders[0] == peer]:
+            effects += self._next_holder(now_ns, pull, reason)
+        return effects
+
     def tick(self, now_ns: int) -> list[Effect]:
         effects: list[Effect] = []
         for pull in [p for p in self._pulls.values() if p.idle_ns <= now_ns]:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import hashlib
 
-from edge_node.transport.blobs import CHUNK_BYTES, IDLE_NS, Blobs, Fetched, NotFetched, Tell
+from edge_node.transport.blobs import (
+    CHUNK_BYTES,
+    CREDIT_CHUNKS,
+    IDLE_NS,
+    TRANSFERS_MAX,
+    Blobs,
+    Fetched,
+    NotFetched,
+    Tell,
+)
 from edge_node.wire.messages import BlobChunk, BlobMissing, BlobWanted
 
 BODY = bytes(range(256)) * 2000  # 512 000 bytes: 16 chunks
@@ -92,3 +101,28 @@ def test_a_chunk_that_does_not_fit_ends_the_holder():
     fetcher.want(0, DIGEST, ["h"])
 
     assert isinstance(fetcher.handle(0, "h", BlobChunk(DIGEST, 5, 2, 10**9, b"x"))[0], NotFetched)
+
+
+def test_a_holder_that_is_down_is_not_waited_for():
+    """Thirty seconds of silence would keep its place from other transfers."""
+    fetcher = Blobs(lambda d: None)
+    other = hashlib.sha256(b"other").digest()
+    fetcher.want(0, DIGEST, ["dead"])
+    fetcher.want(0, other, ["dead", "good"])
+
+    assert fetcher.peer_down(0, "dead") == [
+        NotFetched(DIGEST, "dead is down"),
+        Tell("good", BlobWanted(other, 0, CREDIT_CHUNKS)),
+    ]
+    fetcher.check()
+
+
+def test_transfers_queued_behind_a_dead_holder_end_too():
+    fetcher = Blobs(lambda d: None)
+    digests = [hashlib.sha256(bytes([n])).digest() for n in range(TRANSFERS_MAX + 3)]
+    for digest in digests:
+        fetcher.want(0, digest, ["dead"])
+
+    ends = [effect.digest for effect in fetcher.peer_down(0, "dead") if isinstance(effect, NotFetched)]
+
+    assert sorted(ends) == sorted(digests)
