@@ -346,9 +346,12 @@ class Bed:
     # ── processes ─────────────────────────────────────────────────────────────────────────────────
 
     def broker_pid(self) -> int:
-        """The broker's process, by its record."""
+        """The broker's process, by its record; 0: none is recorded now."""
         record = self.daemons["gateway"].home.path / "broker" / "running.json"
-        return int(json.loads(record.read_text())["pid"])
+        try:
+            return int(json.loads(record.read_text())["pid"])
+        except FileNotFoundError:
+            return 0
 
     def remember(self) -> None:
         """Note every process that descended from us so far: a killed parent's children lose their trace."""
