@@ -350,9 +350,8 @@ def _short(path: Path) -> str:
 
 async def story(options: argparse.Namespace, screen: Screen) -> int:
     """The whole demo, with everything that it started stopped at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="ew-"))
-    demo = Demo(options, screen, folder)
-    running = asyncio.create_task(demo.run(), name="demo")
+    loop = asyncio.get_running_loop()
+    running: asyncio.Task[None] | None = None
     caught: list[int] = []
 
     def interrupted(number: int) -> None:
@@ -360,12 +359,15 @@ async def story(options: argparse.Namespace, screen: Screen) -> int:
             screen.close()
             screen.tell("stopping everything")
         caught.append(number)
+        assert running is not None  # a signal is handled in a later turn of the loop
         running.cancel()
 
-    loop = asyncio.get_running_loop()
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:  # nohup means it
             loop.add_signal_handler(number, interrupted, number)
+    folder = Path(tempfile.mkdtemp(prefix="ew-"))
+    demo = Demo(options, screen, folder)
+    running = asyncio.create_task(demo.run(), name="demo")
     try:
         await asyncio.wait({running})
         screen.close()
@@ -414,6 +416,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{' and '.join(missing)} not installed", fix="pip install -e '.[gateway,examples]'"
             )
         return asyncio.run(story(options, screen))
+    except KeyboardInterrupt:  # before anything had begun
+        return 128 + signal.SIGINT
     except EdgeweaveError as error:
         screen.close()
         sys.stderr.write(f"error: {error}\n")

@@ -214,7 +214,7 @@ def change_points(found: Sequence[int]) -> dict[str, Any]:
     return {
         "found": list(found),
         "people": [list(marks) for marks in PEOPLE],
-        "met": [sorted(_met(marks, told)) for marks in PEOPLE],
+        "met": [sorted(_met(marks, found)) for marks in PEOPLE],
         "margin_rows": MARGIN_ROWS,
         "precision": round(precision, 3),
         "recall": round(recall, 3),
