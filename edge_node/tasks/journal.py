@@ -204,6 +204,28 @@ class Journal:
         if version < SCHEMA_VERSION:
             writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        self._grow_wal()
+
+    def _grow_wal(self) -> None:
+        """Let the WAL reach its full size before anybody waits for it.
+
+        An fsync of a file that grows also commits the file system's own journal; one that overwrites does
+        not. On ext4 a commit costs 0.3 to 3 ms in the first case and 0.13 ms in the second, and a WAL begins
+        at nothing in every process. So: as many commits as fill it, not synced (NORMAL syncs at checkpoints
+        alone, so nothing durable is at risk), then one checkpoint, after which it is written from its start.
+        Costs 4 MB of writing and some tens of milliseconds a start.
+        """
+        writer = self._writer
+        pages = writer.execute("PRAGMA wal_autocheckpoint").fetchone()[0]
+        writer.execute("PRAGMA wal_autocheckpoint = 0")
+        writer.execute("PRAGMA synchronous = NORMAL")
+        try:
+            for number in range(pages):
+                writer.execute("INSERT OR REPLACE INTO meta VALUES ('wal', ?)", (str(number),))
+        finally:
+            writer.execute("PRAGMA synchronous = FULL")
+            writer.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+        writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────────
     def start(
