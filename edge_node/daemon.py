@@ -245,6 +245,7 @@ def _say(error: EdgeweaveError, as_json: bool) -> int:
         sys.stdout.write(json_of(error) + "\n")
     else:
         sys.stderr.write(as_line(error, "edge-gateway" if "gateway" in sys.argv[0] else "edge-node") + "\n")
+    logs.leave_stderr()
     log.error("stopped", extra={"cause": error.cause, "fix": error.fix})
     return code_of(error)[0]
 

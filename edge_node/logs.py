@@ -124,6 +124,16 @@ def start(
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 
 
+def leave_stderr() -> None:
+    """From here on to the file alone: what ends a daemon is told on stderr once, in a line of its own."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+    if not root.handlers:
+        root.addHandler(logging.NullHandler())  # else Python itself would write to stderr
+
+
 def stop() -> None:
     """Close and forget every handler."""
     root = logging.getLogger()
