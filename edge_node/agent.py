@@ -129,6 +129,7 @@ class Agent:
 
         self.documents = Documents(home.documents)
         self.bundles = BundleStore(home.bundles)
+        self._set_aside_changed_bundles()
         self.bodies = Bodies(BODIES_BYTES_MAX)
         self.publisher = Publisher(
             self,
@@ -710,7 +711,15 @@ class Agent:
     def _on_started(self, task: str, attempt: int, pid: int) -> None:
         self.inbox.put_local(desk_events.WorkStarted(task, attempt, pid, self.clock.wall_ms()))
 
+    def _set_aside_changed_bundles(self) -> None:
+        """A changed bundle never runs (its worker looks first); out of the way, it is fetched anew."""
+        for digest in self.bundles.verify():
+            self.stories["bundle changed on disk"] += 1
+            log.error("a kept bundle was changed on disk: set aside", extra={"digest": digest})
+
     def _on_done(self, done: Completion) -> None:
+        if done.error is not None and done.error.kind == "bundle":
+            self._set_aside_changed_bundles()
         self.inbox.put_local(
             desk_events.WorkDone(
                 owner="",

@@ -160,6 +160,18 @@ class BundleStore:
         with contextlib.suppress(OSError):
             self.path(digest).replace(self._directory / f"{digest.hex()}.damaged")
 
+    def verify(self) -> list[bytes]:
+        """Read everything; what was changed on disk is set aside, and its digests returned."""
+        changed = []
+        for digest in self.digests():
+            try:
+                self.get(digest)
+            except DamagedBundle:
+                changed.append(digest)
+            except Unavailable:
+                continue  # unreadable now: told when it is wanted
+        return changed
+
     def remove(self, digest: bytes) -> None:
         self.path(digest).unlink(missing_ok=True)
 

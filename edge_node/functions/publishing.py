@@ -158,6 +158,8 @@ class Publisher:
             rows.append({"name": manifest.name, "version": version, "digest": digest.hex(), "new": not same})
             if not (same and only_if_new):
                 fresh.append((manifest.name, version, manifest.to_bytes()))
+        if not fresh and not self._bundles.has(digest):
+            await asyncio.to_thread(self._bundles.put, data)  # ours was lost or set aside
         if fresh:
             entries = [self._signed(name, version, digest, manifest) for name, version, manifest in fresh]
             await asyncio.to_thread(self._bundles.put, data)

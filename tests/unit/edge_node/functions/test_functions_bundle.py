@@ -123,3 +123,12 @@ def test_fetched_bytes_must_have_the_digest_that_was_signed(data):
     assert checked_bundle(data, digest_of(data)).stem == "room"
     with pytest.raises(BadInput, match="does not have its digest"):
         checked_bundle(data + b"x", digest_of(data))
+
+
+def test_looking_through_everything_sets_aside_what_was_changed(tmp_path, data):
+    store = BundleStore(tmp_path)
+    changed, whole = store.put(data), store.put(Bundle.of_source("other.py", SOURCE).to_bytes())
+    store.path(changed).write_bytes(data + b" ")
+
+    assert store.verify() == [changed]
+    assert store.verify() == [] and store.digests() == [whole]
