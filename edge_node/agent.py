@@ -65,6 +65,9 @@ OUTPUT_INLINE_MAX = 64 * 1024
 BODIES_BYTES_MAX = 32 * 1024 * 1024
 """Fetched inputs and outputs waiting to be fetched; the oldest go first."""
 PUBLISH_WAIT_S = 15.0
+NOTES_S = 5.0
+NOTES_MAX = 100
+"""Recent results noted at a time: the ledger has them all, this is a window into it."""
 PRUNE_NS = 60 * SECOND
 SETTLED_TASKS_MAX = 100_000
 SETTLED_BYTES_MAX = 256 * 1024 * 1024
@@ -854,11 +857,11 @@ class Agent:
     # ── notes ─────────────────────────────────────────────────────────────────────────────────────
 
     async def _write_notes(self) -> None:
-        """Once a second, in a thread: peers seen and recent results, for whoever looks into the documents."""
+        """Every few seconds, in a thread: peers seen and recent results, for whoever reads documents."""
         written: set[str] = set()
         prune_ns = 0
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(NOTES_S)
             if self.clock.now_ns() >= prune_ns:
                 prune_ns = self.clock.now_ns() + PRUNE_NS
                 await asyncio.to_thread(self._prune)
@@ -868,7 +871,7 @@ class Agent:
                 continue
             written = set(self._recent)
             try:
-                await asyncio.to_thread(self._notes_to_disk, peers, results[-200:])
+                await asyncio.to_thread(self._notes_to_disk, peers, results[-NOTES_MAX:])
             except (EdgeweaveError, OSError) as error:
                 log.warning("notes could not be written", extra={"cause": str(error)})
 
@@ -885,12 +888,13 @@ class Agent:
                 log.info("old results forgotten", extra={"tasks": gone})
 
     def _notes_to_disk(self, peers: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
-        for name, rows in (("peers", peers), ("results", results)):
-            if rows:
-                table = self.documents.table(name, key="id")
-                for row in rows:
-                    table.upsert(row)
-                table.keep_newest(1000)
+        with self.documents.transaction():  # one fsync: the ledger waits for the same disk
+            for name, rows in (("peers", peers), ("results", results)):
+                if rows:
+                    table = self.documents.table(name, key="id")
+                    for row in rows:
+                        table.upsert(row)
+                    table.keep_newest(1000)
 
     # ── what people see ───────────────────────────────────────────────────────────────────────────
 

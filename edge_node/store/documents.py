@@ -14,6 +14,7 @@ Semantics are TinyDB's own code, run over a dict that loads and writes only what
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -227,6 +228,10 @@ class Documents(TinyDB):
         with self._sqlite.transaction():
             for name in sorted({*self._sqlite.names(), *self._tables}):
                 self.drop_table(name)
+
+    def transaction(self) -> contextlib.AbstractContextManager[None]:
+        """Writes within the block become durable together: one fsync for all of them."""
+        return self._sqlite.transaction()
 
     def verify(self) -> list[str]:
         """What is wrong with the file, in words; empty when nothing is."""
