@@ -170,6 +170,9 @@ class Holder:
 
     def offer(self, now_ns: int, peer: str, offer: Offer, out: list[Effect]) -> None:
         """Take it, refuse it, or (an offer we know) say again how it stands."""
+        if offer.input is None and offer.input_digest is None:
+            self._refuse(now_ns, peer, offer.task, offer.attempt, Refusal.INPUT_MISSING, out)
+            return
         known = self._jobs.get(offer.task)
         if known is not None:
             self._offered_again(now_ns, peer, known, offer, out)

@@ -8,11 +8,22 @@ Every acknowledged message is idempotent by its own key (task, attempt, kind), s
 again and again; no order between messages is promised: cores tolerate Cancel before Offer and Result
 before Accept. Durations travel as remaining milliseconds, never as wall time to be compared;
 ``*_at_ms`` fields are the sender's wall clock, for people.
+
+Bounds stand in the types, so that the decoder enforces them at the door: what a member names is short,
+a digest has 32 bytes. A message that breaks one is malformed, whoever sent it.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+
+TaskId = Annotated[str, msgspec.Meta(max_length=64)]
+Name = Annotated[str, msgspec.Meta(max_length=256)]
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+InlineInput = Annotated[bytes, msgspec.Meta(max_length=16 * 1024)]
+RequestId = Annotated[bytes, msgspec.Meta(max_length=64)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag_field="t"):
@@ -42,20 +53,20 @@ class Load(Message, frozen=True, array_like=True, tag=2):
 class Offer(Message, frozen=True, array_like=True, tag=3):
     """Please run this task; the answer is Accept (late), Refuse or at once Result."""
 
-    task: str
+    task: TaskId
     attempt: int
-    function: str
-    digest: bytes  # SHA-256 of the bundle
+    function: Name
+    digest: Digest  # SHA-256 of the bundle
     lease_ms: int
     budget_ms: int | None = None  # what is left of the deadline
-    input: bytes | None = None  # encoded arguments, when <= 16 KiB
-    input_digest: bytes | None = None  # SHA-256 of the arguments, when they must be fetched
+    input: InlineInput | None = None  # encoded arguments, when <= 16 KiB
+    input_digest: Digest | None = None  # SHA-256 of the arguments, when they must be fetched
     input_bytes: int = 0
     priority: int = 0
 
 
 class Accept(Message, frozen=True, array_like=True, tag=4):
-    task: str
+    task: TaskId
     attempt: int
     wait_ms: int = 0
     load: Load | None = None
@@ -64,16 +75,16 @@ class Accept(Message, frozen=True, array_like=True, tag=4):
 class Refuse(Message, frozen=True, array_like=True, tag=5):
     """Not taken, or (after an Accept) handed back; ``reason`` is from the closed set of refusals."""
 
-    task: str
+    task: TaskId
     attempt: int
-    reason: str
+    reason: Name
     load: Load | None = None
 
 
 class Progress(Message, frozen=True, array_like=True, tag=6):
     """The holder is still getting somewhere: renews the lease."""
 
-    task: str
+    task: TaskId
     attempt: int
     running: bool  # False: still queued
     elapsed_ms: int = 0
@@ -82,9 +93,9 @@ class Progress(Message, frozen=True, array_like=True, tag=6):
 class Result(Message, frozen=True, array_like=True, tag=7):
     """How an attempt ended at its holder."""
 
-    task: str
+    task: TaskId
     attempt: int
-    status: str  # "done" | "failed" | "cancelled" | "expired" | "died" (the worker, by itself)
+    status: Name  # "done" | "failed" | "cancelled" | "expired" | "died" (the worker, by itself)
     output: bytes = b""  # encoded value when done and <= 16 KiB
     error: bytes = b""  # encoded TaskError when failed
     log: bytes = b""  # what the function printed, <= 64 KiB
@@ -94,25 +105,25 @@ class Result(Message, frozen=True, array_like=True, tag=7):
     cpu_us: int = 0
     run_us: int = 0  # service time on the worker
     load: Load | None = None
-    output_digest: bytes | None = None  # when the output must be fetched
+    output_digest: Digest | None = None  # when the output must be fetched
     output_bytes: int = 0
 
 
 class Cancel(Message, frozen=True, array_like=True, tag=8):
-    task: str
+    task: TaskId
     attempt: int
 
 
 class BlobWanted(Message, frozen=True, array_like=True, tag=9):
     """Pull: send me chunks ``first .. first + count - 1`` of the blob; this is also the credit."""
 
-    digest: bytes
+    digest: Digest
     first: int
     count: int
 
 
 class BlobChunk(Message, frozen=True, array_like=True, tag=10):
-    digest: bytes
+    digest: Digest
     index: int
     total: int  # chunks in all
     size: int  # bytes in all
@@ -120,7 +131,7 @@ class BlobChunk(Message, frozen=True, array_like=True, tag=10):
 
 
 class BlobMissing(Message, frozen=True, array_like=True, tag=11):
-    digest: bytes
+    digest: Digest
 
 
 class CatalogueWanted(Message, frozen=True, array_like=True, tag=12):
@@ -138,12 +149,12 @@ class CatalogueEntries(Message, frozen=True, array_like=True, tag=13):
 class Publish(Message, frozen=True, array_like=True, tag=14):
     """A deployer asks the gateway to take these signed entries into the catalogue; bundles by digest."""
 
-    request: bytes  # 8 random bytes naming the request
+    request: RequestId  # 8 random bytes naming the request
     entries: list[bytes]
 
 
 class Published(Message, frozen=True, array_like=True, tag=15):
-    request: bytes
+    request: RequestId
     refused: str = ""  # empty: taken
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from edge_node.transport.parcels import MS, SECOND, ParcelLimits, Stream
 from edge_node.wire.codec import unpack
-from edge_node.wire.messages import Ack, BlobMissing, Ping
+from edge_node.wire.messages import Ack, BlobMissing, CatalogueEntries, Ping
 from security.errors import ProtocolViolation, Refused
 
 
@@ -140,10 +140,10 @@ def test_a_full_stream_refuses_at_the_door():
 
 def test_live_goes_before_bulk():
     a, b = Stream(), Stream()
-    a.post(0, BlobMissing(b"bulk"), bulk=True)
+    a.post(0, BlobMissing(b"b" * 32), bulk=True)
     a.post(0, Ping(1))
 
-    assert carry(0, a, b) == [Ping(1), BlobMissing(b"bulk")]
+    assert carry(0, a, b) == [Ping(1), BlobMissing(b"b" * 32)]
 
 
 def test_unacknowledged_messages_keep_the_newest():
@@ -165,9 +165,9 @@ def test_impossible_acknowledgements_and_numbers_are_violations():
 
 def test_a_parcel_respects_its_bounds_but_one_large_message_still_goes():
     a = Stream(ParcelLimits(parcel_bytes=100))
-    a.post(0, BlobMissing(bytes(150)))
-    a.post(0, BlobMissing(bytes(60)))
-    a.post(0, BlobMissing(bytes(60)))
+    a.post(0, CatalogueEntries([bytes(150)]))
+    a.post(0, CatalogueEntries([bytes(60)]))
+    a.post(0, CatalogueEntries([bytes(60)]))
 
     sizes = []
     while (plain := a.parcel(0)) is not None:

@@ -1,0 +1,70 @@
+"""What a member may say without ending, filling or stalling another: real agents over a memory link."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from edge_node.client import Mesh
+from edge_node.wire import messages
+from edge_node.wire.ids import task_id
+from tests.support.little_mesh import FUNCTIONS, LittleMesh
+
+pytestmark = pytest.mark.slow
+
+TASK = task_id(1, bytes(8))
+
+
+async def deploy(mesh: Mesh) -> None:
+    await mesh.call("deploy", {"source": FUNCTIONS.encode(), "stem": "toy", "only_if_new": True})
+
+
+async def said(little: LittleMesh, *spoken: messages.Message, by: str = "pi-1", to: str = "gateway") -> None:
+    """*by* says these, and *to* has them behind it: a probe sent after them is answered."""
+    agent = little.agents[by]
+
+    def say(now_ns: int, wall_ms: int) -> None:
+        for message in spoken:
+            agent.tell(now_ns, to, message)
+
+    agent.soon(say)
+    async with asyncio.timeout(5):
+        while True:
+            await asyncio.sleep(0)
+            if agent.channels.backlog(to) == 0:
+                break
+            await asyncio.sleep(0.01)
+    await agent.round_trip_s(to)
+
+
+async def refused_at_the_door(little: LittleMesh, message: messages.Message) -> None:
+    """The gateway drops the parcel and goes on."""
+    agent, gateway = little.agents["pi-1"], little.agents["gateway"]
+    agent.soon(lambda now_ns, _: agent.channels.send_loose("gateway", message))
+    async with asyncio.timeout(5):
+        while gateway.channels.violations["malformed message"] == 0:
+            await asyncio.sleep(0.01)
+    await agent.round_trip_s("gateway")
+
+
+@pytest.mark.parametrize("digest", [b"", b"x", bytes(33), bytes(200_000)], ids=len)
+async def test_a_digest_of_another_length_is_malformed(tmp_path, digest):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little:
+        await refused_at_the_door(little, messages.BlobWanted(digest, 0, 1))
+
+
+async def test_names_that_nobody_bears_are_malformed(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little:
+        await refused_at_the_door(little, messages.Cancel("x" * 100_000, 1))
+
+
+async def test_an_offer_without_input_is_refused(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little:
+        async with Mesh.open(tmp_path / "gateway") as mesh:
+            await deploy(mesh)
+        entry = little.agents["gateway"].catalogue.current("toy.nothing")
+
+        await said(little, messages.Offer(TASK, 1, entry.name, entry.digest, 10_000))
+
+        assert little.agents["gateway"].desk.status(0)["refused_peers"] == {"input missing": 1}
