@@ -1,0 +1,85 @@
+"""What a node's daemon really loads, and that every core of the house is under the purity contract."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+UNWANTED = {
+    "typer",
+    "rich",
+    "structlog",
+    "prometheus_client",
+    "fastapi",
+    "uvicorn",
+    "amqtt",
+    "numpy",
+    "click",
+}
+
+
+def loaded_by(module: str) -> set[str]:
+    code = f"import {module}, json, sys; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "module", ["edge_node.daemon", "edge_node.functions.runtimes.worker", "edge_node.client"]
+)
+def test_nothing_that_only_a_terminal_or_a_gateway_needs_is_loaded(module):
+    loaded = loaded_by(module)
+
+    assert module in loaded
+    assert UNWANTED & {name.partition(".")[0] for name in loaded} == set()
+    assert "gateway" not in loaded and "device_sim" not in loaded
+
+
+@pytest.mark.slow
+def test_the_gateways_daemon_needs_no_terminal_library():
+    assert {"typer", "rich", "numpy"} & loaded_by("gateway.daemon") == set()
+
+
+# Which modules are cores, as the house names them, and what is a shell beside them. A new module in one of
+# these rooms must be put on one of the two sides.
+ROOMS = {
+    "security": {"keystore", "tls"},
+    "edge_node/wire": set(),
+    "edge_node/discovery": {"mdns"},
+    "edge_node/membership": set(),
+    "edge_node/scheduling": set(),
+    "edge_node/tasks": {"journal"},
+    "edge_node/transport": {"inbox", "link", "memory", "mqtt", "slim_paho"},
+    "gateway/broker": {"broker", "embedded", "mosquitto", "process"},
+    "gateway/fleet": set(),
+}
+
+
+def contract(name: str) -> set[str]:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / ".importlinter")
+    return set(parser[f"importlinter:contract:{name}"]["source_modules"].split())
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_every_core_is_under_the_purity_contract(room):
+    found = {path.stem for path in (ROOT / room).glob("*.py")} - {"__init__"}
+    cores = {f"{room.replace('/', '.')}.{stem}" for stem in found - ROOMS[room]}
+
+    assert cores - contract("pure-cores") == set(), "list it in .importlinter, or here as a shell"
+    assert ROOMS[room] <= found, "a shell named here is gone"
+
+
+def test_every_module_under_contract_exists():
+    for name in contract("pure-cores") | contract("slim-daemon"):
+        path = ROOT / name.replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").is_file(), name
