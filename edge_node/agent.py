@@ -382,8 +382,7 @@ class Agent:
                     log.info("peer restarted", extra={"peer": peer})
                     self._peer_up(now_ns, wall_ms, peer, restarted=True)
                 if GATEWAY in (peer, self.node_id):
-                    have = self.catalogue.versions()
-                    self.tell(now_ns, peer, messages.CatalogueWanted(have))
+                    self.tell(now_ns, peer, self.publisher.wish())
                     self._send_beat(now_ns, wall_ms, peer)
             case channel.PeerLost(peer, reason):
                 log.info("session ended", extra={"peer": peer, "cause": reason})
@@ -430,9 +429,7 @@ class Agent:
             if kind is messages.BlobChunk:
                 self._keep_lease(now_ns, wall_ms, peer, message.digest)
         elif kind is messages.CatalogueWanted:
-            entries = self.catalogue.entries_newer_than(message.have)
-            if entries:
-                self.tell(now_ns, peer, messages.CatalogueEntries(entries))
+            self.publisher.entries_wanted(now_ns, peer, message)
         elif kind is messages.CatalogueEntries:
             self.publisher.entries_came(now_ns, wall_ms, message.entries)
         elif kind is messages.Publish:
@@ -705,7 +702,7 @@ class Agent:
                     self._blob_effects(now_ns, wall_ms, self.blobs.want(now_ns, digest, list(holders)))
                 case AskCatalogue(peers):
                     for peer in peers:
-                        self.tell(now_ns, peer, messages.CatalogueWanted(self.catalogue.versions()))
+                        self.tell(now_ns, peer, self.publisher.wish())
                 case CannotRun(run, reason, detail):
                     log.warning("cannot run", extra={"task": run.task, "cause": detail})
                     event = desk_events.WorkRefused(run.owner, run.task, run.attempt, reason)

@@ -14,7 +14,7 @@ import asyncio
 import functools
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,6 +34,8 @@ from security.signing import EntryDraft, open_entry, sign_entry
 log = logging.getLogger(__name__)
 
 PUBLISH_WAIT_S = 15.0
+MESSAGE_BYTES = 96 * 1024
+"""Entries or names in one message: a whole catalogue may be many megabytes, a parcel is not."""
 ASKED_MAX = 64
 """Publications that wait for a bundle; a deployer that asks for more is refused."""
 
@@ -100,6 +102,21 @@ class Publisher:
     def authorised(self, name: str, digest: bytes) -> Authorised | None:
         manifest = self.manifest_of(name, digest)
         return None if manifest is None else Authorised(manifest.timeout_s, manifest.memory_mb)
+
+    def wish(self) -> messages.CatalogueWanted:
+        """What we ask others for; names that do not fit are sent to us once more, which changes nothing."""
+        have: list[tuple[str, int]] = []
+        size = 0
+        for name, version in self.catalogue.versions():
+            size += len(name) + 16
+            if size > MESSAGE_BYTES:
+                break
+            have.append((name, version))
+        return messages.CatalogueWanted(have)
+
+    def entries_wanted(self, now_ns: int, peer: str, asked: messages.CatalogueWanted) -> None:
+        for some in _in_messages(self.catalogue.entries_newer_than(asked.have)):
+            self._house.tell(now_ns, peer, messages.CatalogueEntries(some))
 
     def entries_came(self, now_ns: int, wall_ms: int, entries: list[bytes]) -> None:
         if self.adopt(entries):
@@ -187,6 +204,10 @@ class Publisher:
             self.adopt(entries)
             self._house.soon(functools.partial(self._push_entries, entries))
             return
+        for some in _in_messages(entries):
+            await self._ask_gateway(some)
+
+    async def _ask_gateway(self, entries: list[bytes]) -> None:
         request = self._entropy(8)
         waiting: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._publishing[request] = waiting
@@ -205,8 +226,9 @@ class Publisher:
         self.adopt(entries)
 
     def _push_entries(self, entries: list[bytes], now_ns: int, wall_ms: int) -> None:
-        for peer in self._house.peers_up():
-            self._house.tell(now_ns, peer, messages.CatalogueEntries(entries))
+        for some in _in_messages(entries):
+            for peer in self._house.peers_up():
+                self._house.tell(now_ns, peer, messages.CatalogueEntries(some))
         self._house.catalogue_changed(now_ns, wall_ms)
 
     # ── others' publications ──────────────────────────────────────────────────────────────────────
@@ -259,3 +281,16 @@ class Publisher:
         for peer, asked, _ in self._waiting.pop(digest, ()):
             refused = f"the bundle could not be fetched from {peer}: {reason}"
             self._house.tell(now_ns, peer, messages.Published(asked.request, refused))
+
+
+def _in_messages(entries: list[bytes]) -> Iterator[list[bytes]]:
+    some: list[bytes] = []
+    size = 0
+    for entry in entries:
+        if some and size + len(entry) > MESSAGE_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(entry)
+        size += len(entry)
+    if some:
+        yield some

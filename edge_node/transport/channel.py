@@ -172,9 +172,13 @@ class Channels:
                     self._after(now_ns, self._sessions.handle(now_ns, session.Wanted(peer)))
                 continue
             empty = peer in confirm
-            while (plain := stream.parcel(now_ns, empty=empty)) is not None:
-                empty = False
-                self._publish(peer, self._sessions.seal(now_ns, peer, plain))
+            try:
+                while (plain := stream.parcel(now_ns, empty=empty)) is not None:
+                    empty = False
+                    self._publish(peer, self._sessions.seal(now_ns, peer, plain))
+            except session.NoSession:  # its numbers are used up: what was in the parcel is sent again
+                self._drained_sessions(now_ns)
+                self._dirty[peer] = None
         return self._drain(now_ns)
 
     def roster_changed(self, now_ns: int) -> None:

@@ -33,6 +33,7 @@ class ParcelLimits:
     """Bounds of one stream."""
 
     parcel_bytes: int = 128 * 1024  # a larger parcel delays the live lane by its own transmission
+    message_bytes: int = 255 * 1024  # alone in its parcel, which is refused above 256 KiB
     parcel_items: int = 512  # bounds the decode time at the receiver (~0.3 ms)
     in_flight_max: int = 4  # unacknowledged parcels; more only fills the broker's queue
     ack_delay_ns: int = 20 * MS  # an Ack waits this long for traffic to ride on
@@ -97,10 +98,12 @@ class Stream:
     def post(self, now_ns: int, message: messages.Message, *, bulk: bool = False) -> None:
         """Queue a message for acknowledged delivery.
 
-        Raises: Refused: the stream is full; nothing was queued.
+        Raises: Refused: it fits no parcel, or the stream is full; nothing was queued.
         """
         raw = encode_message(message)
         limits = self.limits
+        if len(raw) > limits.message_bytes:
+            raise Refused("message too large for a parcel", fix="send it as a body, by its digest")
         queued = len(self._live) + len(self._bulk) + len(self._unacked)
         if queued >= limits.messages_max or self._bytes + len(raw) > limits.bytes_max:
             raise Refused("outbox full", fix="the peer is slow or away; try again later")

@@ -68,3 +68,22 @@ async def test_an_offer_without_input_is_refused(tmp_path):
         await said(little, messages.Offer(TASK, 1, entry.name, entry.digest, 10_000))
 
         assert little.agents["gateway"].desk.status(0)["refused_peers"] == {"input missing": 1}
+
+
+async def test_a_catalogue_larger_than_a_parcel_reaches_a_new_peer(tmp_path):
+    many = "from edge_node.functions import function\n" + "".join(
+        f'\n@function(labels={{"where": "{"x" * 800}"}})\ndef number_{n}() -> int:\n    return {n}\n'
+        for n in range(350)
+    )
+    little = LittleMesh(tmp_path, ["gateway", "pi-1"])
+    async with little:
+        await little.stop("pi-1")
+        async with Mesh.open(tmp_path / "gateway") as mesh:
+            await mesh.call("deploy", {"source": many.encode(), "stem": "many", "only_if_new": True})
+
+        pi = await little.start("pi-1")
+
+        async with asyncio.timeout(10):
+            while len(pi.catalogue.names()) < 350:
+                await asyncio.sleep(0.02)
+        await pi.round_trip_s("gateway")

@@ -173,3 +173,13 @@ def test_a_parcel_respects_its_bounds_but_one_large_message_still_goes():
     while (plain := a.parcel(0)) is not None:
         sizes.append(len(unpack(plain)[1]))
     assert sizes == [1, 1, 1]
+
+
+def test_a_message_that_fits_no_parcel_is_refused_before_it_is_queued():
+    a = Stream()
+
+    with pytest.raises(Refused, match="too large"):
+        a.post(0, CatalogueEntries([bytes(256 * 1024)]))
+
+    assert a.idle
+    a.check()
