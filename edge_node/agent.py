@@ -766,16 +766,16 @@ class Agent:
                 case blobs.Fetched(digest, body):
                     self._body_came(now_ns, wall_ms, digest, body)
                 case blobs.NotFetched(digest, reason):
-                    self._provided(now_ns, wall_ms, self.provision.not_fetched(digest, reason))
-                    self._results.pop(digest, None)  # the lease lapses, the task is placed again
-                    self.publisher.bundle_missed(now_ns, digest, reason)
+                    self._body_missed(now_ns, wall_ms, digest, reason)
 
     def _body_came(self, now_ns: int, wall_ms: int, digest: bytes, body: bytes) -> None:
         if self.publisher.wants(digest):
             try:
                 self.bundles.put(body)
-            except EdgeweaveError as error:
+            except EdgeweaveError as error:  # a full disk, or no bundle at all: to ask again would not end
                 log.error("bundle cannot be kept", extra={"cause": str(error)})
+                self._body_missed(now_ns, wall_ms, digest, error.cause)
+                return
         else:
             self.bodies.keep(body)
         for peer, result in self._results.pop(digest, ()):
@@ -783,6 +783,11 @@ class Agent:
             self.inbox.put_local(desk_events.Heard(peer, whole))
         self.publisher.bundle_came(now_ns, wall_ms, digest)
         self._provided(now_ns, wall_ms, self.provision.fetched(digest))
+
+    def _body_missed(self, now_ns: int, wall_ms: int, digest: bytes, reason: str) -> None:
+        self._provided(now_ns, wall_ms, self.provision.not_fetched(digest, reason))
+        self._results.pop(digest, None)  # the lease lapses, the task is placed again
+        self.publisher.bundle_missed(now_ns, digest, reason)
 
     def _by_digest(self, result: messages.Result) -> messages.Result:
         digest = self.bodies.keep(result.output)

@@ -27,7 +27,7 @@ from edge_node.functions.provision import Authorised
 from edge_node.store.documents import Documents
 from edge_node.wire import messages
 from edge_node.wire.ids import GATEWAY
-from security.errors import BadInput, EdgeweaveError, Refused, Unavailable
+from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
 from security.roster import RosterView
 from security.signing import EntryDraft, open_entry, sign_entry
 
@@ -85,7 +85,10 @@ class Publisher:
     def _open_entry(self, data: bytes) -> Any:
         roster = self._roster.current
         assert roster is not None
-        return open_entry(data, mesh_id=self._mesh_id, deployers=roster.signers)
+        entry = open_entry(data, mesh_id=self._mesh_id, deployers=roster.signers)
+        if Manifest.from_bytes(entry.manifest).name != entry.name:  # a deployer may be malicious, too
+            raise ProtocolViolation("catalogue entry names another function than its manifest")
+        return entry
 
     def manifest_of(self, name: str, digest: bytes) -> Manifest | None:
         """The signed manifest of this function and code, whatever version names it; None: unsigned."""
@@ -144,7 +147,10 @@ class Publisher:
 
     def _keep_entry(self, name: str, version: int, raw: bytes) -> None:
         table = self._documents.table("catalogue", key="id")
-        table.upsert({"id": f"{name}@{version}", "version": version, "entry": raw.hex()})
+        try:
+            table.upsert({"id": f"{name}@{version}", "version": version, "entry": raw.hex()})
+        except EdgeweaveError as error:  # known until the next start, and then asked for again
+            log.error("a catalogue entry could not be kept", extra={"function": name, "cause": error.cause})
 
     def restore(self) -> None:
         rows = sorted(self._documents.table("catalogue", key="id").all(), key=lambda row: int(row["version"]))

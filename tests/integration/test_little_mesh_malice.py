@@ -6,9 +6,12 @@ import asyncio
 
 import pytest
 
-from edge_node.client import Mesh
+from edge_node.client import Mesh, TaskFailed
+from edge_node.functions.bundle import Bundle
 from edge_node.wire import messages
 from edge_node.wire.ids import task_id
+from security.errors import Unavailable
+from security.signing import EntryDraft, sign_entry
 from tests.support.little_mesh import FUNCTIONS, LittleMesh
 
 pytestmark = pytest.mark.slow
@@ -86,4 +89,48 @@ async def test_a_catalogue_larger_than_a_parcel_reaches_a_new_peer(tmp_path):
         async with asyncio.timeout(10):
             while len(pi.catalogue.names()) < 350:
                 await asyncio.sleep(0.02)
+        await pi.round_trip_s("gateway")
+
+
+async def test_an_entry_whose_manifest_is_nonsense_is_not_taken(tmp_path):
+    """A deployer may be malicious too, and a kept entry would end the daemon at every start of its work."""
+    async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little:
+        gateway = little.agents["gateway"]
+        other = Bundle.of_source("toy.py", FUNCTIONS.encode()).manifests()[0].to_bytes()
+        entries = [
+            sign_entry(EntryDraft(little.mesh_id, "toy.evil", 1, bytes(32), manifest, 1), little.deployer)
+            for manifest in (b"", b"\x93nonsense", other)
+        ]
+
+        await said(
+            little,
+            messages.CatalogueEntries(entries),
+            messages.Offer(TASK, 1, "toy.evil", bytes(32), 10_000, input=b"x"),
+        )
+
+        assert gateway.catalogue.names() == []
+
+
+async def test_a_full_disk_under_the_catalogue_ends_nobody(tmp_path, monkeypatch):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little:
+        pi = little.agents["pi-1"]
+
+        def full(*_: object) -> None:
+            raise Unavailable("no space left on device", fix="free space on its disk")
+
+        monkeypatch.setattr(pi.documents.table("catalogue", key="id"), "upsert", full)
+        monkeypatch.setattr(pi.bundles, "put", full)
+        async with Mesh.open(tmp_path / "gateway") as mesh:
+            await deploy(mesh)
+            async with asyncio.timeout(5):
+                while "toy.add" not in pi.catalogue.names():
+                    await asyncio.sleep(0.01)
+
+            task = await mesh.submit("toy.add", 1, 2, where="pi-1")  # its bundle cannot be kept there
+            with pytest.raises(TaskFailed, match="unknown function"):
+                async with asyncio.timeout(10):
+                    await task.result()
+        bundle = little.agents["gateway"].bundles
+        sent = pi.channels.bytes_in
+        assert sent < 40 * len(bundle.get(bundle.digests()[0]))
         await pi.round_trip_s("gateway")
