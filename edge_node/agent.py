@@ -412,7 +412,12 @@ class Agent:
 
     def _heard(self, now_ns: int, wall_ms: int, peer: str, message: Any) -> None:
         kind = type(message)
-        if kind is messages.Result and message.output_digest is not None and not message.output:
+        if (
+            kind is messages.Result
+            and message.output_digest is not None
+            and not message.output
+            and self.desk.expects(peer, message.task, message.attempt)  # nobody makes us fetch anything else
+        ):
             self._fetch_output(now_ns, wall_ms, peer, message)
         elif kind in _FOR_DESK:
             self._carry_out(
@@ -799,9 +804,11 @@ class Agent:
         digest = result.output_digest
         assert digest is not None
         body = self.bodies.get(digest)
-        waiting = self._results.setdefault(digest, [])
-        if all(known[1].task != result.task for known in waiting):
-            waiting.append((peer, result))
+        key = (result.task, result.attempt)
+        if all((r.task, r.attempt) != key for known in self._results.values() for _, r in known):
+            self._results.setdefault(digest, []).append((peer, result))
+        elif digest not in self._results:
+            return  # another output of the same attempt: the first one counts
         if body is not None:
             self._body_came(now_ns, wall_ms, digest, body)
         else:

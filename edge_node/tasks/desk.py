@@ -297,6 +297,15 @@ class Desk:
         entry = self._ledger.open.get(task_id)
         return None if entry is None else (entry.state.value, entry.place or "")
 
+    def expects(self, peer: str, task_id: str, attempt: int) -> bool:
+        """Whether a result of this attempt from this peer would count now."""
+        entry = self._ledger.open.get(task_id)
+        return (
+            entry is not None
+            and entry.state is not State.CLOSING
+            and (entry.granted, entry.place) == (attempt, peer)
+        )
+
     def why(self, task_id: str) -> Why | None:
         entry = self._ledger.open.get(task_id)
         return entry.why if entry is not None else None
@@ -950,7 +959,7 @@ class Desk:
             else:
                 self._duplicate(now_ns, peer, message, out)
             return
-        if entry.state is State.CLOSING or entry.granted != message.attempt or entry.place != peer:
+        if not self.expects(peer, message.task, message.attempt):
             self._duplicate(now_ns, peer, message, out)
             return
         lapsed = self._leases.release(message.task) is None

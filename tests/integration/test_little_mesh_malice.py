@@ -134,3 +134,41 @@ async def test_a_full_disk_under_the_catalogue_ends_nobody(tmp_path, monkeypatch
         sent = pi.channels.bytes_in
         assert sent < 40 * len(bundle.get(bundle.digests()[0]))
         await pi.round_trip_s("gateway")
+
+
+async def test_results_that_nobody_waits_for_are_not_fetched(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little:
+        gateway = little.agents["gateway"]
+
+        await said(
+            little,
+            *(
+                messages.Result(TASK, 1, "done", output_digest=n.to_bytes(32, "big"), output_bytes=1_000_000)
+                for n in range(200)
+            ),
+        )
+
+        assert gateway.desk.strays == 200
+        assert not gateway._results and not gateway.blobs._pulls and not gateway.blobs._queue
+
+
+async def test_a_lease_fetches_one_output_at_a_time(tmp_path, monkeypatch):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little, Mesh.open(tmp_path / "gateway") as mesh:
+        await deploy(mesh)
+        gateway = little.agents["gateway"]
+        monkeypatch.setattr(little.agents["pi-1"].blobs, "_serve", lambda peer, wanted: [])
+        task = await mesh.submit("toy.nap", 3.0, where="pi-1")
+        async with asyncio.timeout(5):
+            while gateway.desk.state(task.id) != ("placed", "pi-1"):
+                await asyncio.sleep(0.01)
+
+        await said(
+            little,
+            *(
+                messages.Result(task.id, 1, "done", output_digest=n.to_bytes(32, "big"), output_bytes=1)
+                for n in range(1, 50)
+            ),
+        )
+
+        assert len(gateway._results) + len(gateway.blobs._pulls) + len(gateway.blobs._queue) <= 2
+        await task.cancel()
