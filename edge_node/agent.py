@@ -341,7 +341,7 @@ class Agent:
         try:
             topic = topics.parse(event.topic)
         except ProtocolViolation as violation:
-            self.channels.violations[violation.cause] += 1
+            self.channels.violated(violation.cause)
             return
         match topic:
             case topics.Direct():
@@ -475,8 +475,12 @@ class Agent:
         """Ask *peer* for a sign of life. Raises: TimeoutError."""
         waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.soon(lambda now_ns, _: self._ping_waiters.__setitem__(self.ping(now_ns, peer), waiter))
-        async with asyncio.timeout(timeout_s):
-            return await waiter / 1e9
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await waiter / 1e9
+        finally:
+            for nonce in [nonce for nonce, one in self._ping_waiters.items() if one is waiter]:
+                del self._ping_waiters[nonce]
 
     # ── beats and verdicts ────────────────────────────────────────────────────────────────────────
 
@@ -534,7 +538,7 @@ class Agent:
         try:
             result = self.roster.adopt(signed)
         except ProtocolViolation as violation:
-            self.channels.violations[f"roster: {violation.cause}"] += 1
+            self.channels.violated(f"roster: {violation.cause}")
             return
         match result:
             case Adopted():
@@ -860,7 +864,12 @@ class Agent:
     def broker_addresses(self) -> list[tuple[str, int]]:
         """The roster's brokers in its order, then what sighted members say; the TLS name decides."""
         roster = self.roster.current
-        told = [parse_address(text) for text in roster.brokers] if roster is not None else []
+        told = []
+        for text in roster.brokers if roster is not None else ():
+            try:
+                told.append(parse_address(text))
+            except EdgeweaveError as error:
+                log.error("the roster names a broker that is no address", extra={"cause": error.cause})
         return list(dict.fromkeys([*told, *self.sightings.brokers(self.mesh_id)]))
 
     # ── notes ─────────────────────────────────────────────────────────────────────────────────────

@@ -132,7 +132,7 @@ class Publisher:
             try:
                 result = self.catalogue.adopt(data)
             except EdgeweaveError as error:
-                self.stories[f"catalogue entry refused: {error.cause}"] += 1
+                self.stories["catalogue entry refused"] += 1
                 log.warning("catalogue entry refused", extra={"cause": error.cause})
                 continue
             match result:

@@ -26,6 +26,8 @@ from security.errors import ProtocolViolation
 
 PEERS_MAX = 1024
 """Streams kept; the roster has at most as many members."""
+VIOLATIONS_MAX = 256
+"""Different causes counted; some quote what the other side sent, so there could be any number."""
 CONTROL = 0x86
 
 
@@ -112,7 +114,7 @@ class Channels:
         src = topic.src
         self.bytes_in += len(payload)
         if topic.dst != self._me or topic.mesh != self._mesh or not payload:
-            self.violations["not for us"] += 1
+            self.violated("not for us")
             return []
         if payload[0] == CONTROL:
             self._after(now_ns, self._sessions.handle(now_ns, session.FrameReceived(src, payload)))
@@ -124,7 +126,7 @@ class Channels:
             low, items = unpack(plain)
             fresh = self._stream(src).arrived(now_ns, low, items)
         except ProtocolViolation as violation:
-            self.violations[violation.cause] += 1
+            self.violated(violation.cause)
             self._drained_sessions(now_ns)
             return self._drain(now_ns)
         self._dirty[src] = None
@@ -136,6 +138,11 @@ class Channels:
                 heard.append(Heard(src, message))
         # A PeerReady of this very parcel must be told before what the parcel says.
         return self._drain(now_ns) + heard
+
+    def violated(self, cause: str) -> None:
+        """Count what somebody did wrong."""
+        known = cause in self.violations or len(self.violations) < VIOLATIONS_MAX
+        self.violations[cause if known else "other"] += 1
 
     # -- out ---------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import pytest
 
 from edge_node.client import Mesh, TaskFailed
 from edge_node.functions.bundle import Bundle
+from edge_node.transport.link import Delivery
 from edge_node.wire import messages
 from edge_node.wire.ids import task_id
 from security.errors import Unavailable
@@ -172,3 +173,37 @@ async def test_a_lease_fetches_one_output_at_a_time(tmp_path, monkeypatch):
 
         assert len(gateway._results) + len(gateway.blobs._pulls) + len(gateway.blobs._queue) <= 2
         await task.cancel()
+
+
+async def test_causes_that_quote_the_sender_are_counted_in_a_bounded_table(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway"]) as little:
+        gateway = little.agents["gateway"]
+        gateway.soon(
+            lambda now_ns, wall_ms: [
+                gateway._delivered(now_ns, wall_ms, Delivery(f"ew/v{n}/a/b", b"", retained=False))
+                for n in range(2000)
+            ]
+        )
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            while gateway.channels.violations.total() < 2000:
+                await asyncio.sleep(0.01)
+
+        assert len(gateway.channels.violations) <= 257
+
+
+async def test_a_probe_without_answer_leaves_nothing_behind(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little:
+        gateway = little.agents["gateway"]
+
+        with pytest.raises(TimeoutError):
+            await gateway.round_trip_s("pi-7", timeout_s=0.05)
+
+        assert not gateway._ping_waiters
+
+
+async def test_a_broker_that_is_no_address_is_left_out(tmp_path):
+    little = LittleMesh(tmp_path, ["gateway"])
+    little.brokers = ("nonsense", "127.0.0.1:1883", "host:99999")
+    async with little:
+        assert little.agents["gateway"].broker_addresses() == [("127.0.0.1", 1883)]

@@ -94,6 +94,7 @@ class LittleMesh:
         self.deployer = ec.generate_private_key(ec.SECP256R1())
         self.keys = {name: NodeKeys.generate() for name in names}
         self.roles: dict[str, tuple[str, ...]] = {"gateway": ("gateway",)}
+        self.brokers: tuple[str, ...] = ("127.0.0.1:1",)
         self.broker = MemoryBroker()
         self.agents: dict[str, Agent] = {}
         self.version = 0
@@ -108,7 +109,7 @@ class LittleMesh:
                 version=self.version,
                 prev_digest=bytes(32),
                 issued_s=now_s,
-                brokers=("127.0.0.1:1",),
+                brokers=self.brokers,
                 deployers=(Deployer("gateway", spki_der(self.deployer.public_key())),),
                 members=tuple(
                     Member(
