@@ -336,7 +336,9 @@ class House:
     def roster_changed(self, roster: Roster, signed: bytes) -> None:
         """A member showed a newer roster of our own signature: the keeper, whose view it is, has it."""
         log.warning("a member showed a newer roster than ours: was this home restored from a backup?")
+        self._members_moved.set()  # members that this home has forgotten are let in again
         self.registry.handle(self.clock.now_ns(), fleet.Listed(roster.members))
+        self.link_up()
 
     def link_up(self) -> None:
         assert self.agent is not None

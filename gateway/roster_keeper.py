@@ -74,6 +74,10 @@ class _Draft:
 Edit = Callable[[_Draft], None]
 
 
+class _Overtaken(Unavailable):
+    """While we signed, a member showed a newer roster of ours: the change belongs on top of that one."""
+
+
 class RosterKeeper:
     """Load, change, sign, persist, publish."""
 
@@ -327,6 +331,9 @@ class RosterKeeper:
                 else:
                     taken.append((edit, done))
             failed = await self._try_commit(draft) if self._differs(draft) or self._is_due() else None
+        if isinstance(failed, _Overtaken):
+            await self._commit_batch(batch)
+            return
         if failed is not None and len(taken) > 1:
             for one in taken:  # a single change that breaks a bound does not take the others down
                 await self._commit_batch([one])
@@ -359,8 +366,9 @@ class RosterKeeper:
             members=tuple(draft.members.values()),
         )
         signed = await self._runner(self._sign_and_save, next_one)
-        adopted = self._view.adopt(signed)
-        assert isinstance(adopted, Adopted), "our next version is the highest"
+        if not isinstance(self._view.adopt(signed), Adopted):  # the agent adopts into this view, too
+            await self._runner(self._store.save_roster, self.signed)
+            raise _Overtaken("a newer roster of our own came in", fix="try again")
         self._on_changed(signed)
 
     def _sign_and_save(self, draft: RosterDraft) -> bytes:

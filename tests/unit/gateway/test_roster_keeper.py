@@ -292,3 +292,31 @@ async def test_a_stopping_keeper_answers_who_waits(monkeypatch):
 
     with pytest.raises(Unavailable, match="stopping"):
         await waiting
+
+
+@pytest.mark.parametrize("ahead", [1, 5], ids=["the same version", "higher"])
+async def test_a_newer_roster_that_comes_while_we_sign_is_built_upon(ahead):
+    house = House()
+    async with kept(house) as keeper:
+        held = keeper.current
+        shown = AUTHORITY.sign_roster(
+            RosterDraft(
+                held.version + ahead, held.digest, held.issued_s, held.brokers, held.deployers,
+                (*held.members, member("pi-9", 9)),
+            )
+        )  # fmt: skip
+        signing = keeper._sign_and_save
+
+        def overtaken(draft):
+            signed = signing(draft)
+            keeper.view.adopt(shown)  # as the agent does when a member shows it
+            return signed
+
+        keeper._sign_and_save = lambda draft: (
+            overtaken(draft) if draft.version == held.version + 1 else signing(draft)
+        )
+        await asyncio.wait_for(keeper.add(member("pi-1", 2)), 5)
+
+        assert keeper.current.version == held.version + ahead + 1
+        assert {m.id for m in keeper.current.members} == {"gateway", "pi-1", "pi-9"}
+        assert house.disk.signed == keeper.signed
