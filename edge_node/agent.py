@@ -64,6 +64,8 @@ OUTPUT_INLINE_MAX = 64 * 1024
 """A larger output is fetched by its digest, so that it does not hold up leases."""
 BODIES_BYTES_MAX = 32 * 1024 * 1024
 """Fetched inputs and outputs waiting to be fetched; the oldest go first."""
+UNTAKEN_BYTES_MAX = 8 * 1024 * 1024
+"""A peer with more than this on its way is told no more bodies: twice what all its transfers may ask for."""
 PUBLISH_WAIT_S = 15.0
 NOTES_S = 5.0
 NOTES_MAX = 100
@@ -429,6 +431,10 @@ class Agent:
             self.channels.send_loose(peer, messages.Pong(message.nonce, self.desk.load(now_ns)))
         elif kind is messages.Pong:
             self._ponged(now_ns, wall_ms, peer, message)
+        elif kind in _LARGE_ANSWERS and self.channels.backlog_bytes(peer) > UNTAKEN_BYTES_MAX:
+            self.channels.violated(
+                "asked for more than it takes"
+            )  # 40 bytes must not cost us 256 KiB for ever
         elif kind in _FOR_BLOBS:
             self._blob_effects(now_ns, wall_ms, self.blobs.handle(now_ns, peer, message))
             if kind is messages.BlobChunk:
@@ -975,4 +981,5 @@ _FOR_DESK = frozenset(
         messages.Beat,
     }
 )
+_LARGE_ANSWERS = frozenset({messages.BlobWanted, messages.CatalogueWanted})
 _FOR_BLOBS = frozenset({messages.BlobWanted, messages.BlobChunk, messages.BlobMissing})

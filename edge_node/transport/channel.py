@@ -224,6 +224,10 @@ class Channels:
         stream = self._streams.get(peer)
         return stream.backlog if stream else 0
 
+    def backlog_bytes(self, peer: str) -> int:
+        stream = self._streams.get(peer)
+        return stream.backlog_bytes if stream else 0
+
     def streams(self) -> Iterator[tuple[str, Stream]]:
         return iter(self._streams.items())
 

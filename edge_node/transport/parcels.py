@@ -125,6 +125,10 @@ class Stream:
         return bool(self._live or self._bulk or self._unacked or self._loose)
 
     @property
+    def backlog_bytes(self) -> int:
+        return self._bytes
+
+    @property
     def backlog(self) -> int:
         return len(self._live) + len(self._bulk) + len(self._unacked)
 

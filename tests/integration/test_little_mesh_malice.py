@@ -207,3 +207,26 @@ async def test_a_broker_that_is_no_address_is_left_out(tmp_path):
     little.brokers = ("nonsense", "127.0.0.1:1883", "host:99999")
     async with little:
         assert little.agents["gateway"].broker_addresses() == [("127.0.0.1", 1883)]
+
+
+async def test_who_asks_for_much_and_takes_nothing_gets_a_bounded_answer(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little:
+        gateway, pi = little.agents["gateway"], little.agents["pi-1"]
+        digest = gateway.bodies.keep(bytes(4_000_000))
+        most = 0
+
+        def flood(now_ns: int, wall_ms: int) -> None:
+            nonlocal most
+            for _ in range(400):
+                gateway._heard(now_ns, wall_ms, "pi-1", messages.BlobWanted(digest, 0, 8))
+                gateway._heard(now_ns, wall_ms, "pi-1", messages.CatalogueWanted([]))
+            most = gateway.channels.backlog_bytes("pi-1")
+
+        gateway.soon(flood)
+        async with asyncio.timeout(10):
+            while not most:
+                await asyncio.sleep(0.01)
+            await pi.round_trip_s("gateway")
+
+        assert 0 < most < 9_000_000
+        assert gateway.channels.violations["asked for more than it takes"] > 300
