@@ -52,6 +52,8 @@ from security.roster import Deployer, Member, MemberKey, Roster
 log = logging.getLogger("gateway.house")
 
 INVITATIONS = "invitations"
+TELL_AGAIN_S = 5.0
+"""Between tries to tell the broker its members, while it or the disk refuses them."""
 GOODBYE_S = 0.5
 """Between a member's goodbye and its end: our acknowledgement gets out before the broker shuts it out."""
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  compared with, not bound
@@ -298,6 +300,8 @@ class House:
                 await self.broker.set_members(self._active())
             except Unavailable as error:
                 log.warning("the broker will learn of new members later", extra={"cause": str(error)})
+                self._members_moved.set()
+                await asyncio.sleep(TELL_AGAIN_S)
 
     async def _let_leave(self) -> None:
         while True:

@@ -271,7 +271,7 @@ class Broker:
             self._check_port()
             self._program.prepare(self._members)
             self._process = Process.spawn(self._program.command(), cwd=self._program.cwd, log=self._log_file)
-        except Unavailable as error:
+        except (Unavailable, BadInput) as error:  # our address may be gone for a while
             if not self.restarts:
                 raise
             self._inbox.put_local(sv.SpawnFailed(str(error)))

@@ -75,7 +75,12 @@ class Embedded:
 
     async def set_members(self, members: Iterable[str]) -> bool:
         """A newcomer is let in from now on; a removed one is cut when the child has read the signal."""
-        self._write_members(members)
+        try:
+            self._write_members(members)
+        except OSError as error:
+            raise Unavailable(
+                f"the broker's members cannot be written: {error.strerror}", fix="free space on the disk"
+            ) from error
         self._signal_child(signal.SIGHUP)
         return True
 
