@@ -211,8 +211,8 @@ def run_daemon(house: Callable[[], Any], *, as_json: bool) -> int:
     """Run to the end; one line for what a person can mend, a traceback in the log for what they cannot."""
     os.umask(0o077)  # whatever a daemon writes is its user's alone
     try:
-        asyncio.run(house())
-    except KeyboardInterrupt:
+        asyncio.run(_until_told(house))
+    except (KeyboardInterrupt, asyncio.CancelledError):  # told to stop before there was anything to drain
         return 0
     except BaseExceptionGroup as group:
         known = _first_known(group)
@@ -223,6 +223,14 @@ def run_daemon(house: Callable[[], Any], *, as_json: bool) -> int:
     except EdgeweaveError as error:
         return _say(error, as_json)
     return 0
+
+
+async def _until_told(house: Callable[[], Any]) -> None:
+    """SIGTERM while starting ends us as Ctrl-C does; once work is accepted, `serve` drains at it."""
+    starting = asyncio.current_task()
+    assert starting is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
+    await house()
 
 
 def _first_known(group: BaseExceptionGroup[BaseException]) -> EdgeweaveError | None:
