@@ -195,6 +195,7 @@ class Agent:
         self._peer_notes: dict[str, dict[str, Any]] = {}
         self._results: dict[bytes, list[tuple[str, messages.Result]]] = {}
         self._beat_due_ns = 0
+        self._due_ns = 0
         self._beat_seq = 0
         self._beat_load: messages.Load | None = None
         self._beat_sent_ns = 0
@@ -294,7 +295,8 @@ class Agent:
             now_ns, wall_ms = clock.now_ns(), clock.wall_ms()
             for event in events:
                 handlers[type(event)](now_ns, wall_ms, event)
-            self._tick(now_ns, wall_ms)
+            if now_ns >= self._due_ns:  # what this turn made due sooner, the next turn comes for at once
+                self._tick(now_ns, wall_ms)
             self._publish(now_ns, wall_ms, self.channels.flush(now_ns))
             link.flush()
             runtime.flush()
@@ -315,8 +317,8 @@ class Agent:
             self.provision.deadline_ns(),
             self._beat_due_ns,
         )
-        earliest = min(due for due in dues if due is not None)
-        return max(0.0, (earliest - self.clock.now_ns()) / 1e9)
+        self._due_ns = min(due for due in dues if due is not None)
+        return max(0.0, (self._due_ns - self.clock.now_ns()) / 1e9)
 
     def _tick(self, now_ns: int, wall_ms: int) -> None:
         due = self.desk.deadline_ns()
@@ -401,6 +403,8 @@ class Agent:
             self.extension.link_up()
         if self.node_id != GATEWAY:
             self.channels.connect(now_ns, GATEWAY)
+        for peer in [peer for peer, _ in self.channels.streams() if self.channels.has(peer)]:
+            self._send_beat(now_ns, wall_ms, peer)  # we are down for each other until one is heard again
 
     def _link_down(self, now_ns: int, wall_ms: int, event: LinkDown) -> None:
         log.warning("broker not connected", extra={"cause": event.reason})
@@ -512,6 +516,8 @@ class Agent:
                 case detector.Up(peer):
                     log.info("peer is up", extra={"peer": peer})
                     self._peer_up(now_ns, wall_ms, peer)
+                    if self.channels.has(peer):
+                        self._send_beat(now_ns, wall_ms, peer)  # it may not have heard us yet
                     self._peer_notes[peer] = {"id": peer, "up": True, "at_ms": wall_ms}
                     if self.extension is not None:
                         self.extension.peer_changed(peer, True, "")
@@ -865,6 +871,7 @@ class Agent:
         self.soon(lambda now_ns, _: self._seen(now_ns, event))
 
     def _seen(self, now_ns: int, event: Any) -> None:
+        self.sightings.tick(now_ns)  # what was not heard again gives its place to others
         self.sightings.handle(now_ns, event)
 
     def broker_addresses(self) -> list[tuple[str, int]]:
