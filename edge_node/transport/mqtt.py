@@ -43,6 +43,7 @@ QUEUE_BYTES_MAX: Final = 8 * 1024 * 1024  # unsent bytes: what a stalled socket 
 QUEUE_ITEMS_MAX: Final = 1024  # unsent QoS 0 messages
 PACKET_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 1024
 READ_BYTES: Final = 65_536
+READ_BYTES_FEW: Final = 1024  # a read of less is taken for the end: epoll tells if it was not
 READ_ROUNDS: Final = 64  # reads a wake-up, so that a flood cannot starve the timers
 
 _PUBLISH, _PUBACK = 0x30, 0x40
@@ -370,6 +371,8 @@ class _Client(aiomqtt.Client):
                     return
                 self._in += data
                 self._parse()
+                if len(data) < READ_BYTES_FEW and not (self._pending_bytes and self._pending_bytes()):
+                    break  # most likely all there was; asking to be told so costs an exception
             else:
                 if self._pending_bytes is not None and self._sock is not None and self._pending_bytes():
                     self._loop.call_soon(self._readable)
