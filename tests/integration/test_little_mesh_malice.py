@@ -8,6 +8,7 @@ import pytest
 
 from edge_node.client import Mesh, TaskFailed
 from edge_node.functions.bundle import Bundle
+from edge_node.functions.values import encode_call
 from edge_node.transport.link import Delivery
 from edge_node.wire import messages
 from edge_node.wire.ids import task_id
@@ -230,3 +231,56 @@ async def test_who_asks_for_much_and_takes_nothing_gets_a_bounded_answer(tmp_pat
 
         assert 0 < most < 9_000_000
         assert gateway.channels.violations["asked for more than it takes"] > 300
+
+
+BIG = 2**64 - 1
+
+
+async def test_numbers_and_names_beyond_reason_end_nobody(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little, Mesh.open(tmp_path / "gateway") as mesh:
+        await deploy(mesh)
+        gateway = little.agents["gateway"]
+        entry = gateway.catalogue.current("toy.nothing")
+        call = encode_call([], {})
+        load = messages.Load(BIG, -(2**63), BIG, float("nan"), draining=True)
+        task = await mesh.submit("toy.nap", 0.2, where="pi-1")
+        offers = [
+            messages.Offer(name, attempt, entry.name, entry.digest, lease, budget, call, None, BIG, priority)
+            for name, attempt, lease, budget, priority in (
+                ("a", BIG, BIG, BIG, BIG),
+                ("\0\ud7ff/../", 0, 0, None, -(2**63)),
+                ("b", -(2**63), -(2**63), -(2**63), 0),
+                ("", 1, 1, 1, 1),
+                (task.id, 1, 1000, None, 0),
+            )
+        ]
+
+        await said(
+            little,
+            *offers,
+            messages.Offer("c", 1, entry.name, entry.digest, 1000, input=b"\xc1 no call"),
+            messages.Beat(BIG, load, BIG),
+            messages.Pong(BIG, load),
+            messages.Accept(task.id, 1, BIG, load),
+            messages.Refuse("x", BIG, "no reason", load),
+            messages.Progress("x", BIG, True, -(2**63)),
+            messages.Cancel("a", BIG),
+            messages.BlobWanted(bundle_digest(gateway), -(2**63), BIG),
+            messages.BlobWanted(bundle_digest(gateway), BIG, -1),
+            messages.BlobChunk(bytes(32), -1, -1, -1, b""),
+            messages.CatalogueWanted([("", -(2**63)), ("toy.add", BIG)]),
+            messages.Publish(b"", []),
+            messages.Published(b"x" * 64, "no"),
+            messages.Result(
+                task.id, 1, "no status", b"", b"no error", b"", BIG, BIG, BIG, BIG, BIG, load, None, BIG
+            ),
+        )
+
+        await task.result()
+        assert gateway.channels.violations == {}, "everything was heard"
+        assert await mesh.run("toy.add", 1, 2) == 3
+        await little.agents["pi-1"].round_trip_s("gateway")
+
+
+def bundle_digest(agent) -> bytes:
+    return agent.bundles.digests()[0]
