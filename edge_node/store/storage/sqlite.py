@@ -139,6 +139,12 @@ class SQLiteStorage(Storage):
                 raise Unavailable(
                     f"store {self.path} cannot write: {error}", fix="free space on its disk"
                 ) from None
+            except sqlite3.DatabaseError as error:
+                if type(error) is not sqlite3.DatabaseError:
+                    raise  # of our own making
+                raise Unavailable(
+                    f"store {self.path} is damaged: {error}", fix="start again: it is set aside then"
+                ) from None
             finally:
                 self._depth -= 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 import threading
 
@@ -279,3 +280,22 @@ def test_two_connections_do_not_lose_each_others_updates(tmp_path):
             other.table("t", key="id").update(increment("value"), where("id") == "n")
 
         assert one.table("t").get(where("id") == "n")["value"] == 20
+
+
+def test_damage_found_while_it_is_open_is_unavailable(tmp_path):
+    """The daemon's loop lives on without its notes; the next start sets the file aside."""
+
+    class Malformed:
+        in_transaction = False
+
+        def execute(self, *_):
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+    with Documents(tmp_path / "d.sqlite") as documents:
+        table = documents.table("peers", key="id")
+        held, documents._sqlite._db = documents._sqlite._db, Malformed()
+        try:
+            with pytest.raises(Unavailable, match="damaged"):
+                table.upsert({"id": "pi-1"})
+        finally:
+            documents._sqlite._db = held
