@@ -27,6 +27,7 @@ LOG_BYTES_MAX = 64 * 1024  # of one run; a print loop must not fill the ledger
 OUTPUT_BYTES_MAX = 8 * MIB  # what a body may be on the wire
 TRACEBACK_CHARS_MAX = 16 * 1024
 MESSAGE_CHARS_MAX = 2 * 1024
+ERROR_BYTES_MAX = 96 * 1024  # encoded, beside the log: a result has to fit one parcel
 
 PIPELINE_EXPECTED_S = 0.005  # only runs shorter than this share a pipe: a pipe hop is ~0.1 ms
 PIPELINE_DEPTH = 32

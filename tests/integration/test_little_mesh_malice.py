@@ -284,3 +284,24 @@ async def test_numbers_and_names_beyond_reason_end_nobody(tmp_path):
 
 def bundle_digest(agent) -> bytes:
     return agent.bundles.digests()[0]
+
+
+CHEAT = """
+from edge_node.functions import function
+
+@function(timeout_s=5)
+def shout(length: int) -> None:
+    from edge_node.functions.runtimes import worker
+    worker.MESSAGE_CHARS_MAX = length
+    raise ValueError("x" * length)
+"""
+
+
+async def test_an_error_larger_than_a_parcel_still_reaches_the_caller(tmp_path):
+    """The worker bounds what it says, but a function lives in the worker."""
+    async with LittleMesh(tmp_path, ["gateway", "pi-1"]), Mesh.open(tmp_path / "gateway") as mesh:
+        await mesh.call("deploy", {"source": CHEAT.encode(), "stem": "cheat", "only_if_new": True})
+
+        with pytest.raises(TaskFailed, match="unreadable"):
+            async with asyncio.timeout(10):
+                await mesh.run("cheat.shout", 1_000_000, where="pi-1")

@@ -29,6 +29,7 @@ import msgspec
 
 from edge_node.functions.invocation import Completion, Invocation, Kind, TaskError
 from edge_node.functions.limits import (
+    ERROR_BYTES_MAX,
     LOG_BYTES_MAX,
     MIB,
     PIPELINE_BACKLOG_S,
@@ -330,6 +331,8 @@ class WorkerPool:
         error = None
         if done.error:
             try:
+                if len(done.error) > ERROR_BYTES_MAX:  # the worker bounds it; a function may cheat
+                    raise ProtocolViolation("task error is too large")
                 error = TaskError.decode(done.error)
             except ProtocolViolation:
                 error = TaskError("exit", "ProtocolViolation", "its worker's answers became unreadable")
