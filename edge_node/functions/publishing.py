@@ -37,7 +37,7 @@ PUBLISH_WAIT_S = 15.0
 MESSAGE_BYTES = 96 * 1024
 """Entries or names in one message: a whole catalogue may be many megabytes, a parcel is not."""
 ASKED_MAX = 64
-"""Publications that wait for a bundle; a deployer that asks for more is refused."""
+"""Bundles that publications wait for, in all; a deployer that asks for more is refused."""
 
 
 class House(Protocol):
@@ -250,7 +250,7 @@ class Publisher:
             self._house.tell(now_ns, peer, messages.Published(asked.request, error.cause))
             return
         missing = {digest for digest in digests if not self._bundles.has(digest)}
-        if missing and len(self._waiting) >= ASKED_MAX:
+        if missing and sum(map(len, self._waiting.values())) + len(missing) > ASKED_MAX:
             self._house.tell(now_ns, peer, messages.Published(asked.request, "too many publications wait"))
             return
         if not missing:

@@ -305,3 +305,17 @@ async def test_an_error_larger_than_a_parcel_still_reaches_the_caller(tmp_path):
         with pytest.raises(TaskFailed, match="unreadable"):
             async with asyncio.timeout(10):
                 await mesh.run("cheat.shout", 1_000_000, where="pi-1")
+
+
+async def test_publications_that_wait_for_one_bundle_are_bounded(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little:
+        gateway, pi = little.agents["gateway"], little.agents["pi-1"]
+        pi.blobs._serve = lambda peer, wanted: []  # it promises a bundle and never sends it
+        manifest = Bundle.of_source("toy.py", FUNCTIONS.encode()).manifests()[0]
+        entry = sign_entry(
+            EntryDraft(little.mesh_id, manifest.name, 1, bytes(32), manifest.to_bytes(), 1), little.deployer
+        )
+
+        await said(little, *(messages.Publish(n.to_bytes(8, "big"), [entry]) for n in range(200)))
+
+        assert sum(map(len, gateway.publisher._waiting.values())) == 64
