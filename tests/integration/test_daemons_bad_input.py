@@ -87,9 +87,9 @@ def test_a_code_works_once(bed, newcomer):
 
 def test_a_code_expires(bed, newcomer):
     code = invite(bed, "--ttl", "1s")
-    end_s = time.monotonic() + 1.5
+    made_s = int(time.time())
 
-    until("its second has passed", lambda: time.monotonic() > end_s)
+    until("its second is over", lambda: int(time.time()) > made_s + 1)  # the desk counts whole seconds
     told = join(bed, newcomer, code)
     assert told.code == 4 and "expired" in told.line
 

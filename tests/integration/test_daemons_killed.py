@@ -164,7 +164,9 @@ def test_sigterm_finishes_running_work_says_goodbye_and_leaves_nobody(bed, gatew
     assert late.code == 4 and "draining" in late.line
     gateway.until("the goodbye was heard", lambda s: "pi-1" not in s["peers_up"])
     rows = gateway.ask(lambda mesh: mesh.call("nodes"))
-    assert [row["reason"] for row in rows if row["id"] == "pi-1"][0].startswith("its broker connection ended"), rows
+    assert next(row["reason"] for row in rows if row["id"] == "pi-1").startswith(
+        "its broker connection ended"
+    ), rows
     node.start()
     outcome = node.ask(lambda mesh: mesh.outcome_of(task))
     assert [attempt.status for attempt in outcome.attempts] == ["done"], "it was finished, not repeated"

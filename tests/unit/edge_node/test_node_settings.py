@@ -30,7 +30,11 @@ def test_options_win_over_environment_over_file_over_default():
         NodeSettings, text, environ=environ, options={"log.level": "debug", "discovery.mdns": None}
     )
 
-    assert (settings.link.inbox_messages_max, settings.link.keepalive_s, settings.log.level) == (64, 30, "debug")
+    assert (settings.link.inbox_messages_max, settings.link.keepalive_s, settings.log.level) == (
+        64,
+        30,
+        "debug",
+    )
     assert settings.discovery.mdns == "auto"
 
 
