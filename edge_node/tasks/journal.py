@@ -209,11 +209,10 @@ class Journal:
     def _grow_wal(self) -> None:
         """Let the WAL reach its full size before anybody waits for it.
 
-        An fsync of a file that grows also commits the file system's own journal; one that overwrites does
-        not. On ext4 a commit costs 0.3 to 3 ms in the first case and 0.13 ms in the second, and a WAL begins
-        at nothing in every process. So: as many commits as fill it, not synced (NORMAL syncs at checkpoints
-        alone, so nothing durable is at risk), then one checkpoint, after which it is written from its start.
-        Costs 4 MB of writing and some tens of milliseconds a start.
+        An fsync of a file that grows also commits the file system's own journal; one that overwrites does not
+        (benchmarks/bench_wal.py), and a WAL begins at nothing in every process. So: as many commits as fill
+        it, not synced (NORMAL syncs at checkpoints alone, so nothing durable is at risk), then one
+        checkpoint, after which it is written from its start. Costs 4 MB of writing a start.
         """
         writer = self._writer
         pages = writer.execute("PRAGMA wal_autocheckpoint").fetchone()[0]
