@@ -159,6 +159,7 @@ class Journal:
         self._path = path
         self.damaged: list[str] = []
         self.bytes_written = 0  # bodies, for the wear figure
+        self._unwritable = ""  # why the commit that is being gathered cannot be written
         self._queue: queue.SimpleQueue[tuple[int, tuple[Record, ...]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -243,6 +244,14 @@ class Journal:
         assert not self._closed, "closed"
         self._queue.put((serial, records))
 
+    def _rows(self, records: tuple[Record, ...]) -> list[Row]:
+        """Records as rows. One that has no bytes fails its commit; it must not end the thread."""
+        try:
+            return [row_of(record) for record in records]
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            self._unwritable = f"a record cannot be written: {type(error).__name__}: {error}"
+            return []
+
     def _write(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -264,8 +273,7 @@ class Journal:
             accepts: list[str] = []
             while item is not None:
                 serials.append(item[0])
-                for record in item[1]:
-                    row = row_of(record)
+                for row in self._rows(item[1]):
                     if row[1] == ACCEPTED:
                         accepts.append(row[0])
                         lost.discard(row[0])
@@ -281,15 +289,16 @@ class Journal:
                 except queue.Empty:
                     break
                 stop = item is None
-            failure = ""
-            if rows:
+            failure, self._unwritable = self._unwritable, ""
+            if rows and not failure:
                 try:
                     writer.execute(insert_statement(rows), values)
                 except (sqlite3.Error, OverflowError) as error:
                     failure = str(error) or type(error).__name__
-                    lost.update(accepts)
-                    if len(lost) > LOST_KEPT:
-                        lost.clear()
+            if failure:
+                lost.update(accepts)
+                if len(lost) > LOST_KEPT:
+                    lost.clear()
             with contextlib.suppress(RuntimeError):  # the loop is gone; so is everybody who would listen
                 if failure:
                     loop.call_soon_threadsafe(on_failed, serials, failure)

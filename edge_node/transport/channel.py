@@ -22,7 +22,7 @@ from edge_node.wire.codec import Unsupported, unpack
 from edge_node.wire.messages import Message
 from edge_node.wire.topics import Direct, topic_for
 from security import session
-from security.errors import ProtocolViolation
+from security.errors import EdgeweaveError, ProtocolViolation
 
 PEERS_MAX = 1024
 """Streams kept; the roster has at most as many members."""
@@ -313,5 +313,11 @@ class Channels:
                     self._out.append(RosterOffered(peer, signed))
                 case session.RosterAsked(peer):
                     signed_roster = self._signed_roster()
-                    if signed_roster is not None:
-                        self._after(now_ns, self._sessions.offer_roster(now_ns, peer, signed_roster))
+                    if signed_roster is None:
+                        continue
+                    try:
+                        offered = self._sessions.offer_roster(now_ns, peer, signed_roster)
+                    except EdgeweaveError as error:  # larger than a frame: the retained topic has it
+                        self.violated(f"roster not offered: {error.cause}")
+                    else:
+                        self._after(now_ns, offered)

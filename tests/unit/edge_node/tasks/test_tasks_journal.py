@@ -248,3 +248,25 @@ async def test_a_commit_takes_everything_that_has_gathered(tmp_path, monkeypatch
     assert len(statements) < 100
     assert max(statements) <= journal_module.ROWS_MAX
     running.journal.close()
+
+
+async def test_a_record_without_bytes_fails_its_commit_and_not_the_thread(tmp_path):
+    """A journal whose thread has ended would leave every later accept waiting for ever."""
+    told = []
+    journal = Journal(tmp_path / "ledger.db", "0" * 16, "pi-1")
+    journal.start(
+        asyncio.get_running_loop(),
+        lambda serials: told.append(("kept", serials)),
+        lambda serials, reason: told.append(("failed", serials)),
+    )
+    journal.append(1, (Closed("t", Outcome(status=object())),))
+    async with asyncio.timeout(10):
+        while not told:
+            await asyncio.sleep(0)
+    journal.append(2, (Noted("t", 1, "still here"),))
+    async with asyncio.timeout(10):
+        while len(told) < 2:
+            await asyncio.sleep(0)
+    journal.close()
+
+    assert told == [("failed", [1]), ("kept", [2])]
