@@ -14,8 +14,10 @@ Session tickets are off: a resumed session would skip the look at the certificat
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from pathlib import Path
+from typing import Protocol
 
 from cryptography import x509
 
@@ -94,6 +96,21 @@ def server_leaf_sha256(connection: ssl.SSLObject | ssl.SSLSocket) -> bytes:
     if der is None:
         raise ProtocolViolation("peer showed no certificate")
     return leaf_sha256(der)
+
+
+class Abortable(Protocol):
+    """An asyncio transport."""
+
+    def abort(self) -> None: ...
+
+
+def abort(transport: Abortable) -> None:
+    """``transport.abort()``, also where the connection has been lost already.
+
+    A TLS transport of CPython 3.11.2 (Debian 12's) raises AttributeError then; later ones do nothing.
+    """
+    with contextlib.suppress(AttributeError):
+        transport.abort()
 
 
 def _context(protocol: int, root: x509.Certificate) -> ssl.SSLContext:

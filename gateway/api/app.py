@@ -25,6 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from security.errors import BadInput
+from security.tls import abort
 
 HANDSHAKE_S = 5.0
 HEADERS_S = 10.0
@@ -67,7 +68,7 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= CONNECTIONS_MAX:
-            transport.abort()
+            abort(transport)
         super().connection_made(transport)
         self._wait_for_headers()
 
@@ -96,7 +97,7 @@ class _Connection(H11Protocol):
     def _cut(self) -> None:
         self._patience = None
         if not self._is_busy():
-            self.transport.abort()
+            abort(self.transport)
 
 
 class HttpsServer:
@@ -176,7 +177,7 @@ class HttpsServer:
             task.cancel()
         for connection in list(self._state.connections):
             if connection.transport is not None:
-                connection.transport.abort()
+                abort(connection.transport)
         await self._lifespan.shutdown()
 
     def _connection(self) -> asyncio.Protocol:

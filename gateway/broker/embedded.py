@@ -33,6 +33,7 @@ from edge_node.wire.topics import VERSION
 from gateway.broker import access
 from gateway.broker.access import Access, Listener
 from security.errors import Unavailable
+from security.tls import abort
 
 _LOG = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ def make_broker(listener: Listener, members: Members) -> Any:
 
         async def read(self, n: int = -1) -> bytes:
             if n > access.PACKET_BYTES_MAX:
-                self._transport.abort()
+                abort(self._transport)
                 raise NoDataError("packet too large")
             try:
                 data: bytes = await super().read(n)
@@ -224,7 +225,7 @@ def make_broker(listener: Listener, members: Members) -> Any:
             self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
         ) -> None:
             if self.connections >= CONNECTIONS_MAX:
-                writer.transport.abort()
+                abort(writer.transport)
                 return
             self.connections += 1
             try:
@@ -236,7 +237,7 @@ def make_broker(listener: Listener, members: Members) -> Any:
                 _LOG.warning("connection ended: %r", error)
             finally:
                 self.connections -= 1
-                writer.transport.abort()
+                abort(writer.transport)
 
         async def _initialize_client_session(
             self, reader: Any, writer: Any, remote_address: str, remote_port: int
@@ -317,7 +318,7 @@ def make_broker(listener: Listener, members: Members) -> Any:
             for name, (session, handler) in list(self._sessions.items()):
                 if not rules.is_member(name) and session.transitions.state == "connected":
                     _LOG.warning("%s is cut off: not a member any more", name)
-                    handler.writer._writer.transport.abort()
+                    abort(handler.writer._writer.transport)
 
     return Door(
         {"listeners": {"default": {"type": "tcp", "bind": f"{listener.host}:{listener.port}"}}, "plugins": {}}
