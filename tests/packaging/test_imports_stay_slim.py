@@ -45,6 +45,14 @@ def test_nothing_that_only_a_terminal_or_a_gateway_needs_is_loaded(module):
 
 
 @pytest.mark.slow
+def test_a_node_does_not_load_what_its_fifty_megabytes_have_no_room_for():
+    """See docs/decisions/0008: each of these costs some tenths of a megabyte, and none is ever used."""
+    costly = {"argparse", "logging.handlers", "urllib.request", "http.client", "tomllib", "difflib"}
+
+    assert costly & loaded_by("edge_node.daemon") == set()
+
+
+@pytest.mark.slow
 def test_the_gateways_daemon_needs_no_terminal_library():
     assert {"typer", "rich", "numpy"} & loaded_by("gateway.daemon") == set()
 
