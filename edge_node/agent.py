@@ -403,6 +403,7 @@ class Agent:
             self.extension.link_up()
         if self.node_id != GATEWAY:
             self.channels.connect(now_ns, GATEWAY)
+            self._announce_member()
         for peer in [peer for peer, _ in self.channels.streams() if self.channels.has(peer)]:
             self._send_beat(now_ns, wall_ms, peer)  # we are down for each other until one is heard again
 
@@ -866,6 +867,12 @@ class Agent:
         self._advert = advert
         if self._mdns is not None:
             self._mdns.update(advert)
+
+    def _announce_member(self) -> None:
+        """A node announces where it found the broker: a neighbour whose address died may try that one."""
+        here = getattr(self.link, "address", None)
+        brokers = dict.fromkeys([*([here] if here else []), *self.broker_addresses()])
+        self.advertise(Advert(self.mesh_id, self.node_id, "node", tuple(brokers)[:3]))
 
     def _sighted(self, event: Any) -> None:
         self.soon(lambda now_ns, _: self._seen(now_ns, event))
