@@ -34,6 +34,7 @@ from edge_node.functions.publishing import Publisher
 from edge_node.functions.runtimes.runtime import OnDone, OnStarted, Runtime
 from edge_node.home import Home
 from edge_node.membership import detector
+from edge_node.membership.renewal import Renewal
 from edge_node.settings import NodeSettings
 from edge_node.store.documents import Documents
 from edge_node.tasks import events as desk_events
@@ -49,7 +50,7 @@ from edge_node.wire.codec import direct_context
 from edge_node.wire.ids import GATEWAY
 from security.errors import EdgeweaveError, ProtocolViolation, Refused
 from security.identity import NodeKeys
-from security.keystore import KeyStore
+from security.keystore import KeyStore, StoredIdentity
 from security.roster import Adopted, Roster, RosterView
 from security.roster import Fork as RosterFork
 from security.session import Sessions
@@ -160,11 +161,22 @@ class Agent:
             ),
             rng=random.Random(int.from_bytes(entropy(8), "big")),  # noqa: S311  placement, not keys
         )
+        previous = keystore.previous_identity()
+        self._statics = [keys.static_private_bytes]  # newest first; peers may know an older roster
+        if previous is not None:
+            self._statics.append(previous.keys.static_private_bytes)
+        self.renewal = Renewal(
+            keystore,
+            self.clock,
+            gateways=lambda: [a for s in self.sightings.gateways(self.mesh_id) for a in s.joins],
+            mdns="none",  # the sightings above are all that mDNS has seen
+            on_renewed=self._renewed,
+        )
         self.sessions = Sessions(
             me=node_id,
             mesh_id=self.mesh_id,
             boot_id=self.boot_id,
-            static=[keys.static_private_bytes],
+            static=self._statics,
             keys_of=self._keys_of,
             context=direct_context(self.mesh_id),
             entropy=entropy,
@@ -241,6 +253,8 @@ class Agent:
                 house.create_task(self.link.run(), name="link"),
                 house.create_task(self._write_notes(), name="notes"),
             ]
+            if self.node_id != GATEWAY:  # which is its own authority
+                devices.append(house.create_task(self.renewal.run(), name="renewal"))
             try:
                 self._mdns = Mdns(self.mdns_interface, self._advert, self._sighted)
                 async with self._mdns:
@@ -584,6 +598,13 @@ class Agent:
             self._judged(now_ns, wall_ms, self.detector.handle(now_ns, detector.Forgotten(peer)))
         self.channels.roster_changed(now_ns)
         self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, desk_events.Members(infos)))
+
+    def _renewed(self, identity: StoredIdentity, signed: bytes) -> None:
+        """New keys: the next handshakes and the next connection use them, what stands goes on."""
+        self.keys = identity.keys
+        self._statics.insert(0, identity.keys.static_private_bytes)
+        del self._statics[2:]
+        self.soon(lambda now_ns, wall_ms: self.adopt_roster(now_ns, wall_ms, signed))
 
     def _keys_of(self, peer: str) -> tuple[bytes, ...]:
         if self.settings.trust.stale_roster == "strict" and self.roster.is_stale(

@@ -22,6 +22,7 @@ from edge_node.tasks import events as desk_events
 from edge_node.tasks.task import INPUT_BYTES_MAX, Outcome, Task
 from edge_node.wire.ids import GATEWAY, is_task_id, task_id
 from edge_node.wire.messages import Leaving
+from security.certificates import not_after_s
 from security.errors import BadInput, EdgeweaveError, Refused, Unavailable
 
 Reply = Callable[[protocol.Response], None]
@@ -51,6 +52,7 @@ class AgentBackend:
             "deploy": self._deploy,
             "leave": self._leave,
             "ping": self._ping,
+            "renew": self._renew,
         }
 
     def add(self, name: str, method: Method) -> None:
@@ -319,6 +321,12 @@ class AgentBackend:
             if not agent.is_member or agent.channels.backlog(GATEWAY) == 0:
                 return {"told": True}
         return {"told": False}
+
+    async def _renew(self, params: dict[str, Any]) -> object:
+        if self.agent.node_id == GATEWAY:
+            raise BadInput("a gateway renews itself", fix="restart it: what is due is renewed at its start")
+        identity = await self.agent.renewal.renew()
+        return {"valid_until_ms": 1000 * not_after_s(identity.leaf)}
 
     async def _ping(self, params: dict[str, Any]) -> object:
         peer = _text(params, "node")

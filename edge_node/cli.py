@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from typing import Annotated
 
 import typer
@@ -167,6 +168,17 @@ def report(terminal: Terminal, findings: list[examination.Finding]) -> None:
             terminal.text(each.line())
     if any(each.failed for each in findings):
         raise typer.Exit(exits.UNAVAILABLE)
+
+
+@program.command("renew")
+def renew(terminal: Terminal) -> None:
+    """Get new keys and a new certificate now; the daemon does it by itself every ten days."""
+    answer = terminal.call("renew")
+    if terminal.json:
+        terminal.value(answer)
+    else:
+        days = (answer["valid_until_ms"] / 1000 - time.time()) / 86400
+        terminal.text(f"new keys and certificate, good for {days:.0f} days")
 
 
 work.add_commands(program)

@@ -19,6 +19,7 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -42,7 +43,7 @@ from gateway.roster_keeper import RosterKeeper
 from gateway.settings import GatewaySettings
 from security import tls
 from security.authority import Authority
-from security.certificates import leaf_sha256
+from security.certificates import leaf_sha256, renewal_due_s
 from security.enrolment import Issue, JoinDesk
 from security.errors import BadInput, EdgeweaveError, Unavailable
 from security.identity import NodeKeys, spki_der
@@ -52,6 +53,7 @@ from security.roster import Deployer, Member, MemberKey, Roster
 log = logging.getLogger("gateway.house")
 
 INVITATIONS = "invitations"
+RENEWAL_LOOK_S = 3600.0
 TELL_AGAIN_S = 5.0
 """Between tries to tell the broker its members, while it or the disk refuses them."""
 GOODBYE_S = 0.5
@@ -69,6 +71,19 @@ class Trust:
     made: bool
 
 
+def is_due(leaf: x509.Certificate, now_s: int) -> bool:
+    """A third of its lifetime is over."""
+    return now_s >= renewal_due_s(leaf)
+
+
+def _certify_self(keystore: KeyStore, authority: Authority, keys: NodeKeys, now_s: int) -> StoredIdentity:
+    leaf = authority.issue(keys.signing.public_key(), GATEWAY, roles=(GATEWAY,), now_s=now_s)
+    keystore.save_identity(keys, leaf_pem=leaf, issuing_pem=authority.issuing_pem)
+    identity = keystore.identity()
+    assert identity is not None, "saved a moment ago"
+    return identity
+
+
 def open_trust(keystore: KeyStore, clock: Clock) -> Trust:
     """Load or make everything that is secret. Raises: BadInput: a key file unreadable, loose or damaged."""
     now_s = clock.wall_ms() // 1000
@@ -78,14 +93,13 @@ def open_trust(keystore: KeyStore, clock: Clock) -> Trust:
         authority = Authority.create(now_s=now_s, entropy=os.urandom)
         keystore.save_authority(authority)
     identity = keystore.identity()
-    if identity is None:
-        keys = NodeKeys.generate()
-        leaf = authority.issue(keys.signing.public_key(), GATEWAY, roles=(GATEWAY,), now_s=now_s)
-        keystore.save_identity(keys, leaf_pem=leaf, issuing_pem=authority.issuing_pem)
-        identity = keystore.identity()
-        assert identity is not None
-    if keystore.broker() is None:
-        key = ec.generate_private_key(ec.SECP256R1())
+    if identity is None or is_due(identity.leaf, now_s):
+        identity = _certify_self(
+            keystore, authority, identity.keys if identity else NodeKeys.generate(), now_s
+        )
+    broker = keystore.broker()
+    if broker is None or is_due(broker[1], now_s):
+        key = broker[0] if broker else ec.generate_private_key(ec.SECP256R1())
         leaf = authority.issue_broker(key.public_key(), now_s=now_s)
         keystore.save_broker(key, leaf_pem=leaf, issuing_pem=authority.issuing_pem)
     deployer = keystore.deployer()
@@ -213,8 +227,9 @@ class House:
         context = tls.server_context(
             self.keystore.identity_path, trust.authority.root, client_certificates=False
         )
-        own_leaf = leaf_sha256(trust.identity.leaf.public_bytes(Encoding.DER))
-        identity = ServerIdentity(context, lambda: own_leaf, trust.authority.chain_pem, mesh_id)
+        self._joining_context = context
+        self._own_leaf = leaf_sha256(trust.identity.leaf.public_bytes(Encoding.DER))
+        identity = ServerIdentity(context, lambda: self._own_leaf, trust.authority.chain_pem, mesh_id)
         self.joining = JoiningServer(
             listen,
             self.settings.joining.port,
@@ -264,6 +279,28 @@ class House:
             group.create_task(self.broker.run(), name="broker")
             group.create_task(self._tell_broker(), name="broker-members")
             group.create_task(self._let_leave(), name="leaving")
+            group.create_task(self._stay_certified(), name="renewal")
+
+    async def _stay_certified(self) -> None:
+        """Our own certificate, once an hour; the broker's is renewed when it is started."""
+        while True:
+            await asyncio.sleep(RENEWAL_LOOK_S)
+            now_s = self.clock.wall_ms() // 1000
+            try:
+                await asyncio.to_thread(self.recertify, now_s)
+            except EdgeweaveError as error:
+                log.error("the gateway's certificate is due and was not renewed", extra={"cause": str(error)})
+
+    def recertify(self, now_s: int) -> bool:
+        """A new certificate for the keys that we have, if it is due; new connections are shown it."""
+        identity = self.keystore.identity()
+        if identity is None or not is_due(identity.leaf, now_s):
+            return False
+        identity = _certify_self(self.keystore, self.trust.authority, identity.keys, now_s)
+        self._joining_context.load_cert_chain(self.keystore.identity_path)
+        self._own_leaf = leaf_sha256(identity.leaf.public_bytes(Encoding.DER))
+        log.info("the gateway's certificate was renewed")
+        return True
 
     async def close(self) -> None:
         """Stop the broker too: a gateway that stops in order takes it along, a killed one leaves it."""
