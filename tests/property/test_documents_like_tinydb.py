@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tinydb import TinyDB, where
@@ -87,6 +88,7 @@ def perform(table, step):
         return type(error).__mro__[-3].__name__
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(operations, max_size=25))
 def test_our_tables_answer_as_tinydbs_do(script):

@@ -41,7 +41,8 @@ def commands(app):
 
 def test_every_named_command_is_there():
     assert set(commands(cli.app)) == {
-        "join", "leave", "status", "doctor", "up", "run", "submit", "result", "cancel", "functions", "tasks",
+        "join", "leave", "renew", "status", "doctor", "up", "run", "submit", "result", "cancel", "functions",
+        "tasks",
     }  # fmt: skip
 
 
