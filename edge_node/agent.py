@@ -67,11 +67,12 @@ BODIES_BYTES_MAX = 32 * 1024 * 1024
 """Fetched inputs and outputs waiting to be fetched; the oldest go first."""
 UNTAKEN_BYTES_MAX = 8 * 1024 * 1024
 """A peer with more than this on its way is told no more bodies: twice what all its transfers may ask for."""
-PUBLISH_WAIT_S = 15.0
 NOTES_S = 5.0
 NOTES_MAX = 100
 """Recent results noted at a time: the ledger has them all, this is a window into it."""
 PRUNE_NS = 60 * SECOND
+GOODBYE_NS = 60 * SECOND
+"""No beat after a goodbye; the process ends long before."""
 SETTLED_TASKS_MAX = 100_000
 SETTLED_BYTES_MAX = 256 * 1024 * 1024
 """Settled tasks kept for `result`, whatever their age: what a small board's card can spare."""
@@ -293,7 +294,7 @@ class Agent:
         The others look at once; no beat and no answer to their probes must revive us.
         """
         self._handlers[Delivery] = lambda now_ns, wall_ms, event: None
-        self._beat_due_ns = now_ns + PRUNE_NS
+        self._beat_due_ns = now_ns + GOODBYE_NS
         with contextlib.suppress(EdgeweaveError):  # no link, nobody to tell
             self.link.send(0, topics.topic_for(topics.Presence(self.mesh_id, self.node_id)), b"")
 

@@ -22,7 +22,8 @@ CREDIT_CHUNKS = 8
 """256 KiB asked for at a time: what a slow link carries in ~100 ms must not hold up a lease."""
 BODY_BYTES_MAX = 8 * 1024 * 1024
 TRANSFERS_MAX = 16
-"""Concurrent pulls of a node; the rest waits in order. 16 bodies are 128 MiB at the very worst."""
+"""Concurrent pulls of a node; the rest waits in order, at most what the callers
+admit (4 096 runs, the results on lease, 64 publications). 16 bodies are 128 MiB at the very worst."""
 IDLE_NS = 30_000_000_000
 
 
@@ -63,7 +64,6 @@ class _Pull:
     size: int = 0
     asked_to: int = 0  # first chunk that has not been asked for
     idle_ns: int = 0
-    last_error: str = "no holder"
 
 
 class Blobs:
@@ -157,7 +157,6 @@ class Blobs:
         return self._begin(now_ns, self._queue.pop(0))
 
     def _next_holder(self, now_ns: int, pull: _Pull, reason: str) -> list[Effect]:
-        pull.last_error = reason
         del self._pulls[pull.digest]
         pull.holders.pop(0)
         if pull.holders:
