@@ -233,6 +233,7 @@ class Agent:
             desk_events.WorkRefused: self._to_desk,
             desk_events.Heard: self._to_desk,
             desk_events.CancelAsked: self._to_desk,
+            desk_events.DigestHeard: self._to_desk,
             desk_events.Drain: self._to_desk,
             _Do: lambda now_ns, wall_ms, event: event.what(now_ns, wall_ms),
         }
@@ -485,9 +486,7 @@ class Agent:
             if waiter is not None and not waiter.done():
                 waiter.set_result(now_ns - asked[1])
         if message.load is not None:
-            self._carry_out(
-                now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, desk_events.Heard(peer, message.load))
-            )
+            self._to_desk(now_ns, wall_ms, desk_events.Heard(peer, message))
 
     def ping(self, now_ns: int, peer: str) -> int:
         nonce = int.from_bytes(self.entropy(6), "big")
@@ -631,6 +630,9 @@ class Agent:
                     if type(message) is messages.Result and len(message.output) > OUTPUT_INLINE_MAX:
                         message = self._by_digest(message)
                     self.tell(now_ns, peer, message)
+                case desk_events.Look(peer):
+                    self._reach(now_ns, peer)
+                    self.ping(now_ns, peer)
                 case desk_events.Append(serial, records):
                     self._appends.append((serial, records))
                 case desk_events.Run():
@@ -1015,6 +1017,7 @@ _FOR_DESK = frozenset(
         messages.Cancel,
         messages.Load,
         messages.Beat,
+        messages.About,
     }
 )
 _LARGE_ANSWERS = frozenset({messages.BlobWanted, messages.CatalogueWanted})

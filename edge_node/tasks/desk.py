@@ -30,6 +30,7 @@ from edge_node.tasks.agenda import Agenda
 from edge_node.tasks.events import (
     Append,
     CancelAsked,
+    DigestHeard,
     Drain,
     Drained,
     Effect,
@@ -200,6 +201,7 @@ class Desk:
             PeerUp: self._peer_up,
             PeerDown: self._peer_down,
             Members: self._members_changed,
+            DigestHeard: self._digest_heard,
             CancelAsked: self._cancel_asked,
             Drain: self._drain,
             StoreFull: self._store_full,
@@ -996,6 +998,9 @@ class Desk:
     def _pong(self, now_ns: int, peer: str, message: Pong, out: list[Effect]) -> None:
         if message.load is not None:
             self._load_heard(now_ns, peer, message.load, out)
+
+    def _digest_heard(self, now_ns: int, event: DigestHeard, out: list[Effect]) -> None:
+        """Second-hand loads; what we heard ourselves within the last second is better."""
 
     # ── who is there ──────────────────────────────────────────────────────────────────────────────────
     def _view(self, peer: str) -> _View:

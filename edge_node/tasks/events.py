@@ -38,7 +38,9 @@ class Heard(msgspec.Struct, frozen=True):
     """A message of `peer`, as the envelope proved it."""
 
     peer: str
-    message: messages.Message  # Offer | Accept | Refuse | Progress | Result | Cancel | Load | Beat | Pong
+    message: (
+        messages.Message
+    )  # Offer | Accept | Refuse | Progress | Result | Cancel | Load | Beat | Pong | About
 
 
 class WorkStarted(msgspec.Struct, frozen=True):
@@ -104,6 +106,12 @@ class Members(msgspec.Struct, frozen=True):
     members: tuple[MemberInfo, ...]
 
 
+class DigestHeard(msgspec.Struct, frozen=True):
+    """The gateway's word about members that we may never have heard ourselves; second-hand, a second old."""
+
+    entries: tuple[messages.DigestEntry, ...]
+
+
 class CancelAsked(msgspec.Struct, frozen=True):
     """A client of this node; the answer is one Reply with the same token."""
 
@@ -121,7 +129,7 @@ class StoreFull(msgspec.Struct, frozen=True):
 
 Event = (
     Submitted | Persisted | PersistFailed | Heard | WorkStarted | WorkDone | WorkRefused
-    | PeerUp | PeerDown | Members | CancelAsked | Drain | StoreFull
+    | PeerUp | PeerDown | Members | DigestHeard | CancelAsked | Drain | StoreFull
 )  # fmt: skip
 
 # ── effects ───────────────────────────────────────────────────────────────────────────────────────────
@@ -132,6 +140,12 @@ class Append(msgspec.Struct, frozen=True):
 
     serial: int
     records: tuple[Record, ...]
+
+
+class Look(msgspec.Struct, frozen=True):
+    """Ask this peer for its load now, making a session if there is none; the answer is Heard(peer, Pong)."""
+
+    peer: str
 
 
 class Tell(msgspec.Struct, frozen=True):
@@ -191,4 +205,4 @@ class Drained(msgspec.Struct, frozen=True):
     """Nothing runs here any more; what we own and did not finish waits in the journal."""
 
 
-Effect = Append | Tell | Run | Stop | Reply | Settled | Explain | Drained
+Effect = Append | Tell | Look | Run | Stop | Reply | Settled | Explain | Drained

@@ -24,6 +24,11 @@ Name = Annotated[str, msgspec.Meta(max_length=256)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 InlineInput = Annotated[bytes, msgspec.Meta(max_length=16 * 1024)]
 RequestId = Annotated[bytes, msgspec.Meta(max_length=64)]
+BootId = Annotated[bytes, msgspec.Meta(max_length=8)]
+Grant = Annotated[bytes, msgspec.Meta(max_length=4 * 1024)]
+Secret = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+DIGEST_ENTRIES_MAX = 32
+DIGEST_BYTES_MAX = 1024
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag_field="t"):
@@ -159,11 +164,16 @@ class Published(Message, frozen=True, array_like=True, tag=15):
 
 
 class Beat(Message, frozen=True, array_like=True, tag=16):
-    """Unacknowledged: I am here, this busy."""
+    """Unacknowledged: I am here, this busy. To everyone who follows the sender, under the group's key.
+
+    Beats of one member are ordered by (incarnation, seq); anything lower than what was heard is old.
+    """
 
     seq: int
     load: Load
     sent_at_ms: int = 0
+    boot_id: BootId = b""  # 8 random bytes of this process; the same as in its handshakes
+    incarnation: int = 0  # only grows from one start of this member to the next
 
 
 class Ping(Message, frozen=True, array_like=True, tag=17):
@@ -183,9 +193,51 @@ class Leaving(Message, frozen=True, array_like=True, tag=19):
     reason: str = ""
 
 
+class GroupKeysWanted(Message, frozen=True, array_like=True, tag=20):
+    """Pairwise: hand me the group's current epoch, if yours is above mine."""
+
+    group: Name
+    epoch: int = 0  # the highest that I hold; 0: none
+
+
+class GroupKeys(Message, frozen=True, array_like=True, tag=21):
+    """Pairwise: an epoch of a group. Believed by the signature of the mesh's authority over its digest."""
+
+    grant: Grant  # COSE_Sign1 over {mesh, group, epoch, SHA-256 of the secret, issued}
+    secret: Secret
+
+
+class DigestEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One member's load, told second-hand."""
+
+    id: Name
+    wait_ms: int  # backlog and leases granted, per worker
+    workers: int
+    speed: float
+    down: bool = False
+
+
+class FleetDigest(Message, frozen=True, array_like=True, tag=22):
+    """Unacknowledged: what the gateway noticed of the fleet: changes, the idle and some at random.
+
+    At most 32 entries and 1 KiB, at most once a second, whatever the fleet's size.
+    """
+
+    seq: int
+    entries: Annotated[list[DigestEntry], msgspec.Meta(max_length=DIGEST_ENTRIES_MAX)] = []
+
+
+class About(Message, frozen=True, array_like=True, tag=23):
+    """Pairwise, when a session is made and when it changes: what this member is and cannot run."""
+
+    version: Name = ""  # of its edgeweave
+    python: Name = ""
+    lacks: Annotated[list[Name], msgspec.Meta(max_length=256)] = []  # required modules it does not have
+
+
 ANY = (
     Ack | Load | Offer | Accept | Refuse | Progress | Result | Cancel
     | BlobWanted | BlobChunk | BlobMissing
     | CatalogueWanted | CatalogueEntries | Publish | Published
-    | Beat | Ping | Pong | Leaving
+    | Beat | Ping | Pong | Leaving | GroupKeysWanted | GroupKeys | FleetDigest | About
 )  # fmt: skip

@@ -29,6 +29,12 @@ SAMPLES = [
     messages.Ping(4),
     messages.Pong(4),
     messages.Leaving("bye"),
+    messages.GroupKeysWanted("mesh", 3),
+    messages.GroupKeys(b"signed", b"s" * 32),
+    messages.FleetDigest(
+        1, [messages.DigestEntry("a", 3, 2, 1.5), messages.DigestEntry("b", 0, 1, 1.0, True)]
+    ),
+    messages.About("0.3", "3.11", ["numpy"]),
 ]
 
 
@@ -49,6 +55,7 @@ def test_tags_are_never_renumbered():
         "Ack": 1, "Offer": 3, "Accept": 4, "Refuse": 5, "Progress": 6, "Result": 7, "Cancel": 8,
         "BlobWanted": 9, "BlobChunk": 10, "BlobMissing": 11, "CatalogueWanted": 12, "CatalogueEntries": 13,
         "Publish": 14, "Published": 15, "Beat": 16, "Ping": 17, "Pong": 18, "Leaving": 19,
+        "GroupKeysWanted": 20, "GroupKeys": 21, "FleetDigest": 22, "About": 23,
     }  # fmt: skip
 
 
