@@ -18,6 +18,7 @@ from edge_node.home import Home
 from edge_node.settings import NodeSettings
 from edge_node.tasks.journal import Journal
 from edge_node.transport.inbox import Inbox
+from edge_node.transport.link import Link
 from edge_node.transport.memory import MemoryBroker, MemoryLink
 from edge_node.wire.topics import Presence, RosterTopic, topic_for
 from security.authority import Authority
@@ -141,6 +142,9 @@ class LittleMesh:
         home.create()
         return home
 
+    def link_of(self, name: str, keystore: KeyStore, inbox: Inbox) -> Link:
+        return MemoryLink(self.broker, name, inbox, will=topic_for(Presence(self.mesh_id, name)))
+
     async def start(self, name: str) -> Agent:
         home = self.home(name)
         keystore = KeyStore(home.keys)
@@ -153,7 +157,7 @@ class LittleMesh:
             keystore=keystore,
             roster=RosterView(root_spki_sha256=self.authority.root_spki_sha256, signed=self.signed),
             inbox=inbox,
-            link=MemoryLink(self.broker, name, inbox, will=topic_for(Presence(self.mesh_id, name))),
+            link=self.link_of(name, keystore, inbox),
             runtime=lambda done, started: WorkerPool(self.workers, on_done=done, on_started=started),
             journal=Journal(home.ledger, self.mesh_id, name),
             extension=GatewayDuties(self) if name == "gateway" else None,
