@@ -1,9 +1,9 @@
-"""The mesh's authority: it signs members' certificates and the roster. Revocation is a roster line.
+"""The mesh's authority: it signs certificates, the roster and group epochs. Revocation is a roster line.
 
 Lies on the gateway. The root key is needed for a new issuing CA only and can be moved away; whoever
 holds the issuing key decides who belongs to the mesh, and the threat model says so.
 
-In: public keys, names, times, entropy. Out: PEM leaves and signed rosters. It keeps no memory: who is
+In: public keys, names, times, entropy. Out: PEM leaves, signed rosters and grants. It keeps no memory: who is
 a member, which version comes next and what is persisted is the roster keeper's business at the gateway.
 """
 
@@ -29,6 +29,8 @@ from security.certificates import (
     verify_chain,
 )
 from security.errors import BadInput
+from security.group import CONTEXT as GRANT_CONTEXT
+from security.group import grant_payload
 from security.identity import BROKER, GATEWAY, is_node_id, mesh_id_of, spki_sha256
 from security.roster import (
     CONTEXT,
@@ -154,6 +156,19 @@ class Authority:
         if len(signed) > ROSTER_BYTES_MAX:
             raise BadInput("roster is too large", fix="remove labels, or members that left")
         return signed
+
+    def sign_grant(self, *, group: str, epoch: int, secret: bytes, issued_s: int) -> bytes:
+        """The grant by which members believe an epoch of *group*; it names the secret by SHA-256 alone.
+
+        Args: epoch: 1 to 2^32 - 1; secret: 32 random bytes, never used before; issued_s: wall time.
+        Raises: BadInput: no group can have that name, number or secret.
+        """
+        return sign1(
+            grant_payload(self.mesh_id, group, epoch, secret, issued_s),
+            self.issuing_key,
+            context=GRANT_CONTEXT,
+            x5chain=[der_of(self.issuing), der_of(self.root)],
+        )
 
     def _leaf(
         self,

@@ -8,6 +8,8 @@
     broker.pem     the broker's key, leaf, issuing CA     deployer.pem  the key that signs code
     root.key       the root's private key; may be moved away
     issuing.pem    the issuing CA's key and certificate   floor         the last time that was persisted
+    groups.cbor    epoch secrets of groups                incarnation   the number of this member's last start
+    settled        the roster whose removals the group's epoch already answers (gateway)
 
 Directory 0700, files 0600. A write is atomic and durable: a new file, fsync, rename, fsync of the
 directory. Loose permissions are refused, never repaired in silence: the key may have been read already.
@@ -132,7 +134,7 @@ class KeyStore:
 
     def forget_identity(self) -> None:
         """This home leaves its mesh: keys, certificate, roster and pin go; a deployer or authority stays."""
-        for name in ("identity.pem", "previous.pem", "joining.pem", "roster.cose", "root.pem"):
+        for name in ("identity.pem", "previous.pem", "joining.pem", "roster.cose", "groups.cbor", "root.pem"):
             self.remove(name)
 
     def save_root(self, root_pem: bytes) -> None:
@@ -164,7 +166,38 @@ class KeyStore:
         data = self.read("floor") or b"0"
         return int(data) if data.strip().isdigit() and len(data) < 16 else 0
 
+    def save_group_secrets(self, stored: bytes) -> None:
+        """What ``security.group.Epochs.to_bytes`` spells: it alone knows which epochs are the highest."""
+        self.write("groups.cbor", stored)
+
+    def group_secrets(self) -> bytes | None:
+        """As they were saved; each is believed by its grant, so damage shows when they are restored."""
+        return self.read("groups.cbor")
+
+    def next_incarnation(self, wall_s: int) -> int:
+        """A number above that of every earlier start of this member: max(stored + 1, wall_s), durable.
+
+        A missing or damaged file begins at *wall_s*, which lies above the old number unless the clock went
+        back or there were more starts than seconds. If it does not, peers take this member's group beats for
+        old ones until they hear one in a session, which proves itself. Raises: Unavailable: the disk refuses.
+        """
+        number = max(self._number("incarnation") + 1, wall_s)
+        self.write("incarnation", b"%d\n" % number)
+        return number
+
+    def _number(self, name: str) -> int:
+        data = (self.read(name) or b"0").strip()
+        return int(data) if data.isdigit() and len(data) < 16 else 0
+
     # -- the gateway
+
+    def save_settled_roster(self, version: int) -> None:
+        """Every removal up to this roster has had its new group epoch (``gateway.epochs``)."""
+        self.write("settled", b"%d\n" % version)
+
+    def settled_roster(self) -> int:
+        """0 where none was persisted, or the file is damaged: a new epoch at start, which is always safe."""
+        return self._number("settled")
 
     def save_authority(self, authority: Authority) -> None:
         """The issuing CA is written last: an interrupted creation leaves no half authority."""
