@@ -53,7 +53,7 @@ from security.identity import NodeKeys
 from security.keystore import KeyStore, StoredIdentity
 from security.roster import Adopted, Roster, RosterView
 from security.roster import Fork as RosterFork
-from security.session import Sessions
+from security.session import SESSIONS_MAX, Sessions
 
 log = logging.getLogger("edge_node.agent")
 
@@ -63,6 +63,8 @@ BEAT_NS_MAX = 5 * SECOND
 """Beats are stretched to this while the load does not change."""
 OUTPUT_INLINE_MAX = 64 * 1024
 """A larger output is fetched by its digest, so that it does not hold up leases."""
+GATEWAY_SESSIONS_MAX = 1_280
+"""Every member a roster may list, and those of a former key while they renew; about 3 KiB each."""
 BODIES_BYTES_MAX = 32 * 1024 * 1024
 """Fetched inputs and outputs waiting to be fetched; the oldest go first."""
 UNTAKEN_BYTES_MAX = 8 * 1024 * 1024
@@ -183,6 +185,7 @@ class Agent:
             entropy=entropy,
             roster_version=lambda: self.roster.version,
             wall_ms=self.clock.wall_ms,
+            sessions_max=GATEWAY_SESSIONS_MAX if node_id == GATEWAY else SESSIONS_MAX,
         )
         self.channels = channel.Channels(
             me=node_id,
@@ -190,7 +193,7 @@ class Agent:
             sessions=self.sessions,
             signed_roster=lambda: self.roster.signed,
         )
-        self.detector = detector.Detector()
+        self.detector = detector.Detector(watch_all=True)
         self.blobs = blobs.Blobs(self._lookup)
         self.provision = Provision(
             me=node_id,

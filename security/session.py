@@ -33,6 +33,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 import cbor2
@@ -66,7 +67,7 @@ REKEY_RESPONDER_NS: Final = 10 * SECOND  # later, so that both sides do not star
 LIFE_NS_MAX: Final = 2 * REKEY_NS  # a session that cannot be renewed ends: forward secrecy before reach
 REKEY_SEQ: Final = 1 << 20
 REKEY_SEQ_AGAIN: Final = 1 << 16
-SESSIONS_MAX: Final = 256
+SESSIONS_MAX: Final = 256  # of a node; a gateway, with whom everybody speaks, is built with more
 PENDING_MAX: Final = 128  # answered, not confirmed: only roster members can make them, by a valid m1
 PENDING_PEER_MAX: Final = 4
 OLD_PEER_MAX: Final = 4
@@ -311,6 +312,7 @@ class Sessions:
         context: (src, dst, kid, role) to the bytes bound to each parcel; role 0 from the initiator, 1 back.
         entropy: random bytes by number.   roster_version: of the roster in force, 0 if none.
         wall_ms: the wall clock, told to peers and never relied on.
+        sessions_max: peers that can be sealed for at a time; beyond it the least recently used goes.
     """
 
     def __init__(
@@ -325,6 +327,7 @@ class Sessions:
         entropy: Callable[[int], bytes],
         roster_version: Callable[[], int],
         wall_ms: Callable[[], int],
+        sessions_max: int = SESSIONS_MAX,
     ) -> None:
         assert len(boot_id) == 8, "a boot id has 8 bytes"
         assert static, "a member has a static key"
@@ -337,6 +340,7 @@ class Sessions:
         self._entropy = entropy
         self._roster_version = roster_version
         self._wall_ms = wall_ms
+        self._sessions_max = sessions_max
 
         self._peers: dict[str, _Peer] = {}
         self._sealing: dict[str, _Session] = {}  # peer → the session we seal under
@@ -350,7 +354,11 @@ class Sessions:
         self._credit_at_ns = 0
         self._now_ns = 0
         self._effects: list[Effect] = []
-        self._due_ns: int | None = FOREVER  # None: to be computed
+        # What is due when, over all peers: a heap of (moment, name) with an entry at or before the truth for
+        # each peer that waits for something. Only what an event touched (`_stirred`) is looked at anew.
+        self._moments: list[tuple[int, str]] = []
+        self._planned: dict[str, int] = {}
+        self._stirred: dict[str, None] = {}
         self.failures: Counter[str] = Counter()  # frames and parcels that were refused, by the topic's source
 
     # -- hot path
@@ -403,21 +411,24 @@ class Sessions:
 
     def handle(self, now_ns: int, event: Event) -> list[Effect]:
         self._now_ns = now_ns
-        self._due_ns = None
         match event:
             case FrameReceived(src, frame):
+                self._stirred[src] = None
                 try:
                     self._receive(now_ns, src, decode_control(frame))
                 except ProtocolViolation as error:
                     self._fail(src)
                     self._effects.append(Dropped(src, error.cause))
             case Wanted(name):
+                self._stirred[name] = None
                 self._want(now_ns, name)
             case Unwanted(name):
+                self._stirred[name] = None
                 if peer := self._peers.get(name):
                     peer.wanted = False
                     peer.patience = SENDS_UNWANTED
             case RosterChanged():
+                self._stirred.update(dict.fromkeys(self._peers))
                 self._reroster(now_ns)
             case PeerForgotten(name):
                 if peer := self._peers.pop(name, None):
@@ -425,6 +436,7 @@ class Sessions:
                     self._give_up(peer)
                     peer.start_ns = None
             case BootSeen(name, boot_id):
+                self._stirred[name] = None
                 peer = self._peers.get(name)
                 if (
                     peer
@@ -467,7 +479,7 @@ class Sessions:
 
     def check(self) -> None:
         """The invariants; AssertionError if one is broken."""
-        assert len(self._sealing) <= SESSIONS_MAX and len(self._pending) <= PENDING_MAX
+        assert len(self._sealing) <= self._sessions_max and len(self._pending) <= PENDING_MAX
         everything = {kid: s for peer in self._peers.values() for kid, s in peer.sessions.items()}
         assert everything == self._opening, "every key belongs to one peer"
         assert not self._attempt_kids & self._opening.keys(), "kids are unique"
@@ -595,7 +607,7 @@ class Sessions:
             if src not in self._sealing:  # the hint may be lost: then we start
                 peer = self._peer(src)
                 self._ask(now_ns, peer, after_ns=CONFIRM_NS)
-                self._due_ns = None
+                self._stirred[src] = None
         return UnknownKid(f"parcel from {src} is under keys that are not ours")
 
     # -- what becomes of sessions
@@ -605,7 +617,7 @@ class Sessions:
         session.proved = True
         del self._pending[session.own_kid]
         peer = self._peers[session.peer]
-        self._due_ns = None
+        self._stirred[session.peer] = None
         if peer.current is not None and peer.current.order > session.order:
             session.until_ns = now_ns + OLD_KEYS_NS  # proved late: a newer one is in use
             return
@@ -632,14 +644,14 @@ class Sessions:
         self._effects.append(Ready(peer.name, session.boot_id, fresh))
         if session.initiator:
             self._effects.append(Confirm(peer.name))
-        if len(self._sealing) > SESSIONS_MAX:
+        if len(self._sealing) > self._sessions_max:
             others = (s for s in self._sealing.values() if s is not session)
             self._lose(self._peers[min(others, key=lambda s: (s.used_ns, s.order)).peer], "too many sessions")
 
     def _worn(self, now_ns: int, session: _Session) -> None:
         """Many parcels under one key: renew it in time, end it at the last number."""
         peer = self._peers[session.peer]
-        self._due_ns = None
+        self._stirred[session.peer] = None
         if session.seq + 1 >= SEQ_LIMIT:
             self._lose(peer, "its numbers are used up")
             raise NoSession(f"the session with {peer.name} is used up", retry_after_s=0.5)
@@ -787,12 +799,52 @@ class Sessions:
     # -- time
 
     def _due(self) -> int:
-        if self._due_ns is None:
-            self._due_ns = min((peer.due_ns() for peer in self._peers.values()), default=FOREVER)
-        return self._due_ns
+        """The earliest moment of all peers: O(log n) for each that was touched since the last look."""
+        if self._stirred:
+            stirred, self._stirred = self._stirred, {}
+            for name in stirred:
+                peer = self._peers.get(name)
+                if peer is not None:
+                    self._plan(name, self._next_ns(peer))
+        moments, planned = self._moments, self._planned
+        while moments:
+            at_ns, name = moments[0]
+            peer = self._peers.get(name)
+            if peer is None or planned.get(name) != at_ns:  # gone, or it has an earlier entry
+                heappop(moments)
+                if peer is None:
+                    planned.pop(name, None)
+                continue
+            due = self._next_ns(peer)
+            if due <= at_ns:
+                return at_ns
+            heappop(moments)
+            del planned[name]
+            self._plan(name, due)
+        return FOREVER
+
+    def _next_ns(self, peer: _Peer) -> int:
+        """When to look at this peer again; one of whom nothing is left but its limits goes after them."""
+        if peer.idle and peer.boot_id is None:
+            return max(peer.started_ns, peer.answered_ns) + SPACING_NS
+        return peer.due_ns()
+
+    def _plan(self, name: str, due: int) -> None:
+        before = self._planned.get(name)
+        if due < FOREVER and (before is None or due < before):
+            self._planned[name] = due
+            heappush(self._moments, (due, name))
+            if len(self._moments) > 64 + 4 * len(self._planned):
+                self._moments = [(at_ns, each) for each, at_ns in self._planned.items()]
+                heapify(self._moments)
 
     def _serve_due(self, now_ns: int) -> None:
-        due = [peer for peer in self._peers.values() if peer.due_ns() <= now_ns or peer.idle]
+        names: dict[str, None] = {}
+        while self._due() <= now_ns:
+            _, name = heappop(self._moments)
+            del self._planned[name]
+            names[name] = None
+        due = [peer for peer in map(self._peers.get, names) if peer is not None]
         for peer in sorted(due, key=lambda peer: (not peer.wanted, peer.name)):
             for session in list(peer.sessions.values()):
                 if session.until_ns <= now_ns:
@@ -806,7 +858,8 @@ class Sessions:
             quiet = now_ns - max(peer.started_ns, peer.answered_ns) >= SPACING_NS  # the limits need the peer
             if quiet and peer.idle and peer.boot_id is None:
                 del self._peers[peer.name]
-        self._due_ns = None
+            else:
+                self._stirred[peer.name] = None
 
     def _spend(self, now_ns: int, *, urgent: bool) -> bool:
         """Take the price of one handshake from what 50 a second allow."""

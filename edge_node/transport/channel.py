@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from edge_node.tasks.agenda import Agenda
 from edge_node.transport.parcels import ParcelLimits, Stream
 from edge_node.wire.codec import Unsupported, unpack
 from edge_node.wire.messages import Message
@@ -101,6 +102,7 @@ class Channels:
         self._met: set[str] = set()  # peers that were ready before; never iterated
         self._dirty: dict[str, None] = {}  # peers that may have something to send; ordered, unlike a set
         self._confirm: dict[str, None] = {}
+        self._agenda = Agenda()  # of streams; a moment may have passed by, none is ever late
         self._out: list[Effect] = []
         self.violations: Counter[str] = Counter()
         self.unsupported = 0
@@ -186,6 +188,10 @@ class Channels:
             except session.NoSession:  # its numbers are used up: what was in the parcel is sent again
                 self._drained_sessions(now_ns)
                 self._dirty[peer] = None
+            # Here and nowhere else: whatever moves a stream's deadline makes it dirty first.
+            due = stream.deadline_ns()
+            if due is not None:
+                self._agenda.set(peer, due)
         return self._drain(now_ns)
 
     def roster_changed(self, now_ns: int) -> None:
@@ -199,6 +205,7 @@ class Channels:
         self._after(now_ns, self._sessions.handle(now_ns, session.PeerForgotten(peer)))
         self._streams.pop(peer, None)
         self._met.discard(peer)
+        self._agenda.drop(peer)
         self._dirty.pop(peer, None)
 
     def link_up(self) -> None:
@@ -236,26 +243,28 @@ class Channels:
     def tick(self, now_ns: int) -> list[Effect]:
         """Retries, acknowledgements that found no traffic to ride on, handshakes; flush afterwards."""
         self._after(now_ns, self._sessions.tick(now_ns))
-        for peer, stream in self._streams.items():
-            due = stream.deadline_ns()
-            if due is not None and due <= now_ns:
+        for peer in self._agenda.due(now_ns):
+            stream = self._streams.get(peer)
+            if stream is not None:
                 stream.tick(now_ns)
                 self._dirty[peer] = None
         return self._drain(now_ns)
 
     def deadline_ns(self) -> int | None:
-        earliest = self._sessions.deadline_ns()
-        for peer, stream in self._streams.items():
-            due = stream.deadline_ns()
-            if due is not None and (earliest is None or due < earliest) and self._sessions.has(peer):
-                earliest = due
-        return earliest
+        """O(log n) in the streams; it may be early (what it was for was acknowledged), never late."""
+        earliest, due = self._sessions.deadline_ns(), self._agenda.next_ns()
+        return due if earliest is None or (due is not None and due < earliest) else earliest
 
     def check(self) -> None:
         """Invariants; raises AssertionError."""
         assert len(self._streams) <= PEERS_MAX
         for stream in self._streams.values():
             stream.check()
+        for peer, stream in self._streams.items():
+            due = stream.deadline_ns()
+            if due is not None and self._sessions.has(peer) and peer not in self._dirty:
+                assert peer in self._agenda, f"the deadline of {peer} would be missed"
+        self._agenda.check()
         self._sessions.check()
 
     # -- inside ------------------------------------------------------------------------------------
@@ -268,6 +277,7 @@ class Channels:
                 if idle is None:
                     raise ProtocolViolation("too many peers at once")
                 del self._streams[idle]
+                self._agenda.drop(idle)
             stream = self._streams[peer] = Stream(self._limits)
             self._topics[peer] = topic_for(Direct(self._mesh, peer, self._me))
         return stream
