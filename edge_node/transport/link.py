@@ -96,6 +96,10 @@ class Link(Protocol):
         """
         ...
 
+    def unsubscribe(self, topics: list[str]) -> None:
+        """Forget these subscriptions; what is on its way may still be delivered."""
+        ...
+
     async def run(self) -> None:
         """Connect and stay connected until cancelled; cancelling says goodbye, so no will is sent."""
         ...

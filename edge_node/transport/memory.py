@@ -137,6 +137,11 @@ class MemoryLink:
         self._topics.update(dict.fromkeys(topics))
         self._nudge()
 
+    def unsubscribe(self, topics: list[str]) -> None:
+        for topic in topics:
+            self._topics.pop(topic, None)
+        self._nudge()
+
     async def run(self) -> None:
         self._inbox.watch(self._pause, self._resume)
         try:
@@ -157,6 +162,7 @@ class MemoryLink:
         self._standing.clear()
         self._broker._attach(self)
         while not self._reason:
+            self._standing.intersection_update(self._topics)
             for topic in [t for t in self._topics if t not in self._standing]:
                 if not self._broker.may_read(self.client_id, topic):
                     self._broker._detach(self)

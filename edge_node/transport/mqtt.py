@@ -120,6 +120,14 @@ class MqttLink:
 
     def subscribe(self, topics: list[str]) -> None:
         self._topics.update(dict.fromkeys(topics))
+        self._topics_moved()
+
+    def unsubscribe(self, topics: list[str]) -> None:
+        for topic in topics:
+            self._topics.pop(topic, None)
+        self._topics_moved()
+
+    def _topics_moved(self) -> None:
         if self._more_topics is not None and not self._more_topics.done():
             self._more_topics.set_result(None)
 
@@ -164,6 +172,11 @@ class MqttLink:
                         raise Unavailable(f"subscription refused: {topic}")
                 standing.update(wanted)
                 continue  # more may have been asked for meanwhile
+            unwanted = sorted(standing - self._topics.keys())
+            if unwanted:
+                await client.unsubscribe(unwanted, timeout=CONNECT_S)
+                standing.difference_update(unwanted)
+                continue
             if self._client is None:
                 self._client, self.address = client, address
                 self._number += 1

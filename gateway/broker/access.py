@@ -2,7 +2,7 @@
 
     direct    ew/1/<mesh>/d/<dst>/<src>      write where <src> is me, read where <dst> is me
     group     ew/1/<mesh>/g/<group>/<src>    write where <src> is me, read all
-    presence  ew/1/<mesh>/p/<src>            write my own, read all
+    presence  ew/1/<mesh>/p/<src>            write my own, read all or those that are followed
     roster    ew/1/<mesh>/roster             the gateway alone writes, all read
 
 The broker is never trusted with content, so these rules only keep members from wasting each other's
@@ -68,13 +68,12 @@ class Access:
             return False
         if pattern in reads(self.mesh, me):
             return True
-        group = pattern.split("/")
-        return (
-            group[:4] == ["ew", VERSION, self.mesh, "g"]
-            and len(group) == 6
-            and is_node_id(group[4])
-            and group[5] == "+"
-        )
+        match pattern.split("/"):
+            case ["ew", version, mesh, "g", group, "+"] if (version, mesh) == (VERSION, self.mesh):
+                return is_node_id(group)
+            case ["ew", version, mesh, "p", peer] if (version, mesh) == (VERSION, self.mesh):
+                return is_node_id(peer)
+        return False
 
     def may_receive(self, me: str, topic: str) -> bool:
         return self.is_member(me) and any(matches(pattern, topic) for pattern in reads(self.mesh, me))
@@ -110,7 +109,11 @@ class Listener:
 
 def mosquitto_conf(listener: Listener, *, plugin: str, as_root: bool) -> str:
     """mosquitto.conf. The control socket lies in a 0700 folder and wants a password besides."""
+    # A running broker knows the roles with which it was started: other rules make another configuration,
+    # and so it is not adopted.
+    rules = digest_of([json.dumps(_role(listener.mesh, "member")).encode()])
     lines = [
+        f"# access rules {rules}",
         *(["user root"] if as_root else []),  # else it drops to an account that cannot read the home
         "persistence false",
         "per_listener_settings false",
@@ -201,8 +204,9 @@ def _role(mesh: str, me: str) -> list[dict[str, Any]]:
         *(_acl("publishClientSend", pattern) for pattern in writes(mesh, me)),
         *(_acl("publishClientReceive", pattern) for pattern in reads(mesh, me)),
         *(_acl(kind, pattern) for kind in ("subscribeLiteral", "unsubscribeLiteral")
-          for pattern in reads(mesh, me) if "/g/" not in pattern),
-        *(_acl(kind, f"{root}/g/+/+") for kind in ("subscribePattern", "unsubscribePattern")),
+          for pattern in reads(mesh, me) if "/d/" in pattern or pattern.endswith("/roster")),
+        *(_acl(kind, f"{root}/{one}") for kind in ("subscribePattern", "unsubscribePattern")
+          for one in ("g/+/+", "p/+")),
     ]  # fmt: skip
 
 

@@ -66,7 +66,9 @@ class Embedded:
         self._write_members(members)
 
     def digest(self) -> str:
+        # A running one keeps the rules of the code with which it was started.
         files = [self._listener.ca_file, self._listener.cert_file, self._listener.key_file, __file__]
+        files.append(str(access.__file__))
         return access.digest_of(
             [self._configuration().encode(), *(Path(name).read_bytes() for name in files)]
         )

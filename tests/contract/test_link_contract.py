@@ -128,6 +128,30 @@ async def test_a_subscription_may_come_later(bed):
             raise AssertionError("the later subscription never stood")
 
 
+async def test_one_members_presence_is_followed_until_it_is_not(bed):
+    """Its own inbox is the clock: what came before on the other topic has come by then."""
+    a, b, c = Ears(), Ears(), Ears()
+    async with (
+        up(bed.link("a", a), a, [*inbox_of("a"), f"{ROOT}/p/b", f"{ROOT}/p/c"]) as link,
+        up(bed.link("b", b), b, inbox_of("b")) as followed,
+        up(bed.link("c", c), c, inbox_of("c")) as other,
+    ):
+        followed.send(1, f"{ROOT}/p/b", b"beat of b", qos=0)
+        assert await a.payloads(count=1) == [b"beat of b"]
+
+        link.unsubscribe([f"{ROOT}/p/b", f"{ROOT}/p/nobody"])
+        for token in range(2, 202):  # the contract gives no event for it: until a beat does not come
+            followed.send(token, f"{ROOT}/p/b", b"late", qos=0)
+            followed.send(0, f"{ROOT}/d/a/b", b"%d" % token)
+            tail = await a.until(lambda e, mark=b"%d" % token: isinstance(e, Delivery) and e.payload == mark)
+            if a.heard[a.heard.index(tail[0]) - 1].payload != b"late":
+                break
+        else:
+            raise AssertionError("the subscription never ended")
+        other.send(1, f"{ROOT}/p/c", b"beat of c", qos=0)
+        await a.until(lambda event: isinstance(event, Delivery) and event.payload == b"beat of c")
+
+
 async def test_retained_messages_say_so(bed):
     a, b, gateway = Ears(), Ears(), Ears()
     keeper = bed.link("gateway", gateway)
@@ -193,7 +217,7 @@ async def test_a_link_that_is_down_takes_nothing(bed):
 @pytest.mark.parametrize(
     "topic",
     ["#", "+/+/+/+/+/+", f"{ROOT}/d/b/+", f"{ROOT}/d/b/a", f"{ROOT}/d/+/+", f"{ROOT}/d/a/#", f"{ROOT}/#",
-     f"{ROOT}/+/a/+", "ew/1/+/d/a/+", "$SYS/#", f"{ROOT}/g/#"],
+     f"{ROOT}/+/a/+", "ew/1/+/d/a/+", "$SYS/#", f"{ROOT}/g/#", f"{ROOT}/p/#", f"{ROOT}/p/b/+"],
 )  # fmt: skip
 async def test_a_refused_subscription_takes_the_link_down_with_its_name(bed, topic):
     ears = Ears()
