@@ -29,13 +29,14 @@ from edge_node.functions.limits import PoolSettings
 from edge_node.functions.runtimes.pool import WorkerPool
 from edge_node.functions.runtimes.runtime import OnDone, OnStarted, Runtime
 from edge_node.home import Home, chosen_home, node_home
+from edge_node.membership.standing import Standing, why_out
 from edge_node.settings import NodeSettings, load
 from edge_node.tasks.journal import Journal, StoreDamaged, set_aside
 from edge_node.transport.inbox import Inbox
 from edge_node.transport.mqtt import MqttLink
 from edge_node.wire.topics import Presence, topic_for
 from security import tls
-from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused
+from security.errors import BadInput, EdgeweaveError, ProtocolViolation
 from security.identity import dns_name
 from security.keystore import KeyStore, StoredIdentity
 from security.roster import RosterView
@@ -66,13 +67,12 @@ async def _node(options: dict[str, str], as_json: bool) -> None:
         logs.start(home.logs, settings.log)
         keystore = KeyStore(home.keys)
         identity, roster = membership(keystore)
-        member = roster.current.member_of_key(identity.keys.spki_sha256) if roster.current else None
-        node_id = member.id if member is not None else _name_of(identity)
-        if member is None:
-            raise Refused(
-                f"the roster does not list {node_id} with this key",
-                fix="it was revoked or has left: ask for a new code and join again",
-            )
+        previous = keystore.previous_identity()
+        assert roster.current is not None, "a member has a roster"
+        out = why_out(identity, previous, roster.current)
+        if out is not None:
+            raise out
+        node_id = _name_of(identity)
         clock = SystemClock()
         inbox = Inbox(settings.link.inbox_messages_max)
         link = mqtt_link(node_id, roster, keystore, settings, inbox, clock, lambda: agent.broker_addresses())  # noqa: PLW0108  made below
@@ -90,7 +90,23 @@ async def _node(options: dict[str, str], as_json: bool) -> None:
             clock=clock,
             mdns=mdns_interface(settings),
         )
-        await serve(agent, AgentBackend(agent), home, ready={}, as_json=as_json)
+        standing = Standing(
+            node_id,
+            roster,
+            keys=lambda: agent.keys.spki_sha256,
+            previous=previous.keys.spki_sha256 if previous is not None else None,
+            linked=lambda: agent.link.up,
+            ask=partial(_roster_of_gateway, agent),
+            adopt=lambda signed: agent.soon(partial(agent.adopt_roster, signed=signed)),
+        )
+        await serve(agent, AgentBackend(agent), home, ready={}, as_json=as_json, standing=standing)
+
+
+async def _roster_of_gateway(agent: Agent) -> bytes:
+    from edge_node import joining  # only while there is no broker: it and what it needs take 2 MB
+
+    sighted = [a for s in agent.sightings.gateways(agent.mesh_id) for a in s.joins]
+    return await joining.roster_of_gateway(agent.keystore, addresses=sighted)
 
 
 def options_of(argv: Sequence[str] | None, names: Sequence[str]) -> dict[str, str]:
@@ -259,9 +275,18 @@ def _say(error: EdgeweaveError, as_json: bool) -> int:
 
 
 async def serve(
-    agent: Agent, backend: AgentBackend, home: Home, *, ready: dict[str, Any], as_json: bool
+    agent: Agent,
+    backend: AgentBackend,
+    home: Home,
+    *,
+    ready: dict[str, Any],
+    as_json: bool,
+    standing: Standing | None = None,
 ) -> None:
-    """Run agent and control socket until SIGTERM or SIGINT, then drain."""
+    """Run agent and control socket until SIGTERM or SIGINT, then drain.
+
+    Raises: Refused: *standing* found that this member was shut out of its mesh.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -276,12 +301,15 @@ async def serve(
         await _linked(agent, stop)
         if not stop.is_set():
             _tell_ready(agent, home, ready, as_json)
-        stopping = house.create_task(stop.wait(), name="stop")
-        await asyncio.wait({stopping, running, serving}, return_when=asyncio.FIRST_COMPLETED)
+        ends = {running, serving, house.create_task(stop.wait(), name="stop")}
+        if standing is not None:
+            agent.at_turn_end.append(standing.look)
+            ends.add(house.create_task(standing.run(), name="standing"))
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             log.info("draining")
             await agent.drain(DRAIN_S)
-        for task in (serving, running, stopping):
+        for task in ends:
             task.cancel()
     log.info("stopped")
 

@@ -33,7 +33,7 @@ from security.enrolment import ANSWER_BYTES_MAX, JoinCode
 from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
 from security.identity import GATEWAY, NodeKeys, dns_name, mesh_id_of
 from security.keystore import KeyStore, StoredIdentity
-from security.roster import open_roster
+from security.roster import ROSTER_BYTES_MAX, open_roster
 from security.tls import check_peer, join_context, join_probe_context
 
 CONNECT_S = 5.0
@@ -166,6 +166,27 @@ async def renew(
     gateway, answer = await _ask_first(desk, known, mdns=mdns, timeout_s=timeout_s)
     await asyncio.to_thread(_keep, store, keys, answer, gateway)
     return answer
+
+
+async def roster_of_gateway(store: KeyStore, *, addresses: Iterable[Address] = ()) -> bytes:
+    """The signed roster that the gateway's joining port hands out: for a member that no broker lets in.
+
+    Signed, so whoever answers cannot invent one; not verified here. Addresses as for ``renew``, one by one.
+    Raises: BadInput: not joined. Unavailable: no gateway answered; it says why for each.
+    """
+    root, pin = await asyncio.to_thread(lambda: (store.root(), store.root_spki_sha256()))
+    if root is None or pin is None:
+        raise BadInput("this home has joined no mesh", fix="join one: edge-node join CODE")
+    name, floor = dns_name(mesh_id_of(pin), GATEWAY), floor_s(await asyncio.to_thread(store.floor_s))
+    failed = []
+    for address in list(dict.fromkeys([*addresses, *await asyncio.to_thread(known_gateways, store)])):
+        try:
+            async with _connected(address, join_context(root), name=name) as line:
+                check_peer(line.tls, floor_s=floor)
+                return await line.exchange("GET", "/join/roster", bytes_max=ROSTER_BYTES_MAX)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, EdgeweaveError) as error:
+            failed.append(f"{format_address(address)} {_spelled(error)}")
+    raise Unavailable(f"no gateway answered: {'; '.join(failed[:8]) or 'none is known'}", fix=_SEEN_NONE)
 
 
 def known_gateways(store: KeyStore) -> list[Address]:

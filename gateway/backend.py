@@ -7,6 +7,8 @@ from typing import Any
 from edge_node.backend import AgentBackend
 from gateway.house import House
 from security.errors import BadInput
+from security.identity import is_node_id
+from security.roster import Member
 
 TTL_S_MAX = 30 * 86400
 
@@ -21,6 +23,7 @@ class GatewayBackend(AgentBackend):
         self.add("nodes", self._all_nodes)
         self.add("invite", self._invite)
         self.add("approve", self._approve)
+        self.add("revoke", self._revoke)
         self.add("rollback", self._rollback)
 
     async def _invite(self, params: dict[str, Any]) -> object:
@@ -46,6 +49,24 @@ class GatewayBackend(AgentBackend):
         assert self._house.joining is not None
         await self._house.joining.desk.approve(name)
         return {"node": name}
+
+    async def _revoke(self, params: dict[str, Any]) -> object:
+        """Answered when it is on disk, spread and cut; ``cut`` False: the broker does not answer now."""
+        name = _name(params)
+        before = self._house.keeper.current.listed(name)
+        cut = await self._house.revoke(
+            name, by=str(params.get("by") or ""), reason=str(params.get("reason") or "")
+        )
+        member = self._house.keeper.current.listed(name)
+        assert member is not None, "revoked members stay listed"
+        return {
+            "node": name,
+            "already": before is not None and before.status == "revoked",
+            "since_at_ms": member.since_s * 1000,
+            "by": member.by,
+            "reason": member.reason,
+            "cut": cut,
+        }
 
     async def _rollback(self, params: dict[str, Any]) -> object:
         name = params.get("name")
@@ -73,6 +94,7 @@ class GatewayBackend(AgentBackend):
                     "last_seen_at_ms": wall_ms if is_self else heard_ms,
                     "restarts": row.restarts,
                     "reason": row.reason,
+                    **_end_of(house.keeper.current.listed(row.id)),
                 }
             )
         assert house.joining is not None
@@ -90,3 +112,17 @@ class GatewayBackend(AgentBackend):
             for waiting in house.joining.desk.pending()
         ]
         return rows
+
+
+def _name(params: dict[str, Any]) -> str:
+    name = params.get("node")
+    if not isinstance(name, str) or not is_node_id(name):
+        raise BadInput(f"{name!r:.60} is no node's name", fix="see `edge-gateway nodes`")
+    return name
+
+
+def _end_of(member: Member | None) -> dict[str, Any]:
+    """Since when, by whom and why a member is none any more."""
+    if member is None or member.status == "active" or not member.since_s:
+        return {}
+    return {"since_at_ms": member.since_s * 1000, "by": member.by, "reason": member.reason}

@@ -5,7 +5,9 @@ Its own commands are about the fleet; giving work is the same as on a node (``ed
 
 from __future__ import annotations
 
+import getpass
 import importlib.util
+import os
 import sys
 from typing import Annotated
 
@@ -21,11 +23,11 @@ from edge_node.home import gateway_home
 from edge_node.settings import load
 from gateway.settings import GatewaySettings
 from security.errors import BadInput, Unavailable
-from security.roster import ROLE_DEPLOYER
+from security.roster import BY_MAX, ROLE_DEPLOYER
 
 NODE_COLUMNS = (
     "id", "status", "state", "up", "roles", "labels", "workers", "load", "address", "last_seen_at_ms",
-    "fingerprint", "reason",
+    "fingerprint", "since_at_ms", "by", "reason",
 )  # fmt: skip
 MEMBER_COLUMNS = ("id", "status", "roles", "labels", "keys")
 
@@ -170,6 +172,49 @@ def approve(
         terminal.value(answer)
     else:
         terminal.text(f"{node} is a member now")
+
+
+@program.command("revoke")
+def revoke(
+    terminal: Terminal,
+    node: Annotated[str, typer.Argument(metavar="NODE", help="Name of the member, as `nodes` lists it.")],
+    reason: Annotated[
+        str,
+        typer.Option(
+            "--reason", metavar="TEXT", help="Why; every member can read it. At most 80 characters."
+        ),
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for the name again.")] = False,
+) -> None:
+    """Shut a node out for good, at once; it can come back only with a new code and under new keys."""
+    if not yes:
+        confirmed(terminal, f"revoke {node}", node)
+    answer = terminal.call("revoke", {"node": node, "reason": reason, "by": operator()})
+    if terminal.json:
+        terminal.value(answer)
+        return
+    if answer["already"]:
+        terminal.note(f"{node} had been revoked before")
+    if not answer["cut"]:
+        terminal.note("the broker does not answer now: it is told as soon as it does")
+    terminal.text(f"{node} is revoked")
+
+
+def confirmed(terminal: Terminal, what: str, name: str) -> None:
+    """Have the name typed again. Raises: BadInput: another one, or nobody is there to ask."""
+    if not sys.stdin.isatty():
+        raise BadInput(f"to {what} wants a confirmation and this is no terminal", fix="give --yes")
+    terminal.note(f"to {what}, type its name again:")
+    if sys.stdin.readline().strip() != name:
+        raise BadInput("that is another name: nothing was changed", fix=f"type {name}, or give --yes")
+
+
+def operator() -> str:
+    """The account that gives the command: what the member list notes as *by*."""
+    try:
+        return getpass.getuser()[:BY_MAX]
+    except (KeyError, OSError):  # an account without a name
+        return f"uid {os.getuid()}"
 
 
 @program.command("nodes")

@@ -34,14 +34,15 @@ from edge_node.home import Home
 from edge_node.transport.inbox import Inbox
 from edge_node.wire import messages
 from edge_node.wire.ids import GATEWAY
-from edge_node.wire.topics import RosterTopic, topic_for
+from edge_node.wire.topics import Direct, RosterTopic, topic_for
 from gateway.broker.broker import Broker
+from gateway.broker.door_list import DoorList, admitted
 from gateway.engines.process_pool import ProcessPoolEngine
 from gateway.fleet import registry as fleet
-from gateway.joining import Enroller, JoiningServer, ServerIdentity
+from gateway.joining import Enroller, JoiningServer, ServerIdentity, roster_router
 from gateway.roster_keeper import RosterKeeper
 from gateway.settings import GatewaySettings
-from security import tls
+from security import control, tls
 from security.authority import Authority
 from security.certificates import leaf_sha256, renewal_due_s
 from security.enrolment import Issue, JoinDesk
@@ -49,13 +50,14 @@ from security.errors import BadInput, EdgeweaveError, Unavailable
 from security.identity import NodeKeys, spki_der
 from security.keystore import KeyStore, StoredIdentity
 from security.roster import Deployer, Member, MemberKey, Roster
+from security.session import key_hash
 
 log = logging.getLogger("gateway.house")
 
 INVITATIONS = "invitations"
 RENEWAL_LOOK_S = 3600.0
-TELL_AGAIN_S = 5.0
-"""Between tries to tell the broker its members, while it or the disk refuses them."""
+CUT_S = 4.0
+"""How long `revoke` waits for the broker before it says that this is to come."""
 GOODBYE_S = 0.5
 """Between a member's goodbye and its end: our acknowledgement gets out before the broker shuts it out."""
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  compared with, not bound
@@ -153,7 +155,7 @@ class House:
         self.joining: JoiningServer | None = None
         self.agent: Agent | None = None
         self.broker: Broker | None = None
-        self._members_moved = asyncio.Event()
+        self.door_list: DoorList | None = None
         self._leaving: asyncio.Queue[str] = asyncio.Queue(maxsize=64)
 
     # ── building ──────────────────────────────────────────────────────────────────────────────────
@@ -186,9 +188,10 @@ class House:
             cert_file=self.keystore.broker_path,
             key_file=self.keystore.broker_path,
             kind=settings.broker.kind,
-            members=self._active(),
+            members=admitted(self.keeper.current),
             clock=self.clock,
         )
+        self.door_list = DoorList(self.broker, lambda: self.keeper.current)
         await self.broker.start()
         inbox = Inbox(settings.link.inbox_messages_max)
         near = ("127.0.0.1" if listen in ANY_ADDRESS else listen, port)
@@ -238,6 +241,7 @@ class House:
             self._persist_invitations,
             self._joined,
             on_renewal=self.enroller.renew,
+            routers=[roster_router(lambda: self.keeper.signed)],
             clock=self.clock,
         )
 
@@ -273,11 +277,11 @@ class House:
 
     async def run(self) -> None:
         """The gateway's own tasks, until cancelled."""
-        assert self.broker is not None
+        assert self.broker is not None and self.door_list is not None
         async with asyncio.TaskGroup() as group:
             group.create_task(self.keeper.run(), name="roster-keeper")
             group.create_task(self.broker.run(), name="broker")
-            group.create_task(self._tell_broker(), name="broker-members")
+            group.create_task(self.door_list.run(), name="door-list")
             group.create_task(self._let_leave(), name="leaving")
             group.create_task(self._stay_certified(), name="renewal")
 
@@ -311,41 +315,59 @@ class House:
 
     def _roster_signed(self, signed: bytes) -> None:
         """A new version is on disk; called on the loop. The view is the agent's, so it has it already."""
-        self._members_moved.set()
+        if self.door_list is not None:
+            self.door_list.moved()
         self.registry.handle(self.clock.now_ns(), fleet.Listed(self.keeper.current.members))
         if self.agent is not None:
             self.agent.soon(self._spread_roster)
 
     def _spread_roster(self, now_ns: int, wall_ms: int) -> None:
         assert self.agent is not None
+        self._tell_the_removed(now_ns)
         self.agent.roster_moved(now_ns, wall_ms)
         self.link_up()
 
-    def _active(self) -> list[str]:
-        return [m.id for m in self.keeper.current.members if m.status == "active" and m.id != GATEWAY]
+    def _tell_the_removed(self, now_ns: int) -> None:
+        """Show them the roster that says so, before their session goes and the broker cuts them."""
+        assert self.agent is not None
+        agent, roster = self.agent, self.keeper.current
+        own = key_hash(agent.keys.x25519_public)
+        for peer in [p for p, _ in agent.channels.streams() if roster.member(p) is None]:
+            frame = control.Control(
+                control.ROSTER, bytes(control.ATTEMPT_BYTES), roster.version, own, control.NO_HASH,
+                self.keeper.signed,
+            )  # fmt: skip
+            try:
+                agent.link.send(0, topic_for(Direct(agent.mesh_id, peer, GATEWAY)), frame.encode())
+            except EdgeweaveError as error:  # no link, or a roster larger than a frame
+                log.debug("removed member not told", extra={"peer": peer, "cause": error.cause})
+
+    async def revoke(self, node: str, *, by: str, reason: str) -> bool:
+        """Shut *node* out: listed as revoked on disk, everyone told, its connection cut.
+
+        Returns: whether the broker took it; if not, it is told as soon as it answers.
+        Raises: BadInput: no such member, or the texts do not fit.
+        """
+        await self.keeper.mark(node, "revoked", by=by, reason=reason)
+        log.warning("member revoked", extra={"node": node, "by": by, "cause": reason})
+        assert self.door_list is not None
+        try:
+            async with asyncio.timeout(CUT_S):
+                await self.door_list.told()
+        except TimeoutError:
+            return False
+        return True
 
     def _is_taken(self, name: str) -> bool:
         held = self.keeper.current.listed(name)
         return held is not None and held.status != "left"
-
-    async def _tell_broker(self) -> None:
-        assert self.broker is not None
-        while True:
-            await self._members_moved.wait()
-            self._members_moved.clear()
-            try:
-                await self.broker.set_members(self._active())
-            except Unavailable as error:
-                log.warning("the broker will learn of new members later", extra={"cause": str(error)})
-                self._members_moved.set()
-                await asyncio.sleep(TELL_AGAIN_S)
 
     async def _let_leave(self) -> None:
         while True:
             node = await self._leaving.get()
             await asyncio.sleep(GOODBYE_S)
             try:
-                await self.keeper.mark(node, "left")
+                await self.keeper.mark(node, "left", by=node)
                 log.info("member left", extra={"node": node})
             except EdgeweaveError as error:
                 log.warning("member could not leave", extra={"node": node, "cause": str(error)})
@@ -357,9 +379,9 @@ class House:
 
     async def _joined(self, issue: Issue) -> bytes:
         answer = await self.enroller.join(issue)
-        assert self.broker is not None
+        assert self.door_list is not None
         try:
-            await self.broker.set_members(self._active())  # before the newcomer comes to connect
+            await self.door_list.tell()  # before the newcomer comes to connect
         except Unavailable as error:
             log.warning("the broker will learn of the new member later", extra={"cause": str(error)})
         return answer
@@ -377,7 +399,8 @@ class House:
     def roster_changed(self, roster: Roster, signed: bytes) -> None:
         """A member showed a newer roster of our own signature: the keeper, whose view it is, has it."""
         log.warning("a member showed a newer roster than ours: was this home restored from a backup?")
-        self._members_moved.set()  # members that this home has forgotten are let in again
+        assert self.door_list is not None
+        self.door_list.moved()  # members that this home has forgotten are let in again
         self.registry.handle(self.clock.now_ns(), fleet.Listed(roster.members))
         self.link_up()
 

@@ -1,6 +1,7 @@
 """Joining, the gateway's shell: the desk that decides (``security.enrolment``) behind HTTPS.
 
     GET  /join/chain    the CA chain, PEM; public       GET  /join/health   which mesh answers here
+    GET  /join/roster   the signed roster; public: who was shut out of the broker learns it here
     POST /join          a joining request, CBOR         POST /join/renew    new keys for a member, signed
 
 ``JoiningDesk`` runs the core: a request waits until the core has an answer; invitations are on disk before
@@ -357,6 +358,20 @@ def joining_router(
                 return _cbor(unavailable(error.cause, max(1, int(error.retry_after_s))))
             except (ProtocolViolation, Refused, BadInput) as error:
                 return _cbor(refused(error.cause, error.fix))
+
+    return router
+
+
+def roster_router(signed: Callable[[], bytes]) -> APIRouter:
+    """The signed roster, for whoever asks: a node that the broker does not let in learns here why.
+
+    Public on purpose: the broker sees the same names, and who was shut out has nothing left to prove.
+    """
+    router = APIRouter()
+
+    @router.get("/join/roster")
+    async def roster() -> Response:
+        return Response(signed(), media_type="application/cose", headers={"connection": "close"})
 
     return router
 

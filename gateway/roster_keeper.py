@@ -27,8 +27,11 @@ from typing import Any, Protocol, TypeVar
 from edge_node.clock import Clock, SystemClock
 from security.authority import Authority
 from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
+from security.identity import GATEWAY
 from security.roster import (
+    BY_MAX,
     MEMBERS_MAX,
+    REASON_MAX,
     RESIGN_S,
     Adopted,
     Deployer,
@@ -216,20 +219,30 @@ class RosterKeeper:
 
         return await self.change(edit)
 
-    async def mark(self, node_id: str, status: str) -> bytes:
+    async def mark(self, node_id: str, status: str, *, by: str = "", reason: str = "") -> bytes:
         """ "left" or "revoked": from now on a stranger, whose name stays listed.
 
-        Raises: BadInput: no such member, or it is revoked (which is for good).
+        Marking the same again changes nothing: the first word on it stays.
+        Args: by: the operator's account, or the member itself; reason: both are shown to everyone.
+        Raises: BadInput: no such member, it is the gateway, or the texts do not fit a roster.
         """
         assert status in ("left", "revoked"), "a member comes back by joining"
+        checked_end(by, reason)
 
         def edit(draft: _Draft) -> None:
             held = draft.members.get(node_id)
             if held is None:
                 raise BadInput(f"no member is named {node_id!r}", fix="see `edge-gateway nodes`")
-            if held.status == "revoked" and status == "left":
+            if GATEWAY in (held.id, *held.roles):
+                raise BadInput(
+                    "a gateway cannot be taken out of its own mesh",
+                    fix="stop it, and remove its home to end the mesh",
+                )
+            if held.status in ("revoked", status):
                 return
-            draft.members[node_id] = replace(held, status=status)
+            draft.members[node_id] = replace(
+                held, status=status, since_s=max(1, self._clock.wall_ms() // 1000), by=by, reason=reason
+            )
 
         return await self.change(edit)
 
@@ -375,6 +388,15 @@ class RosterKeeper:
         signed = self._authority.sign_roster(draft)
         self._store.save_roster(signed)
         return signed
+
+
+def checked_end(by: str, reason: str) -> None:
+    """Raises: BadInput: who ended a membership, or why, does not fit a roster."""
+    for what, text, most in (("name", by, BY_MAX), ("reason", reason, REASON_MAX)):
+        if len(text) > most or not text.isprintable():
+            raise BadInput(
+                f"{what} {text!r:.100} is too long or not one line", fix=f"at most {most} characters"
+            )
 
 
 def _active(draft: _Draft, node_id: str) -> Member:

@@ -115,6 +115,11 @@ def check_peer_times(leaf_der: bytes | None, *, floor_s: int) -> None:
         )
 
 
+def spelled_minute(at_s: int) -> str:
+    """``2026-11-22 14:03 UTC``, for people."""
+    return _date(at_s).strftime("%Y-%m-%d %H:%M UTC")
+
+
 # -- building
 
 

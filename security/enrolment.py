@@ -55,7 +55,7 @@ from security.identity import (
     spki_der,
     spki_sha256,
 )
-from security.roster import ROSTER_BYTES_MAX, Member, MemberKey, Roster, open_roster
+from security.roster import NEW_CODE, ROSTER_BYTES_MAX, Member, MemberKey, Roster, open_roster
 from security.signing import peek1, sign1, verify1
 
 VERSION = "ew1"
@@ -967,14 +967,16 @@ def open_renewal(data: bytes, *, roster: Roster, server_leaf_sha256: bytes, now_
 
     Args: roster: the current one; its active members alone may renew.
     Raises: ProtocolViolation: malformed, forged, or made for another connection.
-        Refused: not listed, or expired more than 30 days ago.
+        Refused: revoked or left (when, by whom, why), not listed, or expired more than 30 days ago.
     """
     if len(data) > REQUEST_BYTES_MAX:
         raise ProtocolViolation(f"renewal is larger than {REQUEST_BYTES_MAX} bytes")
     signer = peek1(data).spki_sha256
     member = roster.member_of_key(signer)
     if member is None:
-        raise Refused("this key belongs to no member of the roster", fix="join again with a new code")
+        owner = roster.owner_of_key(signer)
+        out = roster.why_out(owner.id, (signer,)) if owner is not None else None
+        raise out or Refused("this key belongs to no member of the roster", fix=NEW_CODE)
     payload = verify1(data, context=RENEWAL_CONTEXT, trusted_spki_sha256=(signer,)).payload
     fields = _versioned(payload, "renewal", "ew1-renew")
     _, csr, x25519, leaf_hash, nonce = a_list(fields, "renewal", length=5)

@@ -14,13 +14,13 @@ Bounds: 1 024 members (about 145 KB), 8 labels and 8 roles each. Not here: signi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from security.canonical import a_bytes, a_count, a_list, a_map, a_text, decode, each, encode
-from security.certificates import not_after_s, read_certificate, spki_sha256_of, verify_chain
-from security.errors import ProtocolViolation
+from security.certificates import not_after_s, read_certificate, spelled_minute, spki_sha256_of, verify_chain
+from security.errors import ProtocolViolation, Refused
 from security.identity import is_mesh_id, is_node_id, mesh_id_of, read_spki
 from security.signing import Deployer, peek1, verify1
 
@@ -43,7 +43,10 @@ MEMBERS_MAX = 1024
 VALID_S = 7 * 24 * 3600
 RESIGN_S = 24 * 3600
 STATUSES = ("active", "revoked", "left")
+REASON_MAX = 80  # characters: one line on a terminal, and 1 024 of them still fit a roster
+BY_MAX = 32
 ROLE_DEPLOYER = "deployer"
+NEW_CODE = "ask for a new code (`edge-gateway invite`)"
 _KEYS = frozenset(("v", "mesh", "version", "prev", "issued", "until", "brokers", "deployers", "members"))
 
 
@@ -63,6 +66,9 @@ class Member:
     roles: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     status: str = "active"  # "active" | "revoked" | "left"
+    since_s: int = 0  # not active: since when, by the gateway's clock; 0: not told
+    by: str = ""  # the operator's account, or the member itself
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,29 @@ class Roster:
     def listed(self, node_id: str) -> Member | None:
         """The member of that name whatever its status: names are not given twice."""
         return self._by_id.get(node_id)
+
+    def why_out(self, node_id: str, spki_sha256: Collection[bytes]) -> Refused | None:
+        """What to tell the bearer of these keys who is no member; None: it is one.
+
+        Args: node_id: the name its certificate bears. spki_sha256: its key, and the one before.
+        """
+        held = self.listed(node_id)
+        if held is None:
+            return Refused(f"the roster does not list {node_id}", fix=NEW_CODE)
+        if held.status == "active":
+            if not {key.spki_sha256 for key in held.keys}.isdisjoint(spki_sha256):
+                return None
+            return Refused(f"{node_id} was replaced: that name belongs to other keys now", fix=NEW_CODE)
+        when = f" on {spelled_minute(held.since_s)}" if held.since_s else ""
+        if held.status == "left":
+            return Refused(f"{node_id} left the mesh{when}", fix=NEW_CODE)
+        by = f" by {held.by}" if held.by else ""
+        reason = f": {held.reason}" if held.reason else ""
+        return Refused(f"{node_id} was revoked{when}{by}{reason}", fix=NEW_CODE)
+
+    def owner_of_key(self, spki_sha256: bytes) -> Member | None:
+        """The member that this key belongs to, whatever its status."""
+        return next((m for m in self.members if any(k.spki_sha256 == spki_sha256 for k in m.keys)), None)
 
     def member_of_key(self, spki_sha256: bytes) -> Member | None:
         """The active member that this key belongs to."""
@@ -196,17 +225,22 @@ def read_payload(payload: bytes) -> Roster:
 
 
 def _spell(member: Member) -> list[object]:
+    end = member.since_s, member.by, member.reason
     return [
         member.id,
         [[key.spki_sha256, key.x25519, key.not_before_s] for key in member.keys],
         list(member.roles),
         member.labels,
         STATUSES.index(member.status),
+        *([list(end)] if any(end) else []),
     ]
 
 
 def _a_member(value: object, what: str) -> Member:
-    node_id, keys, roles, labels, status = a_list(value, what, length=5)
+    fields = a_list(value, what, most=6)
+    more = fields[5:]
+    node_id, keys, roles, labels, status = a_list(fields[:5], what, length=5)
+    since_s, by, reason = a_list(more[0], "end of a membership", length=3) if more else (0, "", "")
     table = a_map(labels, "labels")
     if len(table) > 8:
         raise ProtocolViolation("member has too many labels")
@@ -216,9 +250,14 @@ def _a_member(value: object, what: str) -> Member:
         roles=each(roles, "role", a_text, most=8),
         labels={a_text(k, "label", most=64): a_text(v, "label", most=64) for k, v in table.items()},
         status=STATUSES[a_count(status, "member's status", most=2)],
+        since_s=a_count(since_s, "end of a membership", most=2**40),
+        by=a_text(by, "name of an operator", most=BY_MAX),
+        reason=a_text(reason, "reason", most=REASON_MAX),
     )
     if not member.keys:
         raise ProtocolViolation("member has no key")
+    if more and (member.status == "active" or not member.since_s):
+        raise ProtocolViolation("roster tells an end of a membership that goes on, or none")
     return member
 
 

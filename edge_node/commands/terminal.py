@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from edge_node.client import Mesh
+from edge_node.client import Mesh, MeshUnavailable
 from edge_node.commands.rendering import cell, plain_table, to_json
 from edge_node.home import Home
+from edge_node.membership.standing import check_home
 
 T = TypeVar("T")
 
@@ -94,13 +95,20 @@ class Terminal:
     # -- the daemon -----------------------------------------------------------------------------------
 
     def with_mesh(self, work: Callable[[Mesh], Awaitable[T]]) -> T:
-        """Run *work* against this home's daemon. Raises: MeshUnavailable, and what *work* raises."""
+        """Run *work* against this home's daemon.
+
+        Raises: MeshUnavailable, Refused: there is no daemon, or no member any more; and what *work* raises.
+        """
 
         async def connected() -> T:
             async with Mesh.open(self.home) as mesh:
                 return await work(mesh)
 
-        return asyncio.run(connected())
+        try:
+            return asyncio.run(connected())
+        except MeshUnavailable:
+            check_home(self.home)
+            raise
 
     def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
         """One administrative method of the daemon. Raises: as ``with_mesh``."""

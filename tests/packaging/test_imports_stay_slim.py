@@ -63,11 +63,11 @@ ROOMS = {
     "security": {"keystore", "tls"},
     "edge_node/wire": set(),
     "edge_node/discovery": {"mdns"},
-    "edge_node/membership": {"renewal"},
+    "edge_node/membership": {"renewal", "standing"},
     "edge_node/scheduling": set(),
     "edge_node/tasks": {"journal"},
     "edge_node/transport": {"inbox", "link", "memory", "mqtt", "slim_paho"},
-    "gateway/broker": {"broker", "embedded", "mosquitto", "process"},
+    "gateway/broker": {"broker", "door_list", "embedded", "mosquitto", "process"},
     "gateway/fleet": set(),
 }
 

@@ -8,11 +8,18 @@ import errno
 
 import pytest
 
-from gateway import house as wiring
-from gateway.broker import embedded
+from gateway.broker import door_list, embedded
 from gateway.broker.embedded import Embedded
-from gateway.house import House
 from security.errors import Unavailable
+from security.roster import Member, MemberKey, Roster
+
+
+def roster_of(*names: str, version: int = 1, revoked: str = "") -> Roster:
+    members = [Member(n, (MemberKey(n.encode().ljust(32), bytes(32), 1),)) for n in names]
+    if revoked:
+        key = MemberKey(revoked.encode().ljust(32), bytes(32), 1)
+        members.append(Member(revoked, (key,), status="revoked", since_s=1))
+    return Roster("0" * 16, version, bytes(32), 1, 2, (), (), tuple(members))
 
 
 class Broker:
@@ -27,21 +34,41 @@ class Broker:
 
 
 async def test_members_that_the_broker_did_not_take_are_told_again(monkeypatch):
-    monkeypatch.setattr(wiring, "TELL_AGAIN_S", 0)
-    house = House.__new__(House)
-    house.broker, house._members_moved = Broker(), asyncio.Event()
-    house._active = lambda: ["pi-1"]
-    house._members_moved.set()
+    monkeypatch.setattr(door_list, "TELL_AGAIN_S", 0)
+    broker, roster = Broker(), roster_of("gateway", "pi-1")
+    listed = door_list.DoorList(broker, lambda: roster)
+    listed.moved()
 
-    telling = asyncio.create_task(house._tell_broker())
+    telling = asyncio.create_task(listed.run())
     async with asyncio.timeout(5):
-        while house.broker.members is None:
-            await asyncio.sleep(0)
+        await listed.told()
     telling.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await telling
 
-    assert house.broker.members == ["pi-1"]
+    assert broker.members == ["pi-1"]
+
+
+async def test_who_was_removed_is_not_told_to_the_broker_again(monkeypatch):
+    """Nobody waits longer than for the broker's answer to the newest roster."""
+    monkeypatch.setattr(door_list, "FAREWELL_S", 0)
+    broker = Broker()
+    broker.refusals = 0
+    rosters = [roster_of("gateway", "pi-1", "pi-2"), roster_of("gateway", "pi-1", version=2, revoked="pi-2")]
+    listed = door_list.DoorList(broker, lambda: rosters[0])
+    await listed.tell()
+    assert broker.members == ["pi-1", "pi-2"]
+
+    rosters.pop(0)
+    telling = asyncio.create_task(listed.run())
+    listed.moved()
+    async with asyncio.timeout(5):
+        await listed.told()
+    telling.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await telling
+
+    assert broker.members == ["pi-1"]
 
 
 async def test_a_full_disk_under_the_embedded_broker_is_unavailable_and_not_the_end(monkeypatch, tmp_path):

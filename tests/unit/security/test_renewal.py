@@ -120,8 +120,10 @@ def test_an_expired_member_may_come_back_for_thirty_days(mesh, old, new):
 
 @pytest.mark.parametrize("status", ["revoked", "left"])
 def test_who_was_revoked_or_left_does_not_renew(mesh, old, new, status):
-    with pytest.raises(Refused, match="no member"):
-        opened(mesh, request(old, new), Member("pi-1", (key_of(old),), status=status))
+    member = Member("pi-1", (key_of(old),), status=status, since_s=NOW_S, by="ann", reason="stolen")
+    told = "was revoked on .* by ann: stolen: ask for" if status == "revoked" else "left the mesh on"
+    with pytest.raises(Refused, match=f"pi-1 {told}"):
+        opened(mesh, request(old, new), member)
 
 
 def test_a_stranger_does_not_renew(mesh, old, new):
