@@ -1,7 +1,7 @@
 """Messages to the plaintext of a parcel and back; the context that binds a parcel to its place.
 
     plain   = MessagePack [1, low, [[n, message], ...]]
-    context = CBOR [1, mesh_id, topic, src, dst, kid, role]
+    context = CBOR [1, mesh_id, topic, src, dst or group, kid, role]
 
 ``n`` is the message's number in the stream from this sender to this receiver (0: unacknowledged);
 every number below ``low`` is settled or given up. Decoding happens once, at the door: inside the
@@ -102,5 +102,14 @@ def direct_context(mesh_id: str) -> Any:
     def context(src: str, dst: str, kid: bytes, role: int) -> bytes:
         topic = topic_for(Direct(mesh_id, dst, src))
         return cbor2.dumps([1, mesh_id, topic, src, dst, kid, role], canonical=True)
+
+    return context
+
+
+def group_context(mesh_id: str) -> Any:
+    """The same for the frames of groups, as ``security.group`` takes it; its role is 2."""
+
+    def context(topic: str, src: str, group: str, kid: bytes) -> bytes:
+        return cbor2.dumps([1, mesh_id, topic, src, group, kid, 2], canonical=True)
 
     return context
