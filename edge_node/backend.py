@@ -28,6 +28,8 @@ from security.errors import BadInput, EdgeweaveError, Refused, Unavailable
 Reply = Callable[[protocol.Response], None]
 Method = Callable[[dict[str, Any]], Awaitable[object]]
 
+LABELS_MAX = 32  # as many as a function's manifest may ask for
+
 FIXES = {
     "outbox full": "wait for open tasks to settle, or raise [tasks] outbox_tasks_max",
     "store full": "free disk space; the node takes work again by itself",
@@ -112,7 +114,7 @@ class AgentBackend:
             timeout_s=manifest.timeout_s,
             memory_mb=manifest.memory_mb,
             requires=tuple(manifest.requires),
-            labels=dict(manifest.labels),
+            labels=_labels(request, manifest.labels),
         )
 
     def result(self, request: protocol.Result, reply: Reply) -> None:
@@ -336,6 +338,21 @@ class AgentBackend:
             return {"rtt_ms": 1000 * await self.agent.round_trip_s(peer)}
         except TimeoutError:
             raise Unavailable(f"{peer} does not answer", fix="is it up, and is the broker?") from None
+
+
+def _labels(request: protocol.Submit | protocol.Run, wanted: dict[str, str]) -> dict[str, str]:
+    """What a place must bear: what the signed function asks for, and what the caller adds to it."""
+    if not request.labels:
+        return dict(wanted)
+    if len(request.labels) > LABELS_MAX:
+        raise BadInput(f"{len(request.labels)} labels are asked for, at most {LABELS_MAX} can be")
+    for key, value in request.labels.items():
+        if wanted.get(key, value) != value:
+            raise BadInput(
+                f"{request.function} runs only where {key}={wanted[key]}, not {value}",
+                fix=f"leave {key} out of the labels asked for",
+            )
+    return wanted | request.labels
 
 
 def _text(params: dict[str, Any], key: str) -> str:

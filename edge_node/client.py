@@ -10,6 +10,7 @@
 Requests of one loop turn leave in one write; a response costs one future. A daemon that restarts is
 connected to again by the next request; ``result`` waits through the restart, because what was accepted
 is kept. Cancelling an awaited ``run`` stops the waiting, not the task: use ``submit`` and ``cancel``.
+Programs without a loop of their own, and those written for executors: ``MeshExecutor``.
 
 Errors: ``TaskFailed`` (the function raised, ran too long, …), ``Refused`` (policy; do not retry),
 ``DeadlineExceeded``, ``TaskCancelled``, ``MeshUnavailable`` (nobody answers; wait and retry), ``BadInput``
@@ -25,7 +26,7 @@ import os
 import random
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from edge_node.control import protocol
 from edge_node.control.protocol import (
@@ -56,6 +57,7 @@ __all__ = [
     "BadInput",
     "DeadlineExceeded",
     "Mesh",
+    "MeshExecutor",
     "MeshUnavailable",
     "Outcome",
     "Refused",
@@ -66,11 +68,23 @@ __all__ = [
     "value_of",
 ]
 
+if TYPE_CHECKING:
+    from edge_node.executor import MeshExecutor
+
 RECONNECT_S_MAX: Final = 30.0  # how long `result` waits for a daemon that went away
 DEADLINE_GRACE_S: Final = 2.0  # the daemon decides about deadlines; this notices a daemon that hangs
 _WRITE_BYTES_HIGH: Final = 4 * 1024 * 1024
 
 R = TypeVar("R", bound=Response)
+
+
+def __getattr__(name: str) -> Any:
+    """``MeshExecutor``, loaded when it is asked for: it stands on this module, and daemons never need it."""
+    if name == "MeshExecutor":
+        from edge_node.executor import MeshExecutor
+
+        return MeshExecutor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Refused(errors.Refused):
@@ -253,6 +267,7 @@ class Mesh:
         where: str = "any",
         ttl_s: float | None = None,
         priority: int = 0,
+        labels: Mapping[str, str] | None = None,
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run a function on the mesh and wait for its value.
@@ -263,11 +278,19 @@ class Mesh:
             where: "any" (the daemon decides), "local", "gateway" or a node's name.
             ttl_s: seconds that the task is kept trying; None: the daemon's setting.
             priority: higher first among waiting tasks.
+            labels: that a place must bear, beside those the function asks for.
         Raises: TaskFailed, Refused, DeadlineExceeded, TaskCancelled, MeshUnavailable, BadInput.
         """
         return value_of(
             await self.outcome(
-                name, *args, deadline_s=deadline_s, where=where, ttl_s=ttl_s, priority=priority, kwargs=kwargs
+                name,
+                *args,
+                deadline_s=deadline_s,
+                where=where,
+                ttl_s=ttl_s,
+                priority=priority,
+                labels=labels,
+                kwargs=kwargs,
             )
         )
 
@@ -279,6 +302,7 @@ class Mesh:
         where: str = "any",
         ttl_s: float | None = None,
         priority: int = 0,
+        labels: Mapping[str, str] | None = None,
         kwargs: Mapping[str, Any] | None = None,
     ) -> Outcome:
         """As ``run``, but the whole terminal record: status, place, attempts, times, what it printed.
@@ -290,7 +314,16 @@ class Mesh:
         if connection is None or not connection.ready:
             connection = await self._ready()
         waiting = connection.ask(
-            Run(connection.number(), name, data, where, _ms(deadline_s), _ms(ttl_s), priority)
+            Run(
+                connection.number(),
+                name,
+                data,
+                where,
+                _ms(deadline_s),
+                _ms(ttl_s),
+                priority,
+                dict(labels or {}),
+            )
         )
         if deadline_s is None:
             return _expect(await waiting, Outcome)
@@ -308,18 +341,32 @@ class Mesh:
         where: str = "any",
         ttl_s: float | None = None,
         priority: int = 0,
+        labels: Mapping[str, str] | None = None,
         kwargs: Mapping[str, Any] | None = None,
     ) -> TaskHandle:
         """Hand a task over; returns once the daemon has it on disk. Arguments and errors as ``run``."""
         data = values.encode_call(args, dict(kwargs) if kwargs else {})
-        connection = await self._ready()
-        accepted = _expect(
-            await connection.ask(
-                Submit(connection.number(), name, data, where, _ms(deadline_s), _ms(ttl_s), priority)
-            ),
-            Accepted,
+        return await self.hand_over(
+            name, data, deadline_s=deadline_s, where=where, ttl_s=ttl_s, priority=priority, labels=labels
         )
-        return TaskHandle(self, accepted.task)
+
+    async def hand_over(
+        self,
+        name: str,
+        data: bytes,
+        *,
+        deadline_s: float | None = None,
+        where: str = "any",
+        ttl_s: float | None = None,
+        priority: int = 0,
+        labels: Mapping[str, str] | None = None,
+    ) -> TaskHandle:
+        """As ``submit``, with arguments that ``values.encode_call`` has encoded already."""
+        connection = await self._ready()
+        request = Submit(
+            connection.number(), name, data, where, _ms(deadline_s), _ms(ttl_s), priority, dict(labels or {})
+        )
+        return TaskHandle(self, _expect(await connection.ask(request), Accepted).task)
 
     def map(
         self,
@@ -334,6 +381,7 @@ class Mesh:
         where: str = "any",
         ttl_s: float | None = None,
         priority: int = 0,
+        labels: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Any]:
         """Run a function once for each item, many in flight; an async iterator of values.
 
@@ -342,12 +390,14 @@ class Mesh:
             window: items in flight at once, 1 to 4096. Raising it costs memory at the daemon.
             ordered: values in the order of the items (True) or as they come (False).
             indexed: yield (index of the item, value).   return_errors: yield errors instead of raising.
-            deadline_s, where, ttl_s, priority: as ``run``, for each item.
+            deadline_s, where, ttl_s, priority, labels: as ``run``, for each item.
         Leaving the loop early stops asking for more; what is in flight goes on without us.
         """
         if not 1 <= window <= protocol.OUTSTANDING_MAX:
             raise BadInput(f"window is {window}", fix=f"choose 1 to {protocol.OUTSTANDING_MAX}")
-        options = {"deadline_s": deadline_s, "where": where, "ttl_s": ttl_s, "priority": priority}
+        options = {
+            "deadline_s": deadline_s, "where": where, "ttl_s": ttl_s, "priority": priority, "labels": labels,
+        }  # fmt: skip
         return self._map(name, iterable, window, ordered, indexed, return_errors, options)
 
     async def _map(

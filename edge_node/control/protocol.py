@@ -63,6 +63,7 @@ class Submit(Frame, frozen=True, array_like=True, tag=1):
     deadline_ms: int | None = None  # from acceptance; missing it ends the task as expired
     ttl_ms: int | None = None  # how long the task is kept trying; None: the daemon's setting
     priority: int = 0  # higher first
+    labels: dict[str, str] = {}  # that a place must bear, beside those the function asks for
 
 
 class Run(Frame, frozen=True, array_like=True, tag=2):
@@ -74,6 +75,7 @@ class Run(Frame, frozen=True, array_like=True, tag=2):
     deadline_ms: int | None = None
     ttl_ms: int | None = None
     priority: int = 0
+    labels: dict[str, str] = {}
 
 
 class Result(Frame, frozen=True, array_like=True, tag=3):

@@ -6,6 +6,8 @@ import asyncio
 import itertools
 from typing import Any
 
+import msgspec
+
 from edge_node.control.protocol import (
     Accepted,
     Attempt,
@@ -34,9 +36,11 @@ class EchoBackend:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.seen: list[Run | Submit] = []
         self.answers: dict[str, Any] = {"status": {"node": "n1", "mesh": "ab" * 8}, "functions": []}
+        self.names: dict[str, str] = {}  # deployed names that one of the functions above stands for
         self._numbers = itertools.count(1)
 
     def run(self, request: Run, reply: Reply) -> None:
+        request = self._renamed(request)
         task = self._task(request)
         if request.function == "test.hold":
             self.held[task] = (request.id, reply)
@@ -44,6 +48,7 @@ class EchoBackend:
         reply(self._settled(request, task, request.id))
 
     def submit(self, request: Submit, reply: Reply) -> None:
+        request = self._renamed(request)
         task = self._task(request)
         if request.function == "test.hold":
             self.held[task] = (request.id, None)
@@ -93,6 +98,9 @@ class EchoBackend:
     def release(self) -> None:
         for task in list(self.held):
             self.settle(Outcome(0, task, "done", values.encode("released")))
+
+    def _renamed(self, request: Any) -> Any:
+        return msgspec.structs.replace(request, function=self.names.get(request.function, request.function))
 
     def _task(self, request: Run | Submit) -> str:
         self.seen.append(request)

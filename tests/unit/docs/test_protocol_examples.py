@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import typing
 from pathlib import Path
 
@@ -94,6 +95,32 @@ def test_the_client_of_the_readme_is_python():
 
     for method in re.findall(r"mesh\.(\w+)\(", block):
         assert callable(getattr(Mesh, method))
+
+
+def test_the_executor_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    """Both blocks as files, the mesh's side being a control socket that runs functions in place."""
+    from edge_node.functions.bundle import Bundle
+    from edge_node.home import Home
+    from tests.support.daemon_thread import serving
+    from tests.support.echo_backend import EchoBackend
+
+    lab = next(block for block in _python_blocks(README) if "@function" in block)
+    program = next(block for block in _python_blocks(README) if "MeshExecutor(" in block)
+    (tmp_path / "lab.py").write_text(lab)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("EDGEWEAVE_HOME", str(tmp_path / "home"))
+    home, backend = Home(tmp_path / "home"), EchoBackend()
+    home.create()
+    digest = Bundle.of_source("lab.py", lab).digest.hex()
+    backend.answers["functions"] = [{"name": "lab.warmest", "digest": digest}]
+    backend.names = {"lab.warmest": "test.echo"}
+
+    with serving(home, backend):
+        exec(compile(program, "ask.py", "exec"), {"__name__": "ask"})
+
+    sys.modules.pop("lab")
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 3 and told[2].count("23.0") == 1000
 
 
 def _tests_of(file: str) -> set[str]:
