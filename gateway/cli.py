@@ -21,6 +21,7 @@ from edge_node.commands.inputs import parse_duration
 from edge_node.commands.terminal import Terminal
 from edge_node.home import gateway_home
 from edge_node.settings import load
+from gateway import backup_commands
 from gateway.settings import GatewaySettings
 from security.errors import BadInput, Unavailable
 from security.roster import BY_MAX, ROLE_DEPLOYER
@@ -287,6 +288,7 @@ def doctor(terminal: Terminal) -> None:
 
 
 work.add_commands(program)
+backup_commands.add_commands(program)
 
 
 def main() -> None:

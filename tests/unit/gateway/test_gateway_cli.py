@@ -46,7 +46,7 @@ def test_every_named_command_is_there():
     registered = [*cli.app.registered_commands, *cli.app.registered_groups]
     assert {each.name for each in registered} == {
         "up", "invite", "approve", "revoke", "nodes", "functions", "deploy", "tasks", "roster", "status", "doctor",
-        "run", "submit", "result", "cancel",
+        "backup", "restore", "settle", "run", "submit", "result", "cancel",
     }  # fmt: skip
 
 
