@@ -213,3 +213,52 @@ def test_a_leftover_of_a_crash_does_not_matter(store):
 
     assert store.roster() == b"new"
     assert not leftover.exists()
+
+
+def test_group_secrets_come_back_are_private_and_go_with_the_mesh(store):
+    assert store.group_secrets() is None
+    store.save_group_secrets(b"secret")
+
+    assert KeyStore(store.directory).group_secrets() == b"secret"
+    assert (store.directory / "groups.cbor").stat().st_mode & 0o777 == 0o600
+    store.forget_identity()
+    assert store.group_secrets() is None
+
+
+def test_an_incarnation_is_above_every_earlier_one_whatever_the_clock_says(store):
+    assert store.next_incarnation(NOW_S) == NOW_S
+    assert store.next_incarnation(NOW_S) == NOW_S + 1
+    assert store.next_incarnation(0) == NOW_S + 2, "a board without a clock"
+    assert KeyStore(store.directory).next_incarnation(NOW_S + 100) == NOW_S + 100
+    assert (store.directory / "incarnation").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("damage", [b"", b"-7\n", b"12x\n", b"9" * 40, b"\xff\x00", "٣".encode()])
+def test_a_damaged_incarnation_starts_from_the_clock(store, damage):
+    store.next_incarnation(NOW_S)
+    store.write("incarnation", damage)
+
+    assert store.next_incarnation(NOW_S + 5) == NOW_S + 5
+    assert store.next_incarnation(NOW_S + 5) == NOW_S + 6
+
+
+def test_an_incarnation_that_cannot_be_written_is_not_used(store, monkeypatch):
+    """What is not durable could be given twice."""
+    before = store.next_incarnation(NOW_S)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Unavailable, match="No space left"):
+        store.next_incarnation(NOW_S)
+    monkeypatch.undo()
+    assert store.next_incarnation(NOW_S) == before + 1
+
+
+def test_the_settled_roster_comes_back_and_damage_means_none(store):
+    assert store.settled_roster() == 0
+    store.save_settled_roster(7)
+    assert store.settled_roster() == 7
+    store.write("settled", b"seven")
+    assert store.settled_roster() == 0
