@@ -63,7 +63,7 @@ def add_commands(program: Program) -> None:
             typer.Option(
                 "--seen",
                 metavar="ROSTER",
-                help="keys/roster.cose of a node: what it knows is taken before anything is signed. Repeatable.",
+                help="keys/roster.cose of a node: taken before anything is signed. Repeatable.",
             ),
         ] = None,
     ) -> None:

@@ -101,6 +101,8 @@ class RosterKeeper:
         self._runner = runner
         self._view = RosterView(root_spki_sha256=authority.root_spki_sha256)
         self._waiting: list[tuple[Edit, asyncio.Future[bytes]]] = []
+        self._held_back: Edit | None = None  # what `open` was asked for, while nothing may be signed
+        self._step = 1
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
         self._allowance = float(BURST)
@@ -120,16 +122,23 @@ class RosterKeeper:
     def view(self) -> RosterView:
         return self._view
 
+    @property
+    def holds(self) -> bool:
+        """This home is an old copy: until `release` nothing is signed, and nobody is shown what it holds."""
+        return self._held_back is not None
+
     async def open(
         self,
         *,
         members: Iterable[Member] = (),
         brokers: Sequence[str] | None = None,
         deployers: Sequence[Deployer] | None = None,
+        hold: bool = False,
     ) -> Roster:
         """The stored roster, brought up to date; the first one if there is none.
 
         Args: members: those that must be listed as given (the gateway itself); the others stay.
+            hold: only load it, and sign nothing until `release` (see ``gateway.restoration``).
         Raises: BadInput: the stored roster is not this authority's.
         """
         stored = await self._runner(self._store.roster)
@@ -141,16 +150,38 @@ class RosterKeeper:
                     f"the stored roster does not verify: {violation.cause}",
                     fix="restore the gateway's home from a backup",
                 ) from violation
+        listed = tuple(members)
+
+        def wanted(draft: _Draft) -> None:
+            draft.members.update((member.id, member) for member in listed)
+            draft.brokers = tuple(brokers) if brokers is not None else draft.brokers
+            draft.deployers = tuple(deployers) if deployers is not None else draft.deployers
+
+        if hold and self._view.current is not None:
+            self._held_back = wanted
+            self._on_changed(self.signed)
+            return self.current
         draft = self._draft()
-        for member in members:
-            draft.members[member.id] = member
-        draft.brokers = tuple(brokers) if brokers is not None else draft.brokers
-        draft.deployers = tuple(deployers) if deployers is not None else draft.deployers
+        wanted(draft)
         if self._view.current is None or self._differs(draft) or self._is_due():
             await self._commit(draft)
         else:
             self._on_changed(self.signed)
         return self.current
+
+    async def release(self, *, step: int) -> bytes:
+        """End the holding: the next version, *step* above the highest that was seen, is signed and returned.
+
+        Raises: Unavailable: the disk refuses; it still holds, try again.
+        """
+        wanted = self._held_back
+        assert wanted is not None, "opened with hold"
+        self._held_back, self._step = None, step
+        try:
+            return await self.change(wanted)
+        except BaseException:
+            self._held_back = wanted
+            raise
 
     async def run(self) -> None:
         """Commit what is asked for, and re-sign daily, until cancelled."""
@@ -267,6 +298,12 @@ class RosterKeeper:
 
         An edit that raises changes nothing and its error comes back to the caller.
         """
+        if self._held_back is not None:
+            raise Unavailable(
+                "this gateway was restored from a backup and signs nothing until its members were heard",
+                fix="wait for them, or go on without: edge-gateway settle",
+                retry_after_s=60.0,
+            )
         if len(self._waiting) >= CHANGES_MAX:
             raise Unavailable("too many roster changes are waiting", fix="try again", retry_after_s=5.0)
         done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -308,7 +345,9 @@ class RosterKeeper:
         return (held.members, held.brokers, held.deployers) != (draft.members, draft.brokers, draft.deployers)
 
     def _is_due(self) -> bool:
-        return self._clock.wall_ms() // 1000 >= self.current.issued_s + RESIGN_S
+        if self._held_back is not None:
+            return False
+        return self._step > 1 or self._clock.wall_ms() // 1000 >= self.current.issued_s + RESIGN_S
 
     async def _something_to_do(self) -> None:
         while not self._waiting and not self._is_due():
@@ -371,7 +410,7 @@ class RosterKeeper:
     async def _commit(self, draft: _Draft) -> None:
         held = self._view.current
         next_one = RosterDraft(
-            version=held.version + 1 if held else 1,
+            version=held.version + self._step if held else 1,
             prev_digest=held.digest if held else bytes(32),
             issued_s=max(self._clock.wall_ms() // 1000, held.issued_s if held else 0),
             brokers=draft.brokers,
@@ -382,6 +421,7 @@ class RosterKeeper:
         if not isinstance(self._view.adopt(signed), Adopted):  # the agent adopts into this view, too
             await self._runner(self._store.save_roster, self.signed)
             raise _Overtaken("a newer roster of our own came in", fix="try again")
+        self._step = 1
         self._on_changed(signed)
 
     def _sign_and_save(self, draft: RosterDraft) -> bytes:

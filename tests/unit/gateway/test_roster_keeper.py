@@ -320,3 +320,55 @@ async def test_a_newer_roster_that_comes_while_we_sign_is_built_upon(ahead):
         assert keeper.current.version == held.version + ahead + 1
         assert {m.id for m in keeper.current.members} == {"gateway", "pi-1", "pi-9"}
         assert house.disk.signed == keeper.signed
+
+
+async def restored(versions_since: int):
+    """A house whose disk is that of version 1, and the roster that members hold by now."""
+    lost = House()
+    async with kept(lost) as keeper:
+        backup = lost.disk.signed
+        for n in range(versions_since):
+            newest = await keeper.add(member(f"pi-{n}", n + 10))
+    disk = Disk([])
+    disk.signed = backup
+    return House(disk), newest
+
+
+async def test_a_restored_keeper_signs_nothing_and_says_why():
+    house, _ = await restored(1)
+    async with kept(house, hold=True) as keeper:
+        house.clock.advance(3 * RESIGN_S * 1_000_000_000)
+        with pytest.raises(Unavailable, match="restored from a backup and signs nothing"):
+            await keeper.add(member("pi-9", 9))
+        await asyncio.sleep(0)
+
+        assert keeper.holds and keeper.current.version == 1
+        assert house.disk.signed == keeper.signed
+
+
+async def test_a_released_keeper_goes_on_above_every_number_that_was_used():
+    """What a member showed is kept, what this start wants is in it, and no number comes twice."""
+    house, newest = await restored(3)
+    async with kept(house, hold=True) as keeper:
+        await keeper.adopt(newest)
+        signed = await keeper.release(step=1 << 20)
+        after = await keeper.add(member("pi-9", 9))
+
+    first = open_roster(signed, root_spki_sha256=AUTHORITY.root_spki_sha256)
+    assert first.version == 4 + (1 << 20)
+    assert [m.id for m in first.members] == ["gateway", "pi-0", "pi-1", "pi-2"]
+    assert first.prev_digest == open_roster(newest, root_spki_sha256=AUTHORITY.root_spki_sha256).digest
+    assert open_roster(after, root_spki_sha256=AUTHORITY.root_spki_sha256).version == first.version + 1
+
+
+async def test_a_disk_that_refuses_the_release_leaves_it_holding():
+    house, _ = await restored(1)
+    async with kept(house, hold=True) as keeper:
+        house.disk.full = True
+        with pytest.raises(Unavailable, match="disk is full"):
+            await keeper.release(step=100)
+        assert keeper.holds
+        house.disk.full = False
+        await keeper.release(step=100)
+
+        assert (keeper.holds, keeper.current.version) == (False, 101)
