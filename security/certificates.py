@@ -2,9 +2,10 @@
 
     root (P-256, pathlen 1)  ->  issuing CA (pathlen 0)  ->  leaves: nodes, the gateway, the broker
 
-A leaf carries CN = node id, SAN URI ``spiffe://<mesh>/node/<id>``, SAN DNS ``<id>.<mesh>.mesh``,
-notBefore one hour in the past, SKI, AKI, keyUsage digitalSignature, EKU clientAuth (nodes),
-clientAuth + serverAuth (gateway) or serverAuth (broker), 30 days.
+A leaf carries CN = node id, serialNumber = mark of its key (``identity.bearer``), SAN URI
+``spiffe://<mesh>/node/<id>``, SAN DNS ``<id>.<mesh>.mesh``, notBefore one hour in the past, SKI, AKI,
+keyUsage digitalSignature, EKU clientAuth (nodes), clientAuth + serverAuth (gateway) or serverAuth
+(broker), 30 days.
 
 Clocks lie: a board without an RTC wakes up in 1970. So a node never compares a certificate with its
 wall clock, only with its *floor*, a time that has surely passed: the latest of the release, its own
@@ -31,7 +32,7 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from security.errors import ProtocolViolation
-from security.identity import dns_name, is_mesh_id, is_node_id, mesh_id_of, spiffe_uri, spki_sha256
+from security.identity import dns_name, is_mesh_id, is_node_id, key_mark, mesh_id_of, spiffe_uri, spki_sha256
 
 RELEASED_S = 1_793_491_200  # 2026-11-01: no certificate of ours is judged at an earlier time
 HOUR_S = 3600
@@ -182,7 +183,7 @@ def build_leaf(
     ]
     return (
         x509.CertificateBuilder()
-        .subject_name(_name(node_id))
+        .subject_name(_subject(node_id, public_key))
         .issuer_name(issuing.subject)
         .public_key(public_key)
         .serial_number(_serial(serial))
@@ -447,6 +448,14 @@ def _spki_of(certificate: x509.Certificate) -> bytes:
 def spki_sha256_of(certificate: x509.Certificate) -> bytes:
     """Raises: ProtocolViolation: the certificate holds another kind of key."""
     return _spki_of(certificate)
+
+
+def _subject(node_id: str, public_key: ec.EllipticCurvePublicKey) -> x509.Name:
+    """Name and key: mosquitto knows a client by its certificate's subject, and by nothing else."""
+    mark = key_mark(spki_sha256(public_key))
+    return x509.Name(
+        [x509.NameAttribute(NameOID.COMMON_NAME, node_id), x509.NameAttribute(NameOID.SERIAL_NUMBER, mark)]
+    )
 
 
 def _name(common: str) -> x509.Name:

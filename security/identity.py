@@ -55,6 +55,20 @@ def dns_name(mesh_id: str, node_id: str) -> str:
     return f"{node_id}.{mesh_id}.mesh"
 
 
+def key_mark(spki_hash: bytes) -> str:
+    """A key within a certificate's subject, as its serialNumber: 128 bits of the SPKI's hash, hex."""
+    return spki_hash[:16].hex()
+
+
+def bearer(node_id: str, spki_hash: bytes) -> str:
+    """Who connects, by name *and* key: a member's certificate's subject as OpenSSL spells it.
+
+    Another key under the same name is another bearer, so a door that lists bearers shuts out a replaced
+    key like a revoked name, without a list of certificates.
+    """
+    return f"serialNumber={key_mark(spki_hash)},CN={node_id}"
+
+
 def spiffe_uri(mesh_id: str, node_id: str) -> str:
     return f"spiffe://{mesh_id}/node/{node_id}"
 

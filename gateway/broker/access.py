@@ -79,6 +79,11 @@ class Access:
         return self.is_member(me) and any(matches(pattern, topic) for pattern in reads(self.mesh, me))
 
 
+def name_of(bearer: str) -> str:
+    """The member whom a bearer (``security.identity.bearer``) claims to be."""
+    return bearer.rpartition("CN=")[2]
+
+
 def writes(mesh: str, me: str) -> list[str]:
     root = f"ew/{VERSION}/{mesh}"
     own = [f"{root}/d/+/{me}", f"{root}/g/+/{me}", f"{root}/p/{me}"]
@@ -140,7 +145,7 @@ def mosquitto_conf(listener: Listener, *, plugin: str, as_root: bool) -> str:
         f"keyfile {listener.key_file}",
         "tls_version tlsv1.3",
         "require_certificate true",
-        "use_identity_as_username true",
+        "use_subject_as_username true",  # name and key: another key of the same name is another client
         "use_username_as_clientid true",
         f"listener 0 {CONTROL_SOCKET}",
     ]
@@ -157,7 +162,8 @@ def mosquitto_access(mesh: str, members: Iterable[str], *, password: str, salt: 
         _acl(kind, "$CONTROL/dynamic-security/#")
         for kind in ("publishClientSend", "publishClientReceive", "subscribePattern")
     ]
-    names = sorted({GATEWAY, *members})
+    bearers = sorted(set(members))
+    names = sorted({name_of(one) for one in bearers})
     document = {
         "defaultACLAccess": {
             "publishClientSend": False,
@@ -173,7 +179,7 @@ def mosquitto_access(mesh: str, members: Iterable[str], *, password: str, salt: 
                 "iterations": _HASH_ROUNDS,
                 "roles": [{"rolename": CONTROL_USER}],
             },
-            *({"username": name, "roles": [{"rolename": name}]} for name in names),
+            *({"username": one, "roles": [{"rolename": name_of(one)}]} for one in bearers),
         ],
         "groups": [],
         "roles": [
@@ -185,16 +191,21 @@ def mosquitto_access(mesh: str, members: Iterable[str], *, password: str, salt: 
 
 
 def mosquitto_changes(mesh: str, present: Iterable[str], wanted: Iterable[str]) -> list[dict[str, Any]]:
-    """Commands from the `present` clients to the `wanted` members; a removed one is cut off at once."""
-    target = {GATEWAY, *wanted}
-    current = {name for name in present if name != CONTROL_USER}
+    """Commands from the `present` clients to the `wanted` bearers; a removed one is cut off at once."""
+    target = set(wanted)
+    current = {one for one in present if one != CONTROL_USER}
+    named, named_before = {name_of(one) for one in target}, {name_of(one) for one in current}
     commands: list[dict[str, Any]] = []
-    for name in sorted(current - target):
-        commands.append({"command": "deleteClient", "username": name})
-        commands.append({"command": "deleteRole", "rolename": name})
-    for name in sorted(target - current):
-        commands.append({"command": "createRole", "rolename": name, "acls": _role(mesh, name)})
-        commands.append({"command": "createClient", "username": name, "roles": [{"rolename": name}]})
+    commands += ({"command": "deleteClient", "username": one} for one in sorted(current - target))
+    commands += ({"command": "deleteRole", "rolename": name} for name in sorted(named_before - named))
+    commands += (
+        {"command": "createRole", "rolename": name, "acls": _role(mesh, name)}
+        for name in sorted(named - named_before)
+    )
+    commands += (
+        {"command": "createClient", "username": one, "roles": [{"rolename": name_of(one)}]}
+        for one in sorted(target - current)
+    )
     return commands
 
 

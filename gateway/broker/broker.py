@@ -6,7 +6,7 @@ its log is `<home>/log/broker.log`. Both programs outlive a killed gateway and a
     broker = Broker(home=…, …)
     await broker.start()               # listening, or an error that names cause and fix
     house.create_task(broker.run())    # watches and restarts it, until cancelled or stopped
-    await broker.set_members(["a"])    # live
+    await broker.set_members(bearers)  # live; names and keys, ``security.identity.bearer``
     await broker.stop()                # kill=False leaves it for the next gateway to adopt
 """
 
@@ -142,7 +142,7 @@ class Broker:
             self._pumping = False
 
     async def set_members(self, ids: Iterable[str]) -> None:
-        """Let exactly these in (and the gateway); kept for restarts even if it raises.
+        """Let exactly these bearers in, the gateway among them; kept for restarts even if it raises.
 
         Raises: Unavailable: the broker does not answer now; it learns them when it is back.
         """

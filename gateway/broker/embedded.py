@@ -32,7 +32,9 @@ import gateway
 from edge_node.wire.topics import VERSION
 from gateway.broker import access
 from gateway.broker.access import Access, Listener
-from security.errors import Unavailable
+from security.certificates import read_certificate, spki_sha256_of
+from security.errors import ProtocolViolation, Unavailable
+from security.identity import bearer
 from security.tls import abort
 
 _LOG = logging.getLogger(__name__)
@@ -112,16 +114,22 @@ class Members:
         self._path = path
         self._stamp = (0, 0)
         self._access = Access(mesh)
+        self._bearers: frozenset[str] = frozenset()
 
     @property
     def access(self) -> Access:
         return self._access
 
+    def admits(self, bearer: str) -> bool:
+        """By name and key: the key that a member had before it was replaced is a stranger's."""
+        return bearer in self._bearers
+
     def refresh(self) -> Access:
         stat = self._path.stat()
         stamp = (stat.st_mtime_ns, stat.st_ino)
         if stamp != self._stamp:
-            self._access = Access(self._mesh, frozenset(json.loads(self._path.read_text())))
+            self._bearers = frozenset(json.loads(self._path.read_text()))
+            self._access = Access(self._mesh, frozenset(map(access.name_of, self._bearers)))
             self._stamp = stamp
         return self._access
 
@@ -145,6 +153,17 @@ def common_name(peer: ssl.SSLObject | None) -> str:
     subject: Any = certificate.get("subject", ())
     names = [value for rdn in subject for key, value in rdn if key == "commonName"]
     return str(names[0]) if len(names) == 1 else ""
+
+
+def bearer_of(peer: ssl.SSLObject | None) -> str:
+    """Name and key of the verified certificate; empty if there is none, or more than one name."""
+    name, der = common_name(peer), peer.getpeercert(binary_form=True) if peer is not None else None
+    if not name or der is None:
+        return ""
+    try:
+        return bearer(name, spki_sha256_of(read_certificate(der)))
+    except ProtocolViolation:  # another kind of key than a member's
+        return ""
 
 
 def _find_dead_soon(writer: asyncio.StreamWriter) -> None:
@@ -212,6 +231,10 @@ def make_broker(listener: Listener, members: Members) -> Any:
 
         connections = 0
 
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.bearers: dict[str, str] = {}  # of the sessions, by name: never more than amqtt has sessions
+
         async def _start_listeners(self) -> None:
             server = await asyncio.start_server(
                 lambda reader, writer: self.stream_connected(reader, writer, "default"),
@@ -244,13 +267,14 @@ def make_broker(listener: Listener, members: Members) -> Any:
         async def _initialize_client_session(
             self, reader: Any, writer: Any, remote_address: str, remote_port: int
         ) -> tuple[Any, Any]:
-            name = common_name(writer.get_ssl_info())
+            bearer = bearer_of(writer.get_ssl_info())
+            name = access.name_of(bearer)
             try:
                 async with asyncio.timeout(CONNECT_S):
                     handler, session = await Handler.init_from_connect(reader, writer, self.plugins_manager)
             except (AMQTTError, NoDataError, TimeoutError, OSError) as error:
                 raise MQTTError(f"no CONNECT from {name or remote_address}: {error}") from error
-            refused = self._refusal(name, session)
+            refused = self._refusal(bearer, session)
             if refused:
                 await ConnackPacket.build(0, NOT_AUTHORIZED).to_stream(writer)
                 await writer.close()
@@ -260,13 +284,14 @@ def make_broker(listener: Listener, members: Members) -> Any:
                 await self._delete_session(name)
                 if old_session.transitions.state == "connected":  # the same certificate: its owner came back
                     await old_handler.handle_connection_closed()
+            self.bearers[name] = bearer
             session.parent = 0
             session.is_anonymous = False
             return handler, session
 
-        def _refusal(self, name: str, session: Any) -> str:
-            rules = members.refresh()
-            if not name or not rules.is_member(name):
+        def _refusal(self, bearer: str, session: Any) -> str:
+            rules, name = members.refresh(), access.name_of(bearer)
+            if not members.admits(bearer):
                 return "not a member"
             if session.client_id != name:
                 return "client id is not the certificate's name"
@@ -316,9 +341,13 @@ def make_broker(listener: Listener, members: Members) -> Any:
 
         def expel(self) -> None:
             """Cut off whoever is no member any more."""
-            rules = members.refresh()
+            members.refresh()
+            self.bearers = {name: one for name, one in self.bearers.items() if name in self._sessions}
             for name, (session, handler) in list(self._sessions.items()):
-                if not rules.is_member(name) and session.transitions.state == "connected":
+                if (
+                    not members.admits(self.bearers.get(name, ""))
+                    and session.transitions.state == "connected"
+                ):
                     _LOG.warning("%s is cut off: not a member any more", name)
                     abort(handler.writer._writer.transport)
 

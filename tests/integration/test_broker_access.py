@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from edge_node.transport.link import Delivery, LinkDown, LinkUp, Sent
 from security.errors import ProtocolViolation
-from tests.support.certs_for_tests import TestAuthority
-from tests.support.links import BROKERS, MEMBERS, ROOT, BrokerBed, Ears, needs, up
+from tests.support.certs_for_tests import TestAuthority, malleated
+from tests.support.links import BROKERS, ROOT, BrokerBed, Ears, needs, up
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
@@ -219,21 +219,64 @@ async def test_noise_and_huge_packets_only_end_their_own_connection(bed):
 
 
 async def test_members_come_and_go_live(bed):
+    without = bed.members()
     bed.leaves["d"] = bed.authority.leaf("d")
     a, d = Ears(), Ears()
     async with up(bed.link("a", a), a, [f"{ROOT}/d/a/+"]):
-        await bed.running_broker.set_members([*MEMBERS, "d"])
+        await bed.running_broker.set_members(bed.members())
         async with up(bed.link("d", d), d, [f"{ROOT}/d/d/+"]) as link:
             link.send(1, f"{ROOT}/d/a/d", b"new here")
             assert await a.payloads(count=1) == [b"new here"]
 
-            await bed.running_broker.set_members(MEMBERS)
+            await bed.running_broker.set_members(without)
             await d.kinds(LinkDown)
             ears = Ears()
             late = bed.link("d", ears)
             late.subscribe([f"{ROOT}/p/+"])
             assert await refusal(late, ears)
         assert [type(event) for event in a.heard] == [LinkUp, Delivery]  # the others never noticed
+
+
+async def test_the_key_that_a_member_had_before_is_a_strangers(bed):
+    """A board was replaced: same name, other keys. The old certificate is genuine and has not expired."""
+    bed.leaves["e"] = old = bed.authority.leaf("e", filed_as="e-old")
+    await bed.running_broker.set_members(bed.members())
+    a, was = Ears(), Ears()
+    async with (
+        up(bed.link("a", a), a, [f"{ROOT}/d/a/+"]),
+        up(bed.link("e", was), was, [f"{ROOT}/d/e/+"]),
+    ):
+        bed.leaves["e"] = bed.authority.leaf("e", filed_as="e-new")
+        await bed.running_broker.set_members(bed.members())
+        await was.kinds(LinkDown)
+
+        new = Ears()
+        async with up(bed.link("e", new), new, [f"{ROOT}/d/e/+"]) as link:
+            for stale in (old, malleated(old, bed.folder / "malleated")):
+                ears = Ears()
+                late = bed.link("e", ears, leaf=stale)
+                late.subscribe([f"{ROOT}/d/e/+"])
+                assert await refusal(late, ears)
+            link.send(1, f"{ROOT}/d/a/e", b"the new board")
+            assert await a.payloads(count=1) == [b"the new board"]
+            assert not [event for event in new.heard if isinstance(event, LinkDown)]  # not taken over
+    del bed.leaves["e"]
+    await bed.running_broker.set_members(bed.members())
+
+
+async def test_another_signature_over_a_removed_certificate_does_not_help(bed):
+    leaf = bed.leaves["f"] = bed.authority.leaf("f")
+    await bed.running_broker.set_members(bed.members())
+    changed = malleated(leaf, bed.folder / "malleated")
+    f = Ears()
+    async with up(bed.link("f", f, leaf=changed), f, [f"{ROOT}/d/f/+"]):  # TLS has nothing against it
+        del bed.leaves["f"]
+        await bed.running_broker.set_members(bed.members())
+        await f.kinds(LinkDown)
+        ears = Ears()
+        late = bed.link("f", ears, leaf=changed)
+        late.subscribe([f"{ROOT}/d/f/+"])
+        assert await refusal(late, ears)
 
 
 @pytest.mark.parametrize("bed", BROKERS[:1], indirect=True)  # amqtt speaks MQTT 3.1.1 only

@@ -77,7 +77,7 @@ async def test_a_gateway_that_was_killed_finds_its_broker_again(bed):
         "cert_file": str(bed.shown.cert_file),
         "key_file": str(bed.shown.key_file),
         "kind": bed.kind,
-        "members": ["a"],
+        "members": [bed.leaves["a"].bearer],
     }
     command = [sys.executable, "-c", script, json.dumps(options)]
     died = await asyncio.to_thread(

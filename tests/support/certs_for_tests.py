@@ -13,8 +13,12 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from security.identity import bearer, key_mark, spki_sha256
+
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 MESH = "0123456789abcdef"
 
 
@@ -22,6 +26,7 @@ MESH = "0123456789abcdef"
 class Leaf:
     cert_file: Path
     key_file: Path
+    bearer: str
 
 
 class TestAuthority:
@@ -49,7 +54,14 @@ class TestAuthority:
         begin = now - dt.timedelta(hours=1) if days > 0 else now + dt.timedelta(days=days - 30)
         builder = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .subject_name(
+                x509.Name(
+                    [
+                        x509.NameAttribute(NameOID.COMMON_NAME, name),
+                        x509.NameAttribute(NameOID.SERIAL_NUMBER, key_mark(spki_sha256(key.public_key()))),
+                    ]
+                )
+            )
             .issuer_name(self.issuing.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
@@ -68,7 +80,8 @@ class TestAuthority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False)
         )
         stem = filed_as or name
-        leaf = Leaf(self.folder / f"{stem}.pem", self.folder / f"{stem}.key")
+        who = bearer(name, spki_sha256(key.public_key()))
+        leaf = Leaf(self.folder / f"{stem}.pem", self.folder / f"{stem}.key", who)
         leaf.cert_file.write_bytes(_pem(builder.sign(self.key, hashes.SHA256())) + _pem(self.issuing))
         leaf.key_file.write_bytes(_private(key))
         leaf.key_file.chmod(0o600)
@@ -106,6 +119,33 @@ class TestAuthority:
             )
             .sign(self.root_key, hashes.SHA256())
         )
+
+
+def malleated(leaf: Leaf, folder: Path) -> Leaf:
+    """The same certificate under another signature that holds as well, made by who has no key of the CA.
+
+    ECDSA: if (r, s) signs, so does (r, n - s). Its bytes, and so its hash, are others.
+    """
+    first, *rest = x509.load_pem_x509_certificates(leaf.cert_file.read_bytes())
+    r, s = decode_dss_signature(first.signature)
+    signature = encode_dss_signature(r, P256_ORDER - s)
+    algorithm = bytes.fromhex("300a06082a8648ce3d040302")  # ecdsa-with-SHA256
+    body = first.tbs_certificate_bytes + algorithm + _tlv(0x03, b"\0" + signature)
+    changed = x509.load_der_x509_certificate(_tlv(0x30, body))
+    assert changed.fingerprint(hashes.SHA256()) != first.fingerprint(hashes.SHA256())
+    changed.verify_directly_issued_by(rest[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Leaf(folder / "malleated.pem", leaf.key_file, leaf.bearer)
+    made.cert_file.write_bytes(b"".join(_pem(one) for one in (changed, *rest)))
+    return made
+
+
+def _tlv(tag: int, value: bytes) -> bytes:
+    size = len(value)
+    if size < 128:
+        return bytes((tag, size)) + value
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(length))) + length + value
 
 
 def _usage(*, ca: bool) -> x509.KeyUsage:

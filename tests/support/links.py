@@ -94,6 +94,10 @@ class BrokerBed:
         self.leaves = {name: self.authority.leaf(name) for name in ("gateway", *MEMBERS)}
         self.shown = self.authority.broker()
 
+    def members(self) -> list[str]:
+        """Whom the broker lets in: names and keys."""
+        return [leaf.bearer for leaf in self.leaves.values()]
+
     def new_broker(self, **changes: Any) -> Broker:
         options: dict[str, Any] = {
             "home": self.folder / "home",
@@ -104,7 +108,7 @@ class BrokerBed:
             "cert_file": self.shown.cert_file,
             "key_file": self.shown.key_file,
             "kind": self.kind,
-            "members": MEMBERS,
+            "members": self.members(),
         }
         return Broker(**options | changes)
 

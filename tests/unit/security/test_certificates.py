@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from security.authority import Authority
 from security.certificates import (
@@ -32,7 +32,7 @@ from security.certificates import (
     verify_leaf,
 )
 from security.errors import BadInput, ProtocolViolation
-from security.identity import NodeKeys
+from security.identity import NodeKeys, bearer
 
 NOW_S = 1_795_000_000
 N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # the order of P-256
@@ -62,11 +62,19 @@ def verified(mesh, leaf, usage="client", floor=NOW_S, now_s=None):
     )
 
 
+def subject(leaf):
+    return leaf.subject.rfc4514_string({NameOID.SERIAL_NUMBER: "serialNumber"})
+
+
 def test_a_leaf_has_exactly_the_profile(mesh, keys):
     leaf = leaf_of(mesh, keys)
     extensions = {e.oid._name: (e.critical, e.value) for e in leaf.extensions}
 
-    assert leaf.subject.rfc4514_string() == "CN=pi-1"
+    assert (
+        subject(leaf)
+        == f"serialNumber={keys.spki_sha256[:16].hex()},CN=pi-1"
+        == bearer("pi-1", keys.spki_sha256)
+    )
     assert not_before_s(leaf) == NOW_S - 3600
     assert not_after_s(leaf) == NOW_S + 30 * DAY_S
     assert set(extensions) == {
@@ -235,7 +243,7 @@ def test_a_csr_gives_its_key_and_nothing_else(mesh, keys):
     csr = build_csr(keys.signing, "someone-else")
 
     assert key_of_csr(csr) == keys.public
-    assert read_pem(mesh.issue(csr, "pi-1", now_s=NOW_S))[0].subject.rfc4514_string() == "CN=pi-1"
+    assert subject(read_pem(mesh.issue(csr, "pi-1", now_s=NOW_S))[0]) == bearer("pi-1", keys.spki_sha256)
 
 
 def test_a_csr_that_does_not_prove_its_key_is_refused(keys):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edge_node.wire.topics import subscriptions
 from gateway.broker import access
 from gateway.broker.access import Access, Listener, matches
+from security.identity import bearer
 
 MESH = "0123456789abcdef"
 ROOT = f"ew/1/{MESH}"
@@ -164,7 +165,7 @@ def test_mosquitto_lets_nobody_in_without_a_certificate():
 
     for line in (
         "require_certificate true",
-        "use_identity_as_username true",
+        "use_subject_as_username true",
         "use_username_as_clientid true",
         "tls_version tlsv1.3",
         "allow_anonymous false",
@@ -183,7 +184,11 @@ def test_a_path_cannot_smuggle_a_setting_in():
 
 
 def test_everything_is_denied_that_no_role_allows():
-    document = json.loads(access.mosquitto_access(MESH, ["a"], password="x", salt=bytes(12)))
+    document = json.loads(
+        access.mosquitto_access(
+            MESH, [who("gateway"), who("a", 1), who("a", 2)], password="x", salt=bytes(12)
+        )
+    )
 
     assert document["defaultACLAccess"] == {
         "publishClientSend": False,
@@ -197,12 +202,40 @@ def test_everything_is_denied_that_no_role_allows():
     }
     assert sends["a"] == {f"{ROOT}/d/+/a", f"{ROOT}/g/+/a", f"{ROOT}/p/a"}
     assert f"{ROOT}/roster" in sends["gateway"]
+    clients = {one["username"]: [role["rolename"] for role in one["roles"]] for one in document["clients"]}
+    assert clients == {
+        access.CONTROL_USER: [access.CONTROL_USER],
+        who("gateway"): ["gateway"],
+        who("a", 1): ["a"],
+        who("a", 2): ["a"],
+    }
     assert "x" not in [client.get("password") for client in document["clients"]]
 
 
 def test_changes_lead_to_the_wanted_members_and_spare_the_supervisor():
-    commands = access.mosquitto_changes(MESH, [access.CONTROL_USER, "gateway", "a", "b"], ["b", "c"])
+    present = [access.CONTROL_USER, who("gateway"), who("a"), who("b")]
+    wanted = [who("gateway"), who("b"), who("c")]
 
-    told = [(command["command"], command.get("username") or command["rolename"]) for command in commands]
-    assert told == [("deleteClient", "a"), ("deleteRole", "a"), ("createRole", "c"), ("createClient", "c")]
-    assert access.mosquitto_changes(MESH, [access.CONTROL_USER, "gateway", "b", "c"], ["c", "b"]) == []
+    assert told(access.mosquitto_changes(MESH, present, wanted)) == [
+        ("deleteClient", who("a")), ("deleteRole", "a"), ("createRole", "c"), ("createClient", who("c"))
+    ]  # fmt: skip
+    assert access.mosquitto_changes(MESH, [access.CONTROL_USER, *wanted], wanted[::-1]) == []
+
+
+def test_another_key_under_a_name_is_another_client_of_the_same_role():
+    """A renewal lists two keys and drops one later; a replaced board's key goes at once."""
+    old, both, new = [who("a", 1)], [who("a", 1), who("a", 2)], [who("a", 2)]
+
+    assert told(access.mosquitto_changes(MESH, old, both)) == [("createClient", who("a", 2))]
+    assert told(access.mosquitto_changes(MESH, both, new)) == [("deleteClient", who("a", 1))]
+    assert told(access.mosquitto_changes(MESH, old, new)) == [
+        ("deleteClient", who("a", 1)), ("createClient", who("a", 2))
+    ]  # fmt: skip
+
+
+def who(name, key=0):
+    return bearer(name, bytes([key]) * 32)
+
+
+def told(commands):
+    return [(command["command"], command.get("username") or command["rolename"]) for command in commands]
