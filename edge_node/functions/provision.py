@@ -4,6 +4,9 @@
                  │ no: AskCatalogue                     │ no: Want      │ no: Want
                  └─ unknown after 10 s ─► CannotRun   └─ nobody has it ─► CannotRun
 
+Asked are the owner of the run, then the peers that ran this bundle lately, then the gateway: one that is
+away costs nothing as long as another holds what is missing.
+
 Nothing runs that the catalogue does not know by a deployer's signature; limits come from the signed
 manifest and not from the offer. A core; bodies and bundles are kept by the shell.
 """
@@ -104,7 +107,8 @@ class Provision:
         return Start(run, body, run.timeout_s or allowed.timeout_s, run.memory_mb or allowed.memory_mb)
 
     def _holders(self, run: Run) -> tuple[str, ...]:
-        return tuple(h for h in dict.fromkeys((run.owner, self._gateway)) if h != self._me)
+        """Who may hold what it needs, likeliest first. A digest proves itself: anybody may hand it on."""
+        return tuple(h for h in dict.fromkeys((run.owner, *run.holders, self._gateway)) if h != self._me)
 
     def _advance(self, waiting: _Waiting) -> list[Effect]:
         run = waiting.run
@@ -121,7 +125,7 @@ class Provision:
             body = self._body(run.input_digest)
             if body is None:
                 waiting.for_digest = run.input_digest
-                return [Want(run.input_digest, (run.owner,))]
+                return [Want(run.input_digest, self._holders(run))]
         del self._waiting[run.task, run.attempt]
         return [self._start(run, body, allowed)]
 

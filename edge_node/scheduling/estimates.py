@@ -1,7 +1,9 @@
 """Estimates: how long a function takes at a place, how long one waits there. Seconds, O(1) each.
 
-Service: Jacobson's mean and deviation per (function, place); until a place has shown enough, the fleet's
-mean work for that function divided by the place's speed counts as five observations.
+Service: Jacobson's mean and deviation per (function, place) and per (function, class of place). A class is a
+speed, rounded to a quarter octave, and the roster's label `class`. Until a place has shown enough, its class
+counts as five observations; until the class has, the fleet's mean work divided by the place's speed does.
+They outlive a restart as plain bytes (`dump`, `load`): what a function costs is learned once.
 Wait: what the place last said, minus what it must have worked off since, plus what we sent that it cannot
 have counted; the older the news, the more it is drawn to the fleet's mean, and after one second only the
 mean is left (freshness matters more than cleverness: a policy by plain heartbeats herds).
@@ -15,6 +17,10 @@ import math
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from security.errors import BadInput
+
 if TYPE_CHECKING:
     from edge_node.wire.messages import Load
 
@@ -27,7 +33,17 @@ SERVICE_S_MIN = 1e-4
 RUN_S_MAX = 86_400.0
 """A peer may say anything; beyond a day it is taken for a day."""
 PRIOR_WEIGHT = 5.0
+SETTLED_AFTER = 64
+"""Runs at a place after which its class says nothing more: it would weigh less than a tenth."""
+CLASSES_MAX = 64
+"""Classes of one function; speeds come from peers."""
+DUMP_BYTES_MAX = 64 * 1024
+DUMP_PLACES_MAX = 16
+"""Places of one function that are written down; the class stands for the others."""
+DUMP_VERSION = 1
 STALE_S = 1.0
+SECOND_HAND_NS = 500_000_000
+"""Beats of a second, gathered once a second: news that was passed on is half a second old on average."""
 TAU_S_MAX = 2.0
 
 
@@ -53,19 +69,39 @@ class Stat:
 
 
 class _Function:
-    __slots__ = ("at", "output_bytes", "work")
+    __slots__ = ("at", "classes", "output_bytes", "work")
 
     def __init__(self) -> None:
         self.work = Stat()  # seconds at speed 1, fleet-wide
         self.output_bytes = 0.0
+        self.classes: dict[str, Stat] = {}
         self.at: dict[str, Stat] = {}
+
+
+class _Kept(msgspec.Struct, frozen=True, array_like=True):
+    """One function in a dump: (n, mean, deviation) of its work, its classes and some of its places."""
+
+    name: str
+    work: tuple[int, float, float]
+    output_bytes: float
+    classes: dict[str, tuple[int, float, float]]
+    at: dict[str, tuple[int, float, float]]
+
+
+def class_of(speed: float, label: str = "") -> str:
+    """The class of a place: its speed to a quarter octave (19 % a step), and its label if it has one."""
+    octave = round(4.0 * math.log2(speed)) if 1e-6 < speed < 1e6 else 0
+    return f"{octave} {label}" if label else str(octave)
 
 
 class Estimates:
     def __init__(self) -> None:
         self._functions: OrderedDict[str, _Function] = OrderedDict()
 
-    def observe(self, function: str, place: str, run_s: float, speed: float, output_bytes: int) -> None:
+    def observe(
+        self, function: str, place: str, run_s: float, speed: float, output_bytes: int, kind: str = ""
+    ) -> None:
+        """A run took `run_s` seconds at `place`. `kind`: its class (`class_of`), if the caller knows it."""
         run_s = min(max(run_s, 0.0), RUN_S_MAX)
         known = self._functions.get(function)
         if known is None:
@@ -85,17 +121,32 @@ class Estimates:
                 del known.at[next(iter(known.at))]
             at = known.at[place] = Stat()
         at.observe(run_s)
+        if at.n > SETTLED_AFTER and at.n % 8:
+            return  # the hot path: its class has learned what there is to learn from it, but for drift
+        kind = kind or class_of(speed)
+        alike = known.classes.get(kind)
+        if alike is None:
+            if len(known.classes) >= CLASSES_MAX:
+                del known.classes[next(iter(known.classes))]
+            alike = known.classes[kind] = Stat()
+        alike.observe(run_s)
 
-    def service(self, function: str, place: str, speed: float) -> tuple[float, float]:
+    def service(self, function: str, place: str, speed: float, kind: str = "") -> tuple[float, float]:
         """(S, e): expected seconds on a worker of that place, and their mean deviation.
 
-        S = (n·m + 5·w/v) / (n + 5): placement.md, cold start.
+        S = (n·m + 5·prior) / (n + 5), placement.md, cold start; the prior of a place is its class's S, that
+        of a class is the fleet's work over the place's speed.
         """
         known = self._functions.get(function)
         if known is None:
             return SERVICE_S_DEFAULT, SERVICE_S_DEFAULT / 2
         prior = known.work.m / speed
         at = known.at.get(place)
+        if at is None or at.n < SETTLED_AFTER:
+            alike = known.classes.get(kind or class_of(speed))
+            if alike is not None:
+                n = alike.n
+                prior = (n * alike.m + PRIOR_WEIGHT * prior) / (n + PRIOR_WEIGHT)
         if at is None:
             return max(SERVICE_S_MIN, prior), known.work.e / speed + prior / 4
         n = at.n
@@ -108,6 +159,86 @@ class Estimates:
     def output_bytes(self, function: str) -> float:
         known = self._functions.get(function)
         return known.output_bytes if known is not None else 0.0
+
+    # ── over a restart ────────────────────────────────────────────────────────────────────────────────
+    def dump(self) -> bytes:
+        """Everything worth keeping in at most 64 KiB, the functions observed last first."""
+        encode = msgspec.msgpack.encode
+        parts = [encode(DUMP_VERSION)]
+        size = len(parts[0])
+        for name, known in reversed(self._functions.items()):
+            places = list(known.at.items())[-DUMP_PLACES_MAX:]
+            part = encode(
+                _Kept(
+                    name, _figures(known.work), known.output_bytes,
+                    {kind: _figures(stat) for kind, stat in known.classes.items()},
+                    {place: _figures(stat) for place, stat in places},
+                )
+            )  # fmt: skip
+            if size + 5 + len(part) > DUMP_BYTES_MAX:
+                break
+            parts.append(len(part).to_bytes(4, "big") + part)
+            size += 4 + len(part)
+        return b"".join(parts)
+
+    def load(self, data: bytes) -> int:
+        """Take up a dump; what was observed since stays. Returns: how many functions were learned from it.
+
+        Raises: BadInput: it is no dump, or a damaged one; nothing has been taken from it then.
+        """
+        found: list[_Kept] = []
+        if data[:1] != msgspec.msgpack.encode(DUMP_VERSION) or len(data) > DUMP_BYTES_MAX:
+            raise BadInput("the kept estimates are not of this version", fix="they are learned anew; go on")
+        offset = 1
+        try:
+            while offset < len(data):
+                size = int.from_bytes(data[offset : offset + 4], "big")
+                part = data[offset + 4 : offset + 4 + size]
+                offset += 4 + size
+                kept = msgspec.msgpack.decode(part, type=_Kept)
+                figures = [kept.work, *kept.classes.values(), *kept.at.values()]
+                if not all(_sound(figure) for figure in figures) or not 0.0 <= kept.output_bytes < 1e12:
+                    raise ValueError("figures")
+                if len(kept.classes) > CLASSES_MAX or len(kept.at) > DUMP_PLACES_MAX:
+                    raise ValueError("too many")
+                found.append(kept)
+        except (msgspec.MsgspecError, ValueError, UnicodeDecodeError, RecursionError):
+            raise BadInput("the kept estimates are damaged", fix="they are learned anew; go on") from None
+        taken = 0
+        for kept in found:  # the newest first: they end up at the young end, in their old order
+            if kept.name in self._functions or len(self._functions) >= FUNCTIONS_MAX:
+                continue
+            known = _Function()
+            known.work = _stat(kept.work)
+            known.output_bytes = kept.output_bytes
+            known.classes = {kind: _stat(figures) for kind, figures in kept.classes.items()}
+            known.at = {place: _stat(figures) for place, figures in kept.at.items()}
+            self._functions[kept.name] = known
+            self._functions.move_to_end(kept.name, last=False)
+            taken += 1
+        return taken
+
+    def check(self) -> None:
+        """Invariants; raises AssertionError."""
+        assert len(self._functions) <= FUNCTIONS_MAX
+        for known in self._functions.values():
+            assert len(known.at) <= FUNCTIONS_MAX and len(known.classes) <= CLASSES_MAX
+            assert all(_sound(_figures(s)) for s in (known.work, *known.at.values(), *known.classes.values()))
+
+
+def _figures(stat: Stat) -> tuple[int, float, float]:
+    return stat.n, stat.m, stat.e
+
+
+def _stat(figures: tuple[int, float, float]) -> Stat:
+    stat = Stat()
+    stat.n, stat.m, stat.e = figures
+    return stat
+
+
+def _sound(figures: tuple[int, float, float]) -> bool:
+    n, m, e = figures
+    return 0 <= n < 2**53 and 0.0 <= m <= 1e12 and 0.0 <= e <= 1e12
 
 
 class FleetWait:
@@ -125,7 +256,9 @@ class FleetWait:
 class PeerWait:
     """The wait at one peer, from its own words and from what we sent it since."""
 
-    __slots__ = ("_backlog_s", "_heard_ns", "_unseen", "draining", "rtt_s", "speed", "unseen_s", "workers")
+    __slots__ = (
+        "_backlog_s", "_heard_ns", "_own_ns", "_unseen", "draining", "rtt_s", "speed", "unseen_s", "workers",
+    )  # fmt: skip
 
     def __init__(self, rtt_s: float) -> None:
         self.rtt_s = rtt_s
@@ -134,6 +267,7 @@ class PeerWait:
         self.draining = False
         self._backlog_s = 0.0
         self._heard_ns: int | None = None
+        self._own_ns: int | None = None  # the last word that was its own
         self.unseen_s = 0.0  # work of offers that its last word cannot have counted
         self._unseen: deque[tuple[int, float]] = deque()
 
@@ -142,9 +276,22 @@ class PeerWait:
         self.speed = load.speed if 0.0 < load.speed < 1e6 else 1.0
         self.draining = load.draining
         self._backlog_s = max(0, load.backlog_ms + load.leased_ms) / 1e3
-        self._heard_ns = now_ns
+        self._heard_ns = self._own_ns = now_ns
         self._settle(now_ns - int(self.rtt_s * 1e9))
         fleet.observe(self._backlog_s / self.workers)
+
+    def told(self, now_ns: int, wait_s: float, workers: int, speed: float) -> bool:
+        """Second-hand, so older than it looks; what we heard ourselves within a second is better.
+
+        Returns: whether it was news.
+        """
+        if self._own_ns is not None and now_ns - self._own_ns < int(1e9 * STALE_S):
+            return False
+        self.workers = max(1, workers)
+        self.speed = speed if 0.0 < speed < 1e6 else 1.0
+        self._backlog_s = max(0.0, wait_s) * self.workers
+        self._heard_ns = now_ns - SECOND_HAND_NS
+        return True
 
     def granted(self, now_ns: int, service_s: float) -> None:
         self.unseen_s += service_s
@@ -163,11 +310,12 @@ class PeerWait:
         if self._heard_ns is not None:
             age_s = (now_ns - self._heard_ns) / 1e9
             if age_s < STALE_S:
-                fresh = self._backlog_s / self.workers - age_s
-                fresh = max(fresh, 0.0)
+                fresh = self._backlog_s / self.workers
                 if age_s > 1e-3:
-                    # rho from the fleet as one M/M/1: L = wait/S, 1/(1 - rho) = 1 + L.
+                    # rho from the fleet as one M/M/1: L = wait/S, 1/(1 - rho) = 1 + L. What it works off
+                    # in a second it is sent again by others, but for 1 - rho of it.
                     load = 1.0 + fleet.mean_s / service_s
+                    fresh = max(0.0, fresh - age_s / load)
                     tau = min(TAU_S_MAX, max(service_s, 0.05) * load * load)
                     weight = math.exp(-age_s / tau)
                     told = fresh * weight + fleet.mean_s * (1.0 - weight)

@@ -19,13 +19,22 @@ Not here: fetching of large inputs and outputs (the shell hands in whole ones), 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_node.scheduling.estimates import Estimates, FleetWait, PeerWait
-from edge_node.scheduling.placement import Candidate, Why, choose, sigma_s, transfer_s
+from edge_node.scheduling.estimates import Estimates, FleetWait, PeerWait, class_of
+from edge_node.scheduling.placement import (
+    HYSTERESIS_S,
+    LOCAL_MARGIN,
+    Candidate,
+    Why,
+    choose,
+    sigma_s,
+    transfer_s,
+)
+from edge_node.scheduling.pool import Pool
 from edge_node.tasks.agenda import Agenda
 from edge_node.tasks.events import (
     Append,
@@ -37,8 +46,10 @@ from edge_node.tasks.events import (
     Event,
     Explain,
     Heard,
+    Look,
     MemberInfo,
     Members,
+    OwnAbilities,
     PeerDown,
     PeerUp,
     Persisted,
@@ -75,6 +86,7 @@ from edge_node.tasks.task import (
 )
 from edge_node.wire.ids import GATEWAY
 from edge_node.wire.messages import (
+    About,
     Accept,
     Beat,
     Cancel,
@@ -87,22 +99,41 @@ from edge_node.wire.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from random import Random
 
 __all__ = [
     "ANY", "DAY_MS", "INPUT_BYTES_MAX", "LOCAL", "Accepted", "Append", "Attempt", "CancelAsked",
-    "Closed", "Desk", "DeskSettings", "Drain", "Drained", "Effect", "Event", "Explain", "Fenced",
-    "Heard", "MemberInfo", "Members", "Noted", "Outcome", "PeerDown", "PeerUp", "PersistFailed",
-    "Persisted", "Record", "Refusal", "Reply", "Run", "Settled", "Stop", "StoreFull", "Submitted",
-    "Task", "Tell", "WorkDone", "WorkRefused", "WorkStarted",
+    "Closed", "Desk", "DeskSettings", "DigestHeard", "Drain", "Drained", "Effect", "Event", "Explain",
+    "Fenced", "Heard", "Look", "MemberInfo", "Members", "Noted", "Outcome", "OwnAbilities",
+    "PeerDown", "PeerUp", "PersistFailed", "Persisted", "Record", "Refusal", "Reply", "Run", "Settled",
+    "Stop", "StoreFull", "Submitted", "Task", "Tell", "WorkDone", "WorkRefused", "WorkStarted",
 ]  # fmt: skip
 
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
 RTT_S_DEFAULT = 5e-3
 CANDIDATES_MAX = 16
-"""Peers looked at for one task; a random sample keeps a crowd from herding (placement.md)."""
+"""Peers weighed for one task; a random sample keeps a crowd from herding (placement.md)."""
+SAMPLE_MIN = 2
+"""With fewer fresh candidates than this, members whose news is old are drawn beside them."""
+DRAWS_MAX = 8
+IDLE_KEPT = 32
+IDLE_NS = 2 * SECOND
+"""A digest's "idle" is forgotten after two digests."""
+AHEAD_TASKS = 2
+AHEAD_RTTS = 1.5
+"""What one peer gets ahead, a worker: two tasks and what it does in 1.5 round trips. More waits here, where
+it can still change its mind: estimates err most in the first burst of an unknown function, and what has been
+sent cannot be taken back without a message."""
+FEED_TASKS = 4
+LOOK_WAIT_S = RTT_S_DEFAULT
+"""A wait here that is longer than this is worth a look elsewhere."""
+PROMISES_MAX = 2
+"""After so many refusals an offer promises nothing any more, and is refused only by a full queue."""
+BREAKER_AFTER = 4
+BREAKER_NS_MAX = 30 * SECOND
+"""Refusals and lapses in a row that open the breaker of a peer; then one task at a time tries it again."""
 STRANDED_NS = SECOND // 2
 SHY_NS = SECOND // 10
 """A peer that just refused or let a lease lapse is not chosen again at once."""
@@ -128,13 +159,16 @@ class DeskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue_tasks_max: int = 4096  # foreign tasks waiting here
     queue_s_max: float = 30.0  # the longest wait we promise a foreign task
     offers_max: int = 512  # unanswered at one peer; more wait here, where they can still change their mind
-    reach: str = ""  # "gateway": offload to the gateway only; "all": to every live peer; "": by who we are
+    reach: str = "all"  # "gateway": offload to the gateway only; "all": to every member
 
 
 class _View:
     """What we know of one peer."""
 
-    __slots__ = ("labels", "name", "parked", "roles", "shy_until_ns", "up", "wait")
+    __slots__ = (
+        "kind", "kind_speed", "labels", "lacks", "name", "parked", "roles", "shy_until_ns", "trips", "up",
+        "wait",
+    )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -144,6 +178,14 @@ class _View:
         self.wait = PeerWait(RTT_S_DEFAULT)
         self.parked: deque[Entry] = deque()  # tasks that may run nowhere else
         self.shy_until_ns = 0
+        self.trips = 0  # refusals and lapses in a row
+        self.lacks: frozenset[str] = frozenset()  # modules it said it does not have; unknown is perhaps
+        self.kind = class_of(1.0)
+        self.kind_speed = 1.0
+
+    def classify(self) -> None:
+        self.kind_speed = self.wait.speed
+        self.kind = class_of(self.kind_speed, self.labels.get("class", ""))
 
 
 class Desk:
@@ -159,7 +201,9 @@ class Desk:
         self._settings = settings
         self._rng = rng
         self._labels = dict(labels or {})
-        self._everyone = (settings.reach or ("all" if me == GATEWAY else "gateway")) == "all"
+        self._lacks: frozenset[str] = frozenset()
+        self._kind = class_of(settings.speed, self._labels.get("class", ""))
+        self._everyone = settings.reach == "all"
         self.estimates = Estimates()
         self._fleet = FleetWait()
         self._ledger = Ledger(me, tasks_max=settings.outbox_tasks_max, bytes_max=settings.outbox_bytes_max)
@@ -168,8 +212,12 @@ class Desk:
             me, self.estimates, workers=settings.workers, speed=settings.speed,
             queue_tasks_max=settings.queue_tasks_max, queue_s_max=settings.queue_s_max,
         )  # fmt: skip
+        self._holder.kind = self._kind
         self._views: dict[str, _View] = {}
-        self._live: list[_View] = []
+        self._live: list[_View] = []  # in the order they came up
+        self._capacity_max = 1.0  # the most that one of them can do, tasks a second of the reference board
+        self._pool = Pool()
+        self._idle: OrderedDict[str, int] = OrderedDict()  # announced idle, not up for us
         self._members: frozenset[str] | None = None  # None: no roster has been seen yet
         self._retry = Agenda()
         self._stranded: dict[str, None] = {}
@@ -202,6 +250,7 @@ class Desk:
             PeerDown: self._peer_down,
             Members: self._members_changed,
             DigestHeard: self._digest_heard,
+            OwnAbilities: self._own_abilities,
             CancelAsked: self._cancel_asked,
             Drain: self._drain,
             StoreFull: self._store_full,
@@ -216,6 +265,7 @@ class Desk:
             Load: self._load_heard,
             Beat: self._beat,
             Pong: self._pong,
+            About: self._about,
         }
 
     # ── the core's four doors ─────────────────────────────────────────────────────────────────────────
@@ -262,6 +312,11 @@ class Desk:
         self._ledger.check()
         self._leases.check()
         self._holder.check()
+        self._pool.check()
+        assert len(self._idle) <= IDLE_KEPT
+        assert {view.name for view in self._live} == {
+            v.name for v in self._views.values() if self._open_to(v)
+        }
         for task, entry in self._ledger.open.items():
             lease = self._leases.of(task)
             if lease is not None:
@@ -286,6 +341,10 @@ class Desk:
             out.append(Drained())
 
     # ── what others may ask ───────────────────────────────────────────────────────────────────────────
+    def holds_lease(self, peer: str) -> bool:
+        """Does work of ours lie with this peer?"""
+        return self._leases.count(peer) > 0
+
     def load(self, now_ns: int) -> Load:
         return self._holder.load(now_ns)
 
@@ -339,6 +398,8 @@ class Desk:
             "queued_here": self._holder.queued,
             "running_here": self._holder.running,
             "backlog_s": self._holder.backlog_s(now_ns),
+            "peers_in_reach": len(self._live),
+            "probes": self._pool.looks,
             "draining": self._holder.draining,
             "store_full": self._ledger.full,
         }
@@ -401,26 +462,30 @@ class Desk:
         if where not in (ANY, LOCAL, self.me) and self._members is not None and where not in self._members:
             near = ", ".join(sorted(self._members | {self.me})[:8])
             return Refusal.NO_SUCH_NODE, f"{where} is not a member of this mesh; members are {near}"
-        if not task.labels:
+        if not task.labels and not task.requires:
             return None
-        if where in (LOCAL, self.me) or (where == ANY and _fits(task.labels, self._labels)):
-            places = [(self.me, self._labels)]
+        here = (self.me, self._labels, self._lacks)
+        if where in (LOCAL, self.me):
+            places = [here]
         elif where == ANY:
-            if self._members is None:
+            if _fits(task, self._labels, self._lacks) or self._members is None:
                 return None
-            places = [(view.name, view.labels) for view in self._reachable()]
-            places.append((self.me, self._labels))
+            if any(_fits(task, view.labels, view.lacks) for view in self._reachable()):
+                return None
+            places = [*((view.name, view.labels, view.lacks) for view in self._reachable()), here]
         elif where in self._views:
-            places = [(where, self._views[where].labels)]
+            view = self._views[where]
+            places = [(where, view.labels, view.lacks)]
         else:
             return None
-        if any(_fits(task.labels, labels) for _, labels in places):
+        if any(_fits(task, labels, lacks) for _, labels, lacks in places):
             return None
-        name, labels = max(
-            places, key=lambda place: sum(place[1].get(k) == v for k, v in task.labels.items())
+        name, missing = min(
+            ((name, _missing(task, labels, lacks)) for name, labels, lacks in sorted(places, key=_name)),
+            key=lambda place: len(place[1]),
         )
-        missing = ", ".join(f"{k}={v}" for k, v in sorted(task.labels.items()) if labels.get(k) != v)
-        return Refusal.LABELS, f"the nearest is {name}, which lacks {missing}"
+        reason = Refusal.LABELS if any("=" in miss for miss in missing) else Refusal.REQUIREMENT
+        return reason, f"the nearest is {name}, which lacks {', '.join(missing)}"
 
     def _store_full(self, now_ns: int, event: StoreFull, out: list[Effect]) -> None:
         self._ledger.full = event.full
@@ -489,17 +554,21 @@ class Desk:
 
     def _place_anywhere(self, now_ns: int, entry: Entry, out: list[Effect]) -> None:
         task = entry.task
-        candidates = self._peers_for(now_ns, entry)
         excluded = entry.excluded
+        here: Candidate | None = None
         if (
             not self._holder.draining
             and (excluded is None or self.me not in excluded)
-            and (not task.labels or _fits(task.labels, self._labels))
+            and ((not task.labels and not task.requires) or _fits(task, self._labels, self._lacks))
         ):
-            candidates.append(self._here(now_ns, task, self._holder.wait_s(now_ns)))
+            here = self._here(now_ns, task, self._holder.wait_s(now_ns))
+        candidates = self._peers_for(now_ns, entry, here is not None)
+        if here is not None:
+            candidates.append(here)
         if not candidates:
             self._stranded[task.id] = None
             self._retry.set(task.id, now_ns + STRANDED_NS)
+            self._look(now_ns, out)
             return
         if self._stranded:
             self._stranded.pop(task.id, None)
@@ -507,38 +576,100 @@ class Desk:
         why = choose(candidates, self.me, left_s, self._rng)
         entry.why = why
         if why.chosen == self.me:
+            assert here is not None
             self._run_here(now_ns, entry, out)
+            if here.wait_s > LOOK_WAIT_S:
+                self._look(now_ns, out)
         else:
             chosen = next(candidate for candidate in candidates if candidate.place == why.chosen)
             self._offer(now_ns, entry, self._views[why.chosen], chosen, out)
+            self._look(now_ns, out)
 
-    def _peers_for(self, now_ns: int, entry: Entry) -> list[Candidate]:
-        live = self._live
-        if not live:
+    # ── whom it could go to ───────────────────────────────────────────────────────────────────────────
+    def _peers_for(self, now_ns: int, entry: Entry, can_wait: bool) -> list[Candidate]:
+        """The pool, the gateway, and where that is too little some whose news is old; at most 16.
+
+        Args: can_wait: it may run here too, so that a peer gets no more than it can use soon.
+        """
+        if not self._live:
             return []
-        if len(live) > CANDIDATES_MAX:
-            live = self._rng.sample(live, CANDIDATES_MAX)
         task = entry.task
-        labels, excluded, offers_max = task.labels, entry.excluded, self._settings.offers_max
-        return [
-            self._candidate(now_ns, task, view)
-            for view in live
-            if view.shy_until_ns <= now_ns
-            and not view.wait.draining
-            and (excluded is None or view.name not in excluded)
-            and (not labels or _fits(labels, view.labels))
-            and self._leases.count(view.name) < offers_max
-        ]
+        bound = bool(task.labels or task.requires)
+        found = []
+        for view in self._sample(now_ns, task, bound):
+            if view.shy_until_ns > now_ns or view.wait.draining:
+                continue
+            if entry.excluded is not None and view.name in entry.excluded:
+                continue
+            if bound and not _fits(task, view.labels, view.lacks):
+                continue
+            candidate = self._candidate(now_ns, task, view)
+            if self._leases.count(view.name) < self._room(view, candidate.service_s, can_wait):
+                found.append(candidate)
+        return found
+
+    def _sample(self, now_ns: int, task: Task, bound: bool) -> list[_View]:
+        live = self._live
+        if bound:  # few may fit: whoever does is as good as the pool
+            live = [view for view in live if _fits(task, view.labels, view.lacks)]
+            return live if len(live) <= CANDIDATES_MAX else self._rng.sample(live, CANDIDATES_MAX)
+        views = self._views
+        found = {name: views[name] for name in self._pool.fresh(now_ns) if views[name].up}
+        gateway = views.get(GATEWAY)
+        if gateway is not None and gateway.up:
+            found[GATEWAY] = gateway
+        if len(found) < SAMPLE_MIN:
+            if len(live) <= 2 * SAMPLE_MIN:
+                return live
+            for _ in range(SAMPLE_MIN):
+                name = self._draw_live()
+                found[name] = views[name]
+        return list(found.values())
+
+    def _room(self, view: _View, service_s: float, can_wait: bool) -> int:
+        """How many of our tasks this peer may have at a time."""
+        most = self._settings.offers_max
+        if view.trips >= BREAKER_AFTER:
+            return 1  # half open
+        if not can_wait:
+            return most
+        wait = view.wait
+        rtt_s = wait.rtt_s if wait.rtt_s > RTT_S_DEFAULT else RTT_S_DEFAULT
+        return min(most, wait.workers * (AHEAD_TASKS + int(AHEAD_RTTS * rtt_s / service_s)))
+
+    def _draw_live(self) -> str:
+        """A live peer by capacity (speed and workers) and chance; rejection keeps it O(1) in any fleet."""
+        live, random = self._live, self._rng.random
+        for _ in range(DRAWS_MAX):
+            view = live[int(random() * len(live))]
+            if random() * self._capacity_max <= view.wait.speed * view.wait.workers:
+                break
+        return view.name
+
+    def _draw(self) -> str | None:
+        """Whom to look at: a live peer, or one in four times a member that was announced idle."""
+        if self._idle and (not self._live or self._rng.random() < 0.25):
+            name = list(self._idle)[int(self._rng.random() * len(self._idle))]
+            del self._idle[name]
+            return name
+        return self._draw_live() if self._live else None
+
+    def _look(self, now_ns: int, out: list[Effect]) -> None:
+        idle = self._idle
+        while idle and next(iter(idle.values())) + IDLE_NS < now_ns:
+            idle.popitem(last=False)
+        for name in self._pool.wanted(now_ns, self._draw):
+            out.append(Look(name))
 
     def _candidate(self, now_ns: int, task: Task, view: _View) -> Candidate:
         estimates, wait = self.estimates, view.wait
-        service, e = estimates.service(task.function, view.name, wait.speed)
+        service, e = estimates.service(task.function, view.name, wait.speed, view.kind)
         wait_s = wait.wait_s(now_ns, service, self._fleet)
         way = transfer_s(wait.rtt_s, len(task.input), estimates.output_bytes(task.function))
         return Candidate(view.name, wait_s, service, way, sigma_s(e, wait_s, wait.rtt_s), wait.rtt_s)
 
     def _here(self, now_ns: int, task: Task, wait_s: float) -> Candidate:
-        service, e = self.estimates.service(task.function, self.me, self._settings.speed)
+        service, e = self.estimates.service(task.function, self.me, self._settings.speed, self._kind)
         return Candidate(self.me, wait_s, service, 0.0, sigma_s(e, wait_s, 0.0))
 
     def _run_here(self, now_ns: int, entry: Entry, out: list[Effect]) -> None:
@@ -546,7 +677,7 @@ class Desk:
             return  # it is in the journal; the next life takes it up
         self._hand_out(entry, self.me, out)
         task = entry.task
-        service, _ = self.estimates.service(task.function, self.me, self._settings.speed)
+        service, _ = self.estimates.service(task.function, self.me, self._settings.speed, self._kind)
         seen = self.estimates.seen(task.function)
         self._holder.add_own(now_ns, task, entry.attempt, service, entry.deadline_ns, seen)
 
@@ -557,18 +688,22 @@ class Desk:
         length_ns = lease_ns(candidate.wait_s + service_s + candidate.transfer_s, candidate.sigma_s)
         self._leases.grant(now_ns, task.id, view.name, entry.attempt, length_ns, service_s)
         view.wait.granted(now_ns, service_s)
+        self._pool.served(view.name)
         budget_ms = None
         if entry.deadline_ns is not None:
             budget_ms = max(1, (entry.deadline_ns - now_ns) // MILLISECOND)
         size = len(task.input)
         inline = size <= INLINE_BYTES_MAX
+        wait_ms = None
+        if task.where == ANY and entry.refusals < PROMISES_MAX:
+            wait_ms = min(int(1e3 * candidate.wait_s) + 1, DAY_MS)
         out.append(
             Tell(
                 view.name,
                 Offer(
                     task.id, entry.attempt, task.function, task.digest, length_ns // MILLISECOND, budget_ms,
                     task.input if inline else None, None if inline else task.input_sha256, size,
-                    task.priority,
+                    task.priority, wait_ms,
                 ),
             )
         )  # fmt: skip
@@ -609,23 +744,58 @@ class Desk:
             entry = self._ledger.open[task_id]
             if entry.task.where != ANY:
                 continue
-            away = self._peers_for(now_ns, entry)
+            away = self._peers_for(now_ns, entry, True)
             if not away:
-                return
+                break
             here = self._here(now_ns, entry.task, wait_s)
             left_s = None if entry.deadline_ns is None else (entry.deadline_ns - now_ns) / 1e9
             why = choose([*away, here], self.me, left_s, self._rng)
             if why.chosen == self.me:
-                return
+                break
             chosen = next(candidate for candidate in away if candidate.place == why.chosen)
             if chosen.completion_s > REBALANCE_GAIN * here.completion_s:
-                return
-            if self._holder.withdraw(task_id):
-                entry.why = why
-                entry.move(State.WAITING)
-                entry.place = None
-                self._offer(now_ns, entry, self._views[why.chosen], chosen, out)
+                break
+            if self._move(now_ns, entry, self._views[why.chosen], chosen, why, out):
                 wait_s = max(0.0, wait_s - here.service_s / self._settings.workers)
+        if wait_s > LOOK_WAIT_S:
+            self._look(now_ns, out)
+
+    def _feed(self, now_ns: int, view: _View, out: list[Effect]) -> None:
+        """Fresh news of a peer: own tasks that wait here for a worker and end sooner there go there now.
+
+        Late binding: the task goes when a place for it shows, so a wrong first estimate costs little.
+        """
+        if not self._open_to(view) or view.shy_until_ns > now_ns or view.wait.draining:
+            return
+        wait_s = self._holder.wait_s(now_ns)
+        for task_id in self._holder.own_waiting(FEED_TASKS):
+            entry = self._ledger.open[task_id]
+            task = entry.task
+            if task.where != ANY or (entry.excluded is not None and view.name in entry.excluded):
+                continue
+            if (task.labels or task.requires) and not _fits(task, view.labels, view.lacks):
+                continue
+            away = self._candidate(now_ns, task, view)
+            if self._leases.count(view.name) >= self._room(view, away.service_s, True):
+                return
+            here = self._here(now_ns, task, wait_s)
+            if LOCAL_MARGIN * away.completion_s + HYSTERESIS_S >= here.completion_s:
+                return
+            why = Why(view.name, "room there, a queue here", (away, here))
+            if self._move(now_ns, entry, view, away, why, out):
+                wait_s = max(0.0, wait_s - here.service_s / self._settings.workers)
+
+    def _move(
+        self, now_ns: int, entry: Entry, view: _View, chosen: Candidate, why: Why, out: list[Effect]
+    ) -> bool:
+        """An own task that no worker has seen goes elsewhere; nothing was sent, no number is spent."""
+        if not self._holder.withdraw(entry.task.id):
+            return False
+        entry.why = why
+        entry.move(State.WAITING)
+        entry.place = None
+        self._offer(now_ns, entry, view, chosen, out)
+        return True
 
     # ── how attempts end ──────────────────────────────────────────────────────────────────────────────
     def _end_attempt(
@@ -723,7 +893,9 @@ class Desk:
             cause = f"its deadline of {(task.deadline_ms or 0) / 1e3:g} s passed"
         else:
             cause = f"its time to live of {task.ttl_ms / 1e3:g} s passed"
-        if entry.state is State.PLACED and entry.place is not None:
+        if self._holder.late(task.id):
+            cause += "; it could not have been met any more, so the task was not started"
+        elif entry.state is State.PLACED and entry.place is not None:
             cause += f" while {entry.place} had it"
         elif task.where not in (ANY, LOCAL, self.me) and not self._view(task.where).up:
             cause += f" while {task.where} was away"
@@ -741,7 +913,7 @@ class Desk:
         out.append(Explain(task, entry.note))
         view = self._views.get(lease.holder)
         if view is not None:
-            view.shy_until_ns = now_ns + SECOND
+            self._tripped(now_ns, view, SECOND)
         self._again(now_ns, entry, 0, out)
 
     def _turned_down(
@@ -778,19 +950,28 @@ class Desk:
         task = entry.task
         if task.where not in (ANY, LOCAL):
             return task.where in excluded
-        if self.me not in excluded and _fits(task.labels, self._labels):
+        if self.me not in excluded and _fits(task, self._labels, self._lacks):
             return False
         if task.where == LOCAL:
             return True
-        return all(view.name in excluded or not _fits(task.labels, view.labels) for view in self._reachable())
+        return all(
+            view.name in excluded or not _fits(task, view.labels, view.lacks) for view in self._reachable()
+        )
 
-    def _reachable(self) -> list[_View]:
+    def _reachable(self) -> Iterator[_View]:
         """Everybody we would offer a task to, were they up."""
-        return [
-            view
-            for name, view in sorted(self._views.items())
-            if name != self.me and (self._everyone or name == GATEWAY)
-        ]
+        return (view for name, view in self._views.items() if self._everyone or name == GATEWAY)
+
+    def _open_to(self, view: _View) -> bool:
+        return view.up and (self._everyone or view.name == GATEWAY)
+
+    def _tripped(self, now_ns: int, view: _View, shy_ns: int) -> None:
+        """A refusal or a lapse: shy of it for a while, for long once there were too many in a row."""
+        view.trips += 1
+        over = view.trips - BREAKER_AFTER
+        if over >= 0:
+            shy_ns = max(shy_ns, min(BREAKER_NS_MAX, SECOND << min(over, 10)))
+        view.shy_until_ns = now_ns + shy_ns
 
     def _died(
         self, now_ns: int, entry: Entry, place: str, began: bool, error: bytes, log: bytes, out: list[Effect]
@@ -917,23 +1098,25 @@ class Desk:
         self._holder.cancel(peer, message.task, message.attempt, out)
 
     def _accepted(self, now_ns: int, peer: str, message: Accept, out: list[Effect]) -> None:
+        if self._renew(now_ns, peer, message.task, message.attempt, out):
+            self._view(peer).trips = 0
         if message.load is not None:
             self._load_heard(now_ns, peer, message.load, out)
-        self._renew(now_ns, peer, message.task, message.attempt, out)
 
     def _progressed(self, now_ns: int, peer: str, message: Progress, out: list[Effect]) -> None:
         self._renew(now_ns, peer, message.task, message.attempt, out)
 
-    def _renew(self, now_ns: int, peer: str, task: str, attempt: int, out: list[Effect]) -> None:
+    def _renew(self, now_ns: int, peer: str, task: str, attempt: int, out: list[Effect]) -> bool:
         if self._leases.renew(now_ns, task, peer, attempt):
-            return
+            return True
         entry = self._ledger.open.get(task)
         if entry is None or (entry.state is State.PLACED and entry.place != peer):
             out.append(Tell(peer, Cancel(task, attempt)))  # it works in vain
+        return False
 
     def _refused_by(self, now_ns: int, peer: str, message: Refuse, out: list[Effect]) -> None:
         if message.load is not None:
-            self._load_heard(now_ns, peer, message.load, out)
+            self._news(now_ns, self._view(peer), message.load)
         lease = self._leases.of(message.task)
         if lease is None or lease.holder != peer or lease.attempt != message.attempt:
             return
@@ -942,7 +1125,7 @@ class Desk:
         self.refused_by_peers[reason] = self.refused_by_peers.get(reason, 0) + 1
         view = self._view(peer)
         if reason not in NEVER_HERE and reason not in PERHAPS_SOON:
-            view.shy_until_ns = now_ns + SHY_NS
+            self._tripped(now_ns, view, SHY_NS)
         if reason is Refusal.DRAINING:
             view.wait.draining = True
         entry = self._ledger.open[message.task]
@@ -952,8 +1135,9 @@ class Desk:
 
     def _result(self, now_ns: int, peer: str, message: Result, out: list[Effect]) -> None:
         load = message.load
+        view = self._view(peer)
         if load is not None:
-            self._load_heard(now_ns, peer, load, out)
+            self._news(now_ns, view, load)
         entry = self._ledger.open.get(message.task)
         if entry is None:
             if self._ledger.known(message.task) is None:
@@ -965,11 +1149,14 @@ class Desk:
             self._duplicate(now_ns, peer, message, out)
             return
         lapsed = self._leases.release(message.task) is None
-        if message.status == "done":
-            speed = load.speed if load is not None and 0.0 < load.speed < 1e6 else 1.0
-            self.estimates.observe(
-                entry.task.function, peer, message.run_us / 1e6, speed, len(message.output)
-            )
+        if message.status in ("done", "failed"):
+            view.trips = 0
+            self._holder.ran_at(entry.task.digest, peer)
+            if message.status == "done":
+                self.estimates.observe(
+                    entry.task.function, peer, message.run_us / 1e6, view.wait.speed, len(message.output),
+                    view.kind,
+                )  # fmt: skip
         if lapsed:
             # The lease lapsed and no newer attempt has gone out: still the first valid result.
             if message.status not in ("done", "failed"):
@@ -981,16 +1168,31 @@ class Desk:
                 entry.place = None
                 return
             entry.attempts.pop()
-        view = self._view(peer)
         self._ended(
             now_ns, entry, peer, message.status, message.output, message.error, message.log, message.pid,
             message.started_at_ms, message.ended_at_ms, message.cpu_us, message.run_us, out,
         )  # fmt: skip
         if view.parked:
             self._unpark(now_ns, view, out)
+        if self._holder.queued:
+            self._feed(now_ns, view, out)
+
+    def _news(self, now_ns: int, view: _View, load: Load) -> None:
+        """A load in the peer's own words."""
+        wait = view.wait
+        wait.heard(now_ns, load, self._fleet)
+        if wait.speed != view.kind_speed:
+            view.classify()
+        capacity = wait.speed * wait.workers
+        self._capacity_max = max(self._capacity_max, capacity)
+        if self._open_to(view):
+            self._pool.heard(now_ns, view.name)
 
     def _load_heard(self, now_ns: int, peer: str, message: Load, out: list[Effect]) -> None:
-        self._view(peer).wait.heard(now_ns, message, self._fleet)
+        view = self._view(peer)
+        self._news(now_ns, view, message)
+        if self._holder.queued:
+            self._feed(now_ns, view, out)
 
     def _beat(self, now_ns: int, peer: str, message: Beat, out: list[Effect]) -> None:
         self._load_heard(now_ns, peer, message.load, out)
@@ -1000,7 +1202,29 @@ class Desk:
             self._load_heard(now_ns, peer, message.load, out)
 
     def _digest_heard(self, now_ns: int, event: DigestHeard, out: list[Effect]) -> None:
-        """Second-hand loads; what we heard ourselves within the last second is better."""
+        """Second-hand loads; what we heard ourselves within the last second is better.
+
+        Who is announced idle and is not up for us is worth a look; it is a candidate once that is answered.
+        """
+        for entry in event.entries:
+            view = self._views.get(entry.id)
+            if view is None or not (self._everyone or entry.id == GATEWAY):
+                continue  # no member (any more): there is a view of every other
+            if entry.down:
+                self._idle.pop(entry.id, None)
+            elif view.wait.told(now_ns, max(0, entry.wait_ms) / 1e3, entry.workers, entry.speed):
+                view.classify()
+                if not view.up and entry.wait_ms <= 0:
+                    self._idle[entry.id] = now_ns
+                    self._idle.move_to_end(entry.id)
+                    if len(self._idle) > IDLE_KEPT:
+                        self._idle.popitem(last=False)
+
+    def _about(self, now_ns: int, peer: str, message: About, out: list[Effect]) -> None:
+        self._view(peer).lacks = frozenset(message.lacks)
+
+    def _own_abilities(self, now_ns: int, event: OwnAbilities, out: list[Effect]) -> None:
+        self._lacks = frozenset(event.lacks)
 
     # ── who is there ──────────────────────────────────────────────────────────────────────────────────
     def _view(self, peer: str) -> _View:
@@ -1009,8 +1233,16 @@ class Desk:
             view = self._views[peer] = _View(peer)
         return view
 
-    def _alive(self) -> None:
-        self._live = [view for view in self._reachable() if view.up]
+    def _alive(self, view: _View) -> None:
+        """`up` of this peer has changed."""
+        if self._open_to(view):
+            self._live.append(view)
+            self._idle.pop(view.name, None)
+        elif view in self._live:
+            self._live.remove(view)
+            self._pool.forget(view.name)
+            if not self._live:
+                self._capacity_max = 1.0
 
     def _peer_up(self, now_ns: int, event: PeerUp, out: list[Effect]) -> None:
         if event.peer == self.me:
@@ -1022,11 +1254,14 @@ class Desk:
             view.wait.rtt_s = event.rtt_ns / 1e9
         if event.labels:
             view.labels = dict(event.labels)
+            view.classify()
         if event.roles:
             view.roles = event.roles
-        self._alive()
+        if not was_up:
+            self._alive(view)
         if event.restarted:
             view.wait.draining = False
+            view.trips = 0
             for task in self._leases.held_by(event.peer):
                 self._lapse(now_ns, task, f"{event.peer} restarted", out)
             view.shy_until_ns = 0
@@ -1046,8 +1281,9 @@ class Desk:
         if not view.up:
             return
         view.up = False
-        self._alive()
-        self._leases.holder_down(now_ns, event.peer)
+        self._alive(view)
+        if not event.ours:  # else the leases say how long their holders are believed
+            self._leases.holder_down(now_ns, event.peer)
 
     def _members_changed(self, now_ns: int, event: Members, out: list[Effect]) -> None:
         members = frozenset(member.id for member in event.members)
@@ -1055,14 +1291,20 @@ class Desk:
         for member in event.members:
             if member.id == self.me:
                 self._labels = dict(member.labels)
+                self._kind = class_of(self._settings.speed, self._labels.get("class", ""))
+                self._holder.kind = self._kind
             else:
                 view = self._view(member.id)
                 view.labels = dict(member.labels)
                 view.roles = member.roles
+                view.classify()
         gone = [view for name, view in sorted(self._views.items()) if name not in self._members]
         for view in gone:
             del self._views[view.name]
-        self._alive()
+            self._idle.pop(view.name, None)
+            if view.up:
+                view.up = False
+                self._alive(view)
         for view in gone:
             self._holder.forget_owner(view.name, out)
             for task in self._leases.held_by(view.name):
@@ -1078,5 +1320,19 @@ class Desk:
                 self._close(now_ns, entry, Status.FAILED, f"{where} is no member any more", out)
 
 
-def _fits(wanted: dict[str, str], labels: dict[str, str]) -> bool:
-    return all(labels.get(key) == value for key, value in wanted.items())
+def _fits(task: Task, labels: dict[str, str], lacks: frozenset[str]) -> bool:
+    if task.requires and lacks and not lacks.isdisjoint(task.requires):
+        return False
+    return all(labels.get(key) == value for key, value in task.labels.items())
+
+
+def _missing(task: Task, labels: dict[str, str], lacks: frozenset[str]) -> list[str]:
+    """What a place lacks for this task, as a person would say it."""
+    return [
+        *(name for name in task.requires if name in lacks),
+        *(f"{key}={value}" for key, value in sorted(task.labels.items()) if labels.get(key) != value),
+    ]
+
+
+def _name(place: tuple[str, dict[str, str], frozenset[str]]) -> str:
+    return place[0]

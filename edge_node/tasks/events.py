@@ -92,6 +92,7 @@ class PeerUp(msgspec.Struct, frozen=True):
 
 class PeerDown(msgspec.Struct, frozen=True):
     peer: str
+    ours: bool = False  # it is our own link that ended: nothing is known against the peer
 
 
 class MemberInfo(msgspec.Struct, frozen=True):
@@ -112,6 +113,12 @@ class DigestHeard(msgspec.Struct, frozen=True):
     entries: tuple[messages.DigestEntry, ...]
 
 
+class OwnAbilities(msgspec.Struct, frozen=True):
+    """Modules that some function requires and that are not installed here; replaces what was said before."""
+
+    lacks: tuple[str, ...] = ()
+
+
 class CancelAsked(msgspec.Struct, frozen=True):
     """A client of this node; the answer is one Reply with the same token."""
 
@@ -129,7 +136,7 @@ class StoreFull(msgspec.Struct, frozen=True):
 
 Event = (
     Submitted | Persisted | PersistFailed | Heard | WorkStarted | WorkDone | WorkRefused
-    | PeerUp | PeerDown | Members | DigestHeard | CancelAsked | Drain | StoreFull
+    | PeerUp | PeerDown | Members | DigestHeard | OwnAbilities | CancelAsked | Drain | StoreFull
 )  # fmt: skip
 
 # ── effects ───────────────────────────────────────────────────────────────────────────────────────────
@@ -168,6 +175,7 @@ class Run(msgspec.Struct, frozen=True):
     memory_mb: int | None = None
     expected_s: float | None = None  # None: never seen it run
     budget_ms: int | None = None  # what is left of the deadline
+    holders: tuple[str, ...] = ()  # peers that ran this bundle lately, beside the owner
 
 
 class Stop(msgspec.Struct, frozen=True):

@@ -1,9 +1,10 @@
 """The holder's side: the work at this node, whoever owns it.
 
-One queue, earliest deadline first (a task without one is due ten times its service time after arrival), and
-a window into the worker pool: as many calls as there are workers, and more only while everything released
-is worth less than 5 ms a worker, so that tiny calls stream and long ones still give way to urgent ones. Calls
-whose input is fetched first queue apart and take none of that window: their owner may be slow, or dead.
+One queue, higher priorities first, within one the earliest deadline (a task without one is due ten times
+its service time after arrival); what would surely miss its deadline is not started. And a window into the
+worker pool: as many calls as there are workers, and more only while everything released is worth less than
+5 ms a worker, so that tiny calls stream and long ones still give way to urgent ones. Calls whose input is
+fetched first queue apart and take none of that window: their owner may be slow, or dead.
 
 For a foreign task the answers are lazy: the result, if it comes within 20 ms, is its own acceptance;
 otherwise Accept, then Progress three times a lease. All of it is volatile: the owner keeps the promise.
@@ -38,6 +39,10 @@ FETCHING_MAX = 16
 RESULTS_KEPT = 1024
 RESULTS_BYTES_KEPT = 4 * 2**20
 TOMBSTONES_KEPT = 1024
+PRIORITY_MAX = 100
+RAN_KEPT = 256
+RAN_PEERS = 4
+"""Of so many bundles, so many peers each are remembered to hold them: to fetch from when the owner cannot."""
 RUN_AGAIN_MAX = 3
 """A call that never began is run again here this often when its worker dies of its neighbour."""
 
@@ -46,14 +51,19 @@ class Phase(IntEnum):
     QUEUED = 0
     RELEASED = 1
     RUNNING = 2
-    GONE = 3  # answered, cancelled or withdrawn; if released, its worker may still be busy with it
+    LATE = 3  # own, and sure to miss its deadline: kept until that comes
+    GONE = 4  # answered, cancelled or withdrawn; if released, its worker may still be busy with it
+
+
+_Queued = tuple[int, int, int, "Job"]
+"""(-priority, due, order, job): the queue's order."""
 
 
 class Job:
     __slots__ = (
         "accept_wanted", "again", "arrived_ns", "attempt", "budget_end_ns", "expected_s", "fetches",
-        "foreign", "function", "lease_ns", "offer", "owner", "phase", "released", "run_attempt", "seen",
-        "started_ns", "task",
+        "foreign", "function", "lease_ns", "offer", "owner", "phase", "priority", "released", "run_attempt",
+        "seen", "started_ns", "task",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +87,7 @@ class Job:
         self.offer: Offer | None = None  # foreign
         self.foreign = False
         self.fetches = False  # its input is not here yet
+        self.priority = 0
 
 
 class Holder:
@@ -94,13 +105,16 @@ class Holder:
         self._estimates = estimates
         self.workers = workers
         self.speed = speed
+        self.kind = ""  # our class, when the roster has said it
         self._queue_tasks_max = queue_tasks_max
         self._queue_s_max = queue_s_max
         self.draining = False
         self._jobs: dict[str, Job] = {}
         self._own: dict[str, Task] = {}  # the tasks behind own jobs
-        self._queue: list[tuple[int, int, Job]] = []
-        self._remote: list[tuple[int, int, Job]] = []  # those whose input has to be fetched
+        self._queue: list[_Queued] = []
+        self._remote: list[_Queued] = []  # those whose input has to be fetched
+        self._remote_s = 0.0
+        self.ran: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()  # bundle -> peers that ran it lately
         self._queued = 0
         self._queued_s = 0.0
         self._order = 0
@@ -135,8 +149,15 @@ class Holder:
             return 0.0
         return self.backlog_s(now_ns) / self.workers
 
+    def leased_s(self) -> float:
+        """Work that was taken and has not arrived: its input is still on the way. Part of the backlog."""
+        return self._remote_s + self._fetching_s
+
     def load(self, now_ns: int) -> Load:
-        return Load(self.workers, int(1e3 * self.backlog_s(now_ns)), 0, self.speed, self.draining)
+        backlog_ms, leased_ms = int(1e3 * self.backlog_s(now_ns)), 0
+        if self._remote_s or self._fetching:
+            leased_ms = min(backlog_ms, int(1e3 * self.leased_s()))
+        return Load(self.workers, backlog_ms - leased_ms, leased_ms, self.speed, self.draining)
 
     @property
     def idle(self) -> bool:
@@ -164,6 +185,7 @@ class Holder:
             self._leave(squatter)
         job = Job(self._me, task.id, attempt, task.function, expected_s, now_ns)
         job.budget_end_ns = deadline_ns
+        job.priority = _class(task.priority)
         job.seen = seen
         self._own[task.id] = task
         self._enqueue(now_ns, job)
@@ -185,7 +207,7 @@ class Holder:
         if tombstone is not None and tombstone[0] == peer and offer.attempt <= tombstone[1]:
             out.append(Tell(peer, Refuse(offer.task, offer.attempt, Refusal.CANCELLED)))
             return
-        service_s, _ = self._estimates.service(offer.function, self._me, self.speed)
+        service_s, _ = self._estimates.service(offer.function, self._me, self.speed, self.kind)
         budget_s = None if offer.budget_ms is None else offer.budget_ms / 1e3
         wait_s = self.wait_s(now_ns)
         reason = admission.refusal(
@@ -198,6 +220,7 @@ class Holder:
             queued_max=self._queue_tasks_max,
             wait_s_max=self._queue_s_max,
             draining=self.draining,
+            promised_s=None if offer.wait_ms is None else offer.wait_ms / 1e3,
         )
         if reason is not None:
             self._refuse(now_ns, peer, offer.task, offer.attempt, reason, out)
@@ -205,6 +228,7 @@ class Holder:
         job = Job(peer, offer.task, offer.attempt, offer.function, service_s, now_ns)
         job.foreign = True
         job.offer = offer
+        job.priority = _class(offer.priority)
         job.fetches = offer.input is None
         job.seen = self._estimates.seen(offer.function)
         job.lease_ns = max(300, offer.lease_ms) * MILLISECOND
@@ -232,9 +256,11 @@ class Holder:
         self._jobs[job.task] = job
         job.phase = Phase.QUEUED
         self._order += 1
-        heappush(self._remote if job.fetches else self._queue, (due_ns, self._order, job))
+        heappush(self._remote if job.fetches else self._queue, (-job.priority, due_ns, self._order, job))
         self._queued += 1
         self._queued_s += job.expected_s
+        if job.fetches:
+            self._remote_s += job.expected_s
 
     # ── work goes to the pool ─────────────────────────────────────────────────────────────────────────
     def release(self, now_ns: int, out: list[Effect]) -> None:
@@ -243,17 +269,21 @@ class Holder:
         if self._remote:
             self._release_from(now_ns, self._remote, out)
 
-    def _release_from(self, now_ns: int, queue: list[tuple[int, int, Job]], out: list[Effect]) -> None:
+    def _release_from(self, now_ns: int, queue: list[_Queued], out: list[Effect]) -> None:
         while queue:
-            job = queue[0][2]
+            job = queue[0][3]
             if job.phase is not Phase.QUEUED:
                 heappop(queue)
                 continue
             if not self._window(job):
                 return
             heappop(queue)
-            if job.foreign and job.budget_end_ns is not None and job.budget_end_ns <= now_ns:
-                self._answer(now_ns, job, Result(job.task, job.attempt, "expired"), out)
+            if job.budget_end_ns is not None and self._sure_miss(now_ns, job, job.budget_end_ns):
+                if job.foreign:
+                    self._answer(now_ns, job, Result(job.task, job.attempt, "expired"), out)
+                else:
+                    self._unqueue(job)
+                    job.phase = Phase.LATE
                 continue
             self._unqueue(job)
             key = (job.task, job.attempt)
@@ -269,6 +299,20 @@ class Holder:
                 self._fetching[key] = job
                 self._fetching_s += job.expected_s
             out.append(self._run(now_ns, job))
+
+    def _sure_miss(self, now_ns: int, job: Job, end_ns: int) -> bool:
+        """Its deadline has passed, or would even if it took four deviations less than usual."""
+        if end_ns <= now_ns:
+            return True
+        if not job.seen:
+            return False
+        service_s, e = self._estimates.service(job.function, self._me, self.speed, self.kind)
+        return now_ns + int(1e9 * (service_s - 4.0 * e)) > end_ns
+
+    def late(self, task: str) -> bool:
+        """Whether it waits here only for its deadline."""
+        job = self._jobs.get(task)
+        return job is not None and job.phase is Phase.LATE
 
     def _window(self, job: Job) -> bool:
         """May the pool have one more call?"""
@@ -293,12 +337,13 @@ class Holder:
         if offer is not None:
             return Run(
                 job.owner, job.task, job.attempt, job.function, offer.digest, offer.input, offer.input_digest,
-                offer.input_bytes, None, None, expected_s, budget_ms,
+                offer.input_bytes, None, None, expected_s, budget_ms, self.ran.get(offer.digest, ()),
             )  # fmt: skip
         task = self._own[job.task]
         return Run(
             job.owner, job.task, job.attempt, job.function, task.digest, task.input, task.input_sha256,
             len(task.input), task.timeout_s, task.memory_mb, expected_s, budget_ms,
+            self.ran.get(task.digest, ()),
         )  # fmt: skip
 
     def started(self, now_ns: int, task: str, attempt: int) -> Job | None:
@@ -317,7 +362,9 @@ class Holder:
         if job is None or job.phase is Phase.GONE:
             return None
         if event.status == "done":
-            self._estimates.observe(job.function, self._me, event.run_us / 1e6, self.speed, len(event.output))
+            self._estimates.observe(
+                job.function, self._me, event.run_us / 1e6, self.speed, len(event.output), self.kind
+            )
         began = job.phase is Phase.RUNNING or event.started_at_ms > 0
         if event.worker_died and not began and job.again < RUN_AGAIN_MAX:
             job.again += 1  # a neighbour in the same pipe killed the worker
@@ -382,6 +429,18 @@ class Holder:
         if job is not None and not job.foreign:
             self._stop(job, out)
 
+    def ran_at(self, digest: bytes, peer: str) -> None:
+        """This peer has run code of that bundle, so it holds it."""
+        ran = self.ran
+        peers = ran.get(digest)
+        if peers is None:
+            ran[digest] = (peer,)
+            if len(ran) > RAN_KEPT:
+                ran.popitem(last=False)
+        elif peer not in peers:
+            ran[digest] = (peer, *peers[: RAN_PEERS - 1])
+            ran.move_to_end(digest)
+
     def own_waiting(self, count: int) -> list[str]:
         """Own tasks that no worker has seen, latest first."""
         found: list[str] = []
@@ -400,7 +459,7 @@ class Holder:
     def drain(self, now_ns: int, out: list[Effect]) -> None:
         """Hand back what waits; what runs may finish."""
         self.draining = True
-        for job in [job for job in self._jobs.values() if job.phase is Phase.QUEUED]:
+        for job in [job for job in self._jobs.values() if job.phase in (Phase.QUEUED, Phase.LATE)]:
             self._leave(job)
             if job.foreign:
                 self._refuse(now_ns, job.owner, job.task, job.attempt, Refusal.DRAINING, out)
@@ -413,6 +472,8 @@ class Holder:
     def _unqueue(self, job: Job) -> None:
         self._queued -= 1
         self._queued_s = self._queued_s - job.expected_s if self._queued else 0.0
+        if job.fetches:
+            self._remote_s = max(0.0, self._remote_s - job.expected_s) if self._queued else 0.0
 
     def _fetched(self, key: tuple[str, int]) -> None:
         job = self._fetching.pop(key, None)
@@ -433,7 +494,7 @@ class Holder:
             if len(self._queue) + len(self._remote) > 64 + 4 * self._queued:
                 for queue in (self._queue, self._remote):
                     queue[:] = sorted(
-                        item for item in queue if item[2].phase is Phase.QUEUED and item[2] is not job
+                        item for item in queue if item[3].phase is Phase.QUEUED and item[3] is not job
                     )
         job.phase = Phase.GONE
         job.accept_wanted = False
@@ -494,7 +555,10 @@ class Holder:
         queued = [job for job in self._jobs.values() if job.phase is Phase.QUEUED]
         assert len(queued) == self._queued
         assert abs(sum(job.expected_s for job in queued) - self._queued_s) < 1e-6 * (1 + len(queued))
-        waiting = {id(item[2]) for item in self._queue + self._remote}
+        away_s = sum(job.expected_s for job in queued if job.fetches)
+        assert abs(away_s - self._remote_s) < 1e-6 * (1 + len(queued))
+        assert len(self.ran) <= RAN_KEPT and all(len(peers) <= RAN_PEERS for peers in self.ran.values())
+        waiting = {id(item[3]) for item in self._queue + self._remote}
         assert all(id(job) in waiting for job in queued)
         assert set(self._own) == {task for task, job in self._jobs.items() if not job.foreign}
         assert self._fetching.items() <= self._released.items() and len(self._fetching) <= FETCHING_MAX
@@ -504,9 +568,15 @@ class Holder:
             assert job.released and (job.task, job.run_attempt) == (task, attempt)
         for task, job in self._jobs.items():
             assert job.task == task and job.phase is not Phase.GONE
-            assert job.released == (job.phase is not Phase.QUEUED)
+            assert job.released == (job.phase in (Phase.RELEASED, Phase.RUNNING))
+            assert job.phase is not Phase.LATE or not job.foreign
         assert len(self._tombstones) <= TOMBSTONES_KEPT and len(self._results) <= RESULTS_KEPT
         assert self._result_bytes == sum(map(_size, self._results.values()))
+
+
+def _class(priority: int) -> int:
+    """A priority, within what a queue tells apart."""
+    return max(-PRIORITY_MAX, min(PRIORITY_MAX, priority))
 
 
 def _size(result: Result) -> int:

@@ -68,6 +68,7 @@ class Offer(Message, frozen=True, array_like=True, tag=3):
     input_digest: Digest | None = None  # SHA-256 of the arguments, when they must be fetched
     input_bytes: int = 0
     priority: int = 0
+    wait_ms: int | None = None  # the wait its owner reckons with; None: whatever it is
 
 
 class Accept(Message, frozen=True, array_like=True, tag=4):

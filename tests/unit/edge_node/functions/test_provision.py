@@ -63,7 +63,7 @@ def test_entry_bundle_and_input_are_fetched_in_turn():
     desk.signed["room.changes", b"D"] = ALLOWED
     assert desk.core.catalogue_changed() == [Want(b"D", ("pi", "gateway"))]
     desk.bundles.add(b"D")
-    assert desk.core.fetched(b"D") == [Want(b"I", ("pi",))]
+    assert desk.core.fetched(b"D") == [Want(b"I", ("pi", "gateway"))]
     desk.bodies[b"I"] = b"large"
     assert desk.core.fetched(b"I") == [Start(wanted, b"large", 5, 64)]
     desk.core.check()
@@ -99,6 +99,16 @@ def test_a_stopped_run_is_not_started_later():
     desk.signed["room.changes", b"D"] = ALLOWED
     desk.bundles.add(b"D")
     assert desk.core.catalogue_changed() == []
+
+
+def test_peers_that_ran_the_bundle_are_asked_between_the_owner_and_the_gateway():
+    """The mesh goes on when the gateway is away, and when the owner never held the bundle itself."""
+    desk = Desk()
+    wanted = run(holders=("pi-2", "me", "pi", "pi-3"))
+
+    assert desk.core.run(0, wanted) == [AskCatalogue(("pi", "pi-2", "pi-3", "gateway"))]
+    desk.signed["room.changes", b"D"] = ALLOWED
+    assert desk.core.catalogue_changed() == [Want(b"D", ("pi", "pi-2", "pi-3", "gateway"))]
 
 
 def test_our_own_node_is_never_asked():

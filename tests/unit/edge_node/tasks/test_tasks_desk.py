@@ -506,9 +506,9 @@ class TestPlacing:
 
         assert len(desk.desk._views["gateway"].parked) < 100
 
-    def test_a_node_offloads_to_the_gateway_only_and_the_gateway_to_everybody(self):
-        for me, offered in (("pi-1", 0), ("gateway", 1)):
-            desk = Driver(me, workers=1)
+    def test_every_member_is_in_reach_unless_settings_say_otherwise(self):
+        for me, reach, offered in (("pi-1", "all", 1), ("gateway", "all", 1), ("pi-1", "gateway", 0)):
+            desk = Driver(me, workers=1, reach=reach)
             desk.say(PeerUp("pi-2", 2 * MS))
             desk.hear("pi-2", Load(8, 0))
             offers = [told(desk.say(Submitted(i, a_task(f"t{i}"))), Offer) for i in range(6)]
