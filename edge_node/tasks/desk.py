@@ -166,13 +166,14 @@ class _View:
     """What we know of one peer."""
 
     __slots__ = (
-        "kind", "kind_speed", "labels", "lacks", "name", "parked", "roles", "shy_until_ns", "trips", "up",
-        "wait",
+        "down", "kind", "kind_speed", "labels", "lacks", "name", "parked", "roles", "shy_until_ns", "trips",
+        "up", "wait",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.up = False
+        self.down = False  # for certain: what it holds lapses soon
         self.labels: dict[str, str] = {}
         self.roles: tuple[str, ...] = ()
         self.wait = PeerWait(RTT_S_DEFAULT)
@@ -1250,6 +1251,7 @@ class Desk:
         view = self._view(event.peer)
         was_up = view.up
         view.up = True
+        view.down = False
         if event.rtt_ns is not None:
             view.wait.rtt_s = event.rtt_ns / 1e9
         if event.labels:
@@ -1277,12 +1279,14 @@ class Desk:
                 self._place(now_ns, entry, out)
 
     def _peer_down(self, now_ns: int, event: PeerDown, out: list[Effect]) -> None:
-        view = self._view(event.peer)
-        if not view.up:
+        view = self._views.get(event.peer)
+        if view is None:
             return
-        view.up = False
-        self._alive(view)
-        if not event.ours:  # else the leases say how long their holders are believed
+        if view.up:
+            view.up = False
+            self._alive(view)
+        if not event.quiet and not view.down:  # else the leases say how long their holder is believed
+            view.down = True
             self._leases.holder_down(now_ns, event.peer)
 
     def _members_changed(self, now_ns: int, event: Members, out: list[Effect]) -> None:

@@ -91,8 +91,10 @@ class PeerUp(msgspec.Struct, frozen=True):
 
 
 class PeerDown(msgspec.Struct, frozen=True):
+    """It is no candidate any more; may be said again, first quiet and then for certain."""
+
     peer: str
-    ours: bool = False  # it is our own link that ended: nothing is known against the peer
+    quiet: bool = False  # nothing is known against it (our own link ended): its leases run on
 
 
 class MemberInfo(msgspec.Struct, frozen=True):
