@@ -107,7 +107,7 @@ async def test_a_hostile_broker_cannot_move_a_message_to_another_topic_or_peer(t
         await mesh.deploy()
         file = await mesh.stamps(count, at=["pi-1", "pi-2"])
 
-        assert lines(file) == list(range(count))
+        assert set(lines(file)) == set(range(count))
         assert violated(mesh) > count
         assert mesh.settled("gateway") == (count, count, count)
         assert {agent.roster.version for agent in mesh.agents.values()} == {1}
@@ -121,9 +121,10 @@ async def test_a_message_replayed_three_times_in_five_contexts_has_no_second_eff
         await mesh.deploy()
         hostile, gateway = mesh.hostile, mesh.agents["gateway"]
         hostile.rules = [only(direct, duplicate(random.Random(14), 1.0, times=4))]  # it and three replays
-        file = await mesh.stamps(count, at=["pi-1", "pi-2"])
+        file = await mesh.stamps(count, at=["pi-1", "pi-2"], in_flight=20)
         hostile.rules = []
-        assert lines(file) == list(range(count))
+        runs = sum(mesh.witness.started.values())
+        assert set(lines(file)) == set(range(count))
         old = [frame for frame in hostile.taken if direct(frame)]
         assert sum(len(frame.payload) for frame in old) > 50 * count
 
@@ -142,9 +143,11 @@ async def test_a_message_replayed_three_times_in_five_contexts_has_no_second_eff
         await mesh.start("pi-1")  # knows nothing of what it heard in its former life
         await until(lambda: gateway.detector.up() == ["pi-1", "pi-2"])
         await replayed(hostile, old, *NAMES)
+        refused = mesh.agents["gateway"].channels.violations.total()
         await mesh.stamps(20, at=["pi-1", "pi-2"])
 
-        assert lines(file) == list(range(count)), "nothing ran again"
+        assert len(lines(file)) == runs, "nothing ran again"
+        assert refused > len(old), "they did arrive"
         assert mesh.settled("gateway") == (count + 20,) * 3
         for agent in mesh.agents.values():
             agent.sessions.check()
@@ -260,7 +263,7 @@ class KeptRoster:
 
 
 async def test_forged_last_wills_take_nobody_out_of_the_mesh(tmp_path):
-    count = scaled(60, campaign=1_000)
+    count = scaled(400, campaign=4_000)
     async with HostileMesh(tmp_path, NAMES) as mesh:
         await mesh.deploy()
         wills = [topic_for(Presence(mesh.mesh_id, name)) for name in [*NAMES, "pi-9"]]

@@ -26,7 +26,7 @@ from edge_node.transport.inbox import Inbox
 from edge_node.transport.mqtt import MqttLink
 from edge_node.wire.topics import Direct, Presence, topic_for
 from security import tls
-from security.identity import dns_name
+from security.identity import NodeKeys, dns_name
 from security.keystore import KeyStore
 from tests.support.hostile_proxy import HostileBroker, Rule, length_of
 from tests.support.little_mesh import LittleMesh
@@ -162,6 +162,15 @@ class HostileMesh(LittleMesh):
         agent = await super().start(name)
         self.witness.watch(agent)
         return agent
+
+    def enrol(self, *names: str) -> None:
+        """Members that the roster lists and whose homes are complete, for daemons of their own."""
+        for name in names:
+            self.keys[name] = NodeKeys.generate()
+        listed = self.sign([*self.names, *names])
+        self.sign = lambda members=None: listed  # type: ignore[method-assign]
+        for name in names:
+            self.certified(name, KeyStore(self.home(name).keys)).save_roster(listed)
 
     # ── attackers ─────────────────────────────────────────────────────────────────────────────────
 
