@@ -7,7 +7,7 @@ from typing import Any
 from edge_node.backend import AgentBackend
 from gateway.house import House
 from security.errors import BadInput
-from security.identity import is_node_id
+from security.identity import GATEWAY, is_node_id
 from security.roster import Member
 
 TTL_S_MAX = 30 * 86400
@@ -20,17 +20,27 @@ class GatewayBackend(AgentBackend):
         assert house.agent is not None
         super().__init__(house.agent)
         self._house = house
+        self.add("status", self._house_status)
         self.add("nodes", self._all_nodes)
         self.add("invite", self._invite)
         self.add("approve", self._approve)
+        self.add("deny", self._deny)
+        self.add("pending", self._pending)
         self.add("revoke", self._revoke)
+        self.add("replace", self._replace)
+        self.add("settle", self._settle)
+        self.add("status", self._gateway_status)
         self.add("rollback", self._rollback)
+
+    async def _house_status(self, params: dict[str, Any]) -> object:
+        return self.agent.status() | {"joining": {"addresses": list(self._house.join_addresses())}}
 
     async def _invite(self, params: dict[str, Any]) -> object:
         ttl_s = params.get("ttl_s", 3600)
         if not isinstance(ttl_s, int | float) or not 1 <= ttl_s <= TTL_S_MAX:
             raise BadInput("a code is good for 1 s to 30 days", fix="choose --ttl between 1s and 30d")
         house = self._house
+        house.check_settled()  # else its token would be spent on a member that cannot be listed
         assert house.joining is not None
         code = await house.joining.desk.invite(
             addresses=house.join_addresses(),
@@ -38,17 +48,61 @@ class GatewayBackend(AgentBackend):
             approval=str(params.get("approval") or "auto"),
             name=str(params.get("name") or ""),
             roles=tuple(params.get("roles") or ()),
+            replaces=bool(params.get("replaces")),
         )
         expires_at_ms = house.clock.wall_ms() + int(ttl_s * 1000)
         return {"code": code.text(), "expires_at_ms": expires_at_ms, "addresses": list(code.addresses)}
 
     async def _approve(self, params: dict[str, Any]) -> object:
-        name = params.get("node")
-        if not isinstance(name, str):
-            raise BadInput("approve needs a node's name")
+        name = _name(params)
         assert self._house.joining is not None
         await self._house.joining.desk.approve(name)
         return {"node": name}
+
+    async def _deny(self, params: dict[str, Any]) -> object:
+        name = _name(params)
+        assert self._house.joining is not None
+        await self._house.joining.desk.deny(name)
+        return {"node": name}
+
+    async def _pending(self, params: dict[str, Any]) -> object:
+        assert self._house.joining is not None
+        desk, wall_s = self._house.joining.desk, self._house.clock.wall_ms() // 1000
+        return [
+            {
+                "id": node.name,
+                "fingerprint": node.words,
+                "address": node.address,
+                "asked_at_ms": node.asked_s * 1000,
+                "age_s": max(0, wall_s - node.asked_s),
+                "expires_at_ms": desk.pending_until_s(node) * 1000,
+            }
+            for node in desk.pending()
+        ]
+
+    async def _replace(self, params: dict[str, Any]) -> object:
+        name = _name(params)
+        held = self._house.keeper.current.listed(name)
+        if held is None:
+            raise BadInput(f"no member is named {name!r}", fix="see `edge-gateway nodes`")
+        if GATEWAY in (held.id, *held.roles):
+            raise BadInput("a gateway cannot be replaced", fix="move its home, or restore a backup of it")
+        return await self._invite({**params, "name": name, "roles": (), "replaces": True})
+
+    async def _settle(self, params: dict[str, Any]) -> object:
+        """After a restore: go on without the members that were not heard."""
+        homecoming = self._house.homecoming
+        if homecoming is None or homecoming.over:
+            raise BadInput("there is nothing to settle", fix="it is for a gateway that was just restored")
+        await homecoming.settle()
+        return {"version": self._house.keeper.current.version} | homecoming.status()
+
+    async def _gateway_status(self, params: dict[str, Any]) -> object:
+        homecoming = self._house.homecoming
+        facts = dict(self.agent.status())
+        if homecoming is not None:
+            facts["restored"] = homecoming.status()
+        return facts
 
     async def _revoke(self, params: dict[str, Any]) -> object:
         """Answered when it is on disk, spread and cut; ``cut`` False: the broker does not answer now."""

@@ -14,6 +14,7 @@ from edge_node.home import chosen_home, gateway_home
 from edge_node.settings import load
 from gateway.backend import GatewayBackend
 from gateway.house import House, open_trust
+from gateway.renewal import gateway_clock
 from gateway.settings import GatewaySettings
 from security.keystore import KeyStore
 
@@ -42,8 +43,9 @@ async def _gateway(options: dict[str, str], as_json: bool) -> None:
     with home.hold():
         logs.start(home.logs, settings.log)
         keystore = KeyStore(home.keys)
-        trust = await asyncio.to_thread(open_trust, keystore, SystemClock())
-        house = House(home, settings, keystore, trust)
+        clock = gateway_clock(keystore, SystemClock())
+        trust = await asyncio.to_thread(open_trust, keystore, clock)
+        house = House(home, settings, keystore, trust, clock=clock)
         try:
             agent = await house.open()
             async with house.doors():

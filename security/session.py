@@ -402,6 +402,12 @@ class Sessions:
     def has(self, peer: str) -> bool:
         return peer in self._sealing
 
+    def key_of(self, peer: str) -> bytes | None:
+        """The X25519 key that ``peer`` proved to hold in the session now in use; None: there is none."""
+        known = self._peers.get(peer)
+        session = known.current if known else None
+        return session.peer_key if session is not None and session.proved else None
+
     def boot_id_of(self, peer: str) -> bytes | None:
         """The boot id under which ``peer`` was last ready."""
         known = self._peers.get(peer)

@@ -151,6 +151,10 @@ class Broker:
             async with self._changing:
                 await self._program.set_members(self._members)
 
+    def reload_certificate(self) -> None:
+        """New connections are shown the certificate that lies on disk now; those that stand are untouched."""
+        self._signal(signal.SIGHUP)
+
     async def stop(self, *, kill: bool = True) -> None:
         """End it, or (kill=False) only let go of it."""
         if self._core is not None and self._core.state not in ("stopped", "given up"):
@@ -209,7 +213,9 @@ class Broker:
             case sv.Forget():
                 self._probing = False
                 self._record_file.unlink(missing_ok=True)
-            case sv.Up():
+            case sv.Up(adopted=adopted):
+                if adopted:  # it may have been renewed while nobody was there to tell it
+                    self.reload_certificate()
                 await self._tell_members()
                 self._report(effect)
             case sv.Down(reason):

@@ -69,7 +69,7 @@ class Embedded:
 
     def digest(self) -> str:
         # A running one keeps the rules of the code with which it was started.
-        files = [self._listener.ca_file, self._listener.cert_file, self._listener.key_file, __file__]
+        files = [self._listener.ca_file, __file__]  # its certificate is read again when it is told to
         files.append(str(access.__file__))
         return access.digest_of(
             [self._configuration().encode(), *(Path(name).read_bytes() for name in files)]
@@ -235,13 +235,15 @@ def make_broker(listener: Listener, members: Members) -> Any:
             super().__init__(config)
             self.bearers: dict[str, str] = {}  # of the sessions, by name: never more than amqtt has sessions
 
+        tls = server_context(listener)
+
         async def _start_listeners(self) -> None:
             server = await asyncio.start_server(
                 lambda reader, writer: self.stream_connected(reader, writer, "default"),
                 listener.host,
                 listener.port,
                 reuse_address=True,
-                ssl=server_context(listener),
+                ssl=self.tls,
                 ssl_handshake_timeout=CONNECT_S,
             )
             self._servers["default"] = Server("default", server, -1)
@@ -339,6 +341,14 @@ def make_broker(listener: Listener, members: Members) -> Any:
             if topic_name == f"ew/{VERSION}/{listener.mesh}/roster":
                 await super().retain_message(source_session, topic_name, data, qos)
 
+        def reread(self) -> None:
+            """Show new connections the certificate on disk, and cut off whoever is no member any more."""
+            try:
+                self.tls.load_cert_chain(listener.cert_file, listener.key_file)
+            except (OSError, ssl.SSLError) as error:
+                _LOG.error("the certificate cannot be read again, the old one is shown: %r", error)
+            self.expel()
+
         def expel(self) -> None:
             """Cut off whoever is no member any more."""
             members.refresh()
@@ -363,7 +373,7 @@ async def serve(listener: Listener) -> None:
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, over.set)
-    loop.add_signal_handler(signal.SIGHUP, broker.expel)
+    loop.add_signal_handler(signal.SIGHUP, broker.reread)
     await broker.start()
     await over.wait()
 

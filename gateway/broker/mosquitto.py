@@ -79,8 +79,8 @@ class Mosquitto:
         _write(self._folder / "access.json", document)
 
     def digest(self) -> str:
-        """Of all that a running one must have been started with; members are not part of it."""
-        files = [self._listener.ca_file, self._listener.cert_file, self._listener.key_file]
+        """Of all that a running one must have been started with: not its members, nor its certificate."""
+        files = [self._listener.ca_file]
         parts = [str(self._program).encode(), self._configuration().encode(), self._password().encode()]
         return access.digest_of([*parts, *(Path(name).read_bytes() for name in files)])
 

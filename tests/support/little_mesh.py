@@ -21,6 +21,7 @@ from edge_node.transport.inbox import Inbox
 from edge_node.transport.link import Link
 from edge_node.transport.memory import MemoryBroker, MemoryLink
 from edge_node.wire.topics import Presence, RosterTopic, topic_for
+from gateway.groups import Groups
 from security.authority import Authority
 from security.identity import NodeKeys, spki_der
 from security.keystore import KeyStore
@@ -62,11 +63,14 @@ class GatewayDuties:
     def __init__(self, mesh: LittleMesh) -> None:
         self.mesh = mesh
         self.agent: Agent | None = None
+        self.groups = Groups(mesh.authority)
 
     def attach(self, agent: Agent) -> None:
         self.agent = agent
 
     def roster_changed(self, roster, signed) -> None: ...
+
+    def roster_shown(self, peer, signed) -> None: ...
 
     def link_up(self) -> None:
         assert self.agent is not None
