@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_node.clock import Clock, SystemClock
 from edge_node.discovery.mdns import Mdns
-from edge_node.discovery.sightings import Advert, Sightings, parse_address
+from edge_node.discovery.sightings import Advert, Appeared, Sightings, parse_address
 from edge_node.discovery.sightings import Members as KnownMembers
 from edge_node.functions.bundle import BundleStore
 from edge_node.functions.invocation import Completion, Invocation
@@ -33,7 +33,9 @@ from edge_node.functions.provision import AskCatalogue, CannotRun, Provision, St
 from edge_node.functions.publishing import Publisher
 from edge_node.functions.runtimes.runtime import OnDone, OnStarted, Runtime
 from edge_node.home import Home
-from edge_node.membership import detector
+from edge_node.membership import detector, presence
+from edge_node.membership.abilities import Abilities
+from edge_node.membership.heartbeat import BEAT_NS_MAX
 from edge_node.membership.renewal import Renewal
 from edge_node.settings import NodeSettings
 from edge_node.store.documents import Documents
@@ -41,7 +43,7 @@ from edge_node.tasks import events as desk_events
 from edge_node.tasks.desk import Desk, DeskSettings
 from edge_node.tasks.journal import JournalPort
 from edge_node.tasks.task import INLINE_BYTES_MAX, Outcome, Record, Task
-from edge_node.transport import blobs, channel
+from edge_node.transport import blobs, channel, groupcast
 from edge_node.transport.bodies import Bodies
 from edge_node.transport.inbox import Inbox
 from edge_node.transport.link import Delivery, Link, LinkDown, LinkUp, Sent
@@ -49,6 +51,7 @@ from edge_node.wire import messages, topics
 from edge_node.wire.codec import direct_context
 from edge_node.wire.ids import GATEWAY
 from security.errors import EdgeweaveError, ProtocolViolation, Refused
+from security.group import Epoch
 from security.identity import NodeKeys
 from security.keystore import KeyStore, StoredIdentity
 from security.roster import Adopted, Roster, RosterView
@@ -58,9 +61,6 @@ from security.session import SESSIONS_MAX, Sessions
 log = logging.getLogger("edge_node.agent")
 
 SECOND = 1_000_000_000
-BEAT_NS = 1 * SECOND
-BEAT_NS_MAX = 5 * SECOND
-"""Beats are stretched to this while the load does not change."""
 OUTPUT_INLINE_MAX = 64 * 1024
 """A larger output is fetched by its digest, so that it does not hold up leases."""
 GATEWAY_SESSIONS_MAX = 1_280
@@ -80,8 +80,22 @@ SETTLED_BYTES_MAX = 256 * 1024 * 1024
 """Settled tasks kept for `result`, whatever their age: what a small board's card can spare."""
 
 
+class GroupDuties(Protocol):
+    """Who makes the group's epochs (the gateway). Called from the agent's loop; must not wait."""
+
+    def attach(self, agent: Agent) -> None: ...
+    def roster_in_force(self, now_ns: int, wall_ms: int, roster: Roster) -> None: ...
+    def session(self, now_ns: int, wall_ms: int, peer: str, there: bool) -> None: ...
+    def shown(self, now_ns: int, wall_ms: int, epoch: Epoch) -> None: ...
+    def tick(self, now_ns: int, wall_ms: int) -> None: ...
+    def deadline_ns(self) -> int | None: ...
+
+
 class Extension(Protocol):
     """What a member with more duties (the gateway) adds. Called from the agent's loop; must not wait."""
+
+    @property
+    def groups(self) -> GroupDuties: ...
 
     def attach(self, agent: Agent) -> None: ...
     def roster_changed(self, roster: Roster, signed: bytes) -> None: ...
@@ -193,7 +207,10 @@ class Agent:
             sessions=self.sessions,
             signed_roster=lambda: self.roster.signed,
         )
-        self.detector = detector.Detector(watch_all=True)
+        self.abilities = Abilities()
+        self.presence = self._presence()
+        self.detector = self.presence.detector
+        self._group_duties = extension.groups if extension is not None else None
         self.blobs = blobs.Blobs(self._lookup)
         self.provision = Provision(
             me=node_id,
@@ -210,17 +227,14 @@ class Agent:
         self._recent: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._peer_notes: dict[str, dict[str, Any]] = {}
         self._results: dict[bytes, list[tuple[str, messages.Result]]] = {}
-        self._beat_due_ns = 0
         self._due_ns = 0
-        self._beat_seq = 0
-        self._beat_load: messages.Load | None = None
-        self._beat_sent_ns = 0
         self._pings: OrderedDict[int, tuple[str, int]] = OrderedDict()
         self._ping_waiters: dict[int, asyncio.Future[int]] = {}
         self._appends: list[tuple[int, tuple[Record, ...]]] = []
         self.at_turn_end: list[Callable[[], None]] = []
         self._drained = asyncio.Event()
         self._ready = asyncio.Event()
+        self._look_due = asyncio.Event()
         self._draining = False
         self._publish_errors: Counter[str] = Counter()
         self._handlers: dict[type, Callable[[int, int, Any], None]] = {
@@ -242,12 +256,39 @@ class Agent:
         }
         if extension is not None:
             extension.attach(self)
+            extension.groups.attach(self)
+
+    def _presence(self) -> presence.Presence:
+        """Raises: Unavailable: the disk refuses to count this start."""
+        cast = groupcast.Groupcast(
+            me=self.node_id,
+            mesh_id=self.mesh_id,
+            root_spki_sha256=self.roster.pin,
+            is_member=self._is_active,
+            entropy=self.entropy,
+        )
+        kept = self.keystore.group_secrets()
+        damage = cast.restore(self.clock.now_ns(), kept) if kept is not None else None
+        if damage is not None:
+            log.error("the group's keys are damaged: they are asked for again", extra={"cause": damage})
+        return presence.Presence(
+            me=self.node_id,
+            mesh_id=self.mesh_id,
+            incarnation=self.keystore.next_incarnation(self.started_ms // 1000),
+            boot_id=self.boot_id,
+            groupcast=cast,
+            load=self.desk.load,
+            depends=self.desk.holds_lease,
+            rng=random.Random(int.from_bytes(self.entropy(8), "big")),  # noqa: S311  a choice of peers, not keys
+            longest_ns=BEAT_NS_MAX,
+        )
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> None:
         """Until cancelled. ``ready`` is set once work is accepted."""
         self.publisher.restore()
+        self._look_due.set()
         self.journal.start(asyncio.get_running_loop(), self._on_persisted, self._on_persist_failed)
         open_tasks = await asyncio.to_thread(self.journal.open_tasks)
         self.link.subscribe(topics.subscriptions(self.mesh_id, self.node_id))
@@ -257,6 +298,7 @@ class Agent:
                 house.create_task(self.runtime.run(), name="runtime"),
                 house.create_task(self.link.run(), name="link"),
                 house.create_task(self._write_notes(), name="notes"),
+                house.create_task(self._look_at_ourselves(), name="abilities"),
             ]
             if self.node_id != GATEWAY:  # which is its own authority
                 devices.append(house.create_task(self.renewal.run(), name="renewal"))
@@ -298,7 +340,7 @@ class Agent:
         The others look at once; no beat and no answer to their probes must revive us.
         """
         self._handlers[Delivery] = lambda now_ns, wall_ms, event: None
-        self._beat_due_ns = now_ns + GOODBYE_NS
+        self.presence.say_no_more(now_ns + GOODBYE_NS)
         with contextlib.suppress(EdgeweaveError):  # no link, nobody to tell
             self.link.send(0, topics.topic_for(topics.Presence(self.mesh_id, self.node_id)), b"")
 
@@ -331,10 +373,10 @@ class Agent:
         dues = (
             self.desk.deadline_ns(),
             self.channels.deadline_ns(),
-            self.detector.deadline_ns(),
             self.blobs.deadline_ns(),
             self.provision.deadline_ns(),
-            self._beat_due_ns,
+            self.presence.deadline_ns(),
+            self._group_duties.deadline_ns() if self._group_duties is not None else None,
         )
         self._due_ns = min(due for due in dues if due is not None)
         return max(0.0, (self._due_ns - self.clock.now_ns()) / 1e9)
@@ -346,17 +388,16 @@ class Agent:
         due = self.channels.deadline_ns()
         if due is not None and due <= now_ns:
             self._publish(now_ns, wall_ms, self.channels.tick(now_ns))
-        due = self.detector.deadline_ns()
-        if due is not None and due <= now_ns:
-            self._judged(now_ns, wall_ms, self.detector.tick(now_ns))
         due = self.blobs.deadline_ns()
         if due is not None and due <= now_ns:
             self._blob_effects(now_ns, wall_ms, self.blobs.tick(now_ns))
         due = self.provision.deadline_ns()
         if due is not None and due <= now_ns:
             self._provided(now_ns, wall_ms, self.provision.tick(now_ns))
-        if self._beat_due_ns <= now_ns:
-            self._beat(now_ns, wall_ms)
+        if self.presence.deadline_ns() <= now_ns:
+            self._judged(now_ns, wall_ms, self.presence.tick(now_ns, wall_ms))
+        if self._group_duties is not None:
+            self._group_duties.tick(now_ns, wall_ms)
 
     # ── the link ──────────────────────────────────────────────────────────────────────────────────
 
@@ -371,9 +412,10 @@ class Agent:
                 effects = self.channels.delivered(now_ns, topic, event.payload)
                 if effects:
                     self._publish(now_ns, wall_ms, effects)
-            case topics.Presence(mesh, src) if mesh == self.mesh_id and src != self.node_id:
-                if not event.payload:
-                    self._judged(now_ns, wall_ms, self.detector.handle(now_ns, detector.WillSeen(src)))
+            case topics.Presence():
+                effects_of = self.presence.delivered(now_ns, wall_ms, topic, event.payload)
+                if effects_of:
+                    self._judged(now_ns, wall_ms, effects_of)
             case topics.RosterTopic(mesh) if mesh == self.mesh_id and event.payload:
                 self.adopt_roster(now_ns, wall_ms, event.payload)
 
@@ -392,7 +434,9 @@ class Agent:
                 assert isinstance(effect, channel.Heard)
                 if effect.peer != heard_of:
                     heard_of = effect.peer
-                    self._judged(now_ns, wall_ms, self.detector.heard(now_ns, heard_of))
+                    news = self.presence.heard(now_ns, wall_ms, heard_of)
+                    if news:
+                        self._judged(now_ns, wall_ms, news)
                 self._heard(now_ns, wall_ms, effect.peer, effect.message)
             else:
                 self._channel_news(now_ns, wall_ms, effect)
@@ -400,15 +444,20 @@ class Agent:
     def _channel_news(self, now_ns: int, wall_ms: int, effect: channel.Effect) -> None:
         match effect:
             case channel.PeerReady(peer, restarted):
-                self._judged(now_ns, wall_ms, self.detector.heard(now_ns, peer))
+                self._judged(now_ns, wall_ms, self.presence.ready(now_ns, wall_ms, peer))
                 if restarted:
                     log.info("peer restarted", extra={"peer": peer})
                     self._peer_up(now_ns, wall_ms, peer, restarted=True)
+                self.tell(now_ns, peer, self.abilities.own)
                 if GATEWAY in (peer, self.node_id):
                     self.tell(now_ns, peer, self.publisher.wish())
-                    self._send_beat(now_ns, wall_ms, peer)
+                if self._group_duties is not None:
+                    self._group_duties.session(now_ns, wall_ms, peer, True)
             case channel.PeerLost(peer, reason):
                 log.info("session ended", extra={"peer": peer, "cause": reason})
+                self.presence.lost(peer)
+                if self._group_duties is not None:
+                    self._group_duties.session(now_ns, wall_ms, peer, False)
             case channel.RosterWanted(peer, version):
                 log.info("a newer roster is spoken of", extra={"peer": peer, "version": version})
                 self.channels.ask_roster(now_ns, peer)
@@ -423,12 +472,12 @@ class Agent:
         if self.node_id != GATEWAY:
             self.channels.connect(now_ns, GATEWAY)
             self._announce_member()
-        for peer in [peer for peer, _ in self.channels.streams() if self.channels.has(peer)]:
-            self._send_beat(now_ns, wall_ms, peer)  # we are down for each other until one is heard again
+        sessions = [peer for peer, _ in self.channels.streams() if self.channels.has(peer)]
+        self._judged(now_ns, wall_ms, self.presence.link_up(now_ns, wall_ms, sessions))
 
     def _link_down(self, now_ns: int, wall_ms: int, event: LinkDown) -> None:
         log.warning("broker not connected", extra={"cause": event.reason})
-        self._judged(now_ns, wall_ms, self.detector.handle(now_ns, detector.LinkLost()))
+        self._judged(now_ns, wall_ms, self.presence.link_down(now_ns))
 
     def _sent(self, now_ns: int, wall_ms: int, event: Sent) -> None:
         if event.refused is not None:
@@ -449,8 +498,14 @@ class Agent:
             self._carry_out(
                 now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, desk_events.Heard(peer, message))
             )
-            if kind is messages.Beat and self.extension is not None:
-                self.extension.heard(peer, message)
+            if kind is messages.Beat:
+                self.presence.beat_heard(now_ns, peer, message)
+                if self.extension is not None:
+                    self.extension.heard(peer, message)
+            elif kind is messages.About:
+                self.abilities.heard(peer, message)
+                if self.extension is not None:
+                    self.extension.heard(peer, message)
         elif kind is messages.Ping:
             self.channels.send_loose(peer, messages.Pong(message.nonce, self.desk.load(now_ns)))
         elif kind is messages.Pong:
@@ -471,6 +526,10 @@ class Agent:
             self.publisher.publish_asked(now_ns, wall_ms, peer, message)
         elif kind is messages.Published:
             self.publisher.published(peer, message)
+        elif kind is messages.GroupKeysWanted:
+            self._judged(now_ns, wall_ms, self.presence.keys_wanted(now_ns, peer, message))
+        elif kind is messages.GroupKeys:
+            self.keys_came(now_ns, wall_ms, peer, message)
         elif self.extension is not None:
             self.extension.heard(peer, message)
 
@@ -512,45 +571,68 @@ class Agent:
 
     # ── beats and verdicts ────────────────────────────────────────────────────────────────────────
 
-    def _beat(self, now_ns: int, wall_ms: int) -> None:
-        load = self.desk.load(now_ns)
-        changed = load != self._beat_load
-        self._beat_due_ns = now_ns + BEAT_NS
-        if not changed and self._beat_sent_ns + BEAT_NS_MAX > now_ns:
-            return
-        self._beat_load, self._beat_sent_ns = load, now_ns
-        self._beat_seq += 1
-        peers = self.detector.up() if self.node_id == GATEWAY else [GATEWAY]
-        for peer in peers:
-            if self.channels.has(peer):
-                self._send_beat(now_ns, wall_ms, peer)
+    def keys_came(self, now_ns: int, wall_ms: int, peer: str, keys: messages.GroupKeys) -> None:
+        """An epoch of the mesh's group, from a peer or (at the gateway) made by ourselves."""
+        self._judged(now_ns, wall_ms, self.presence.keys_came(now_ns, wall_ms, peer, keys))
 
-    def _send_beat(self, now_ns: int, wall_ms: int, peer: str) -> None:
-        self.channels.send_loose(peer, messages.Beat(self._beat_seq, self.desk.load(now_ns), wall_ms))
-
-    def _judged(self, now_ns: int, wall_ms: int, effects: list[detector.Effect]) -> None:
+    def _judged(self, now_ns: int, wall_ms: int, effects: list[presence.Effect]) -> None:
+        """Carry out what presence asks for."""
         for effect in effects:
             match effect:
+                case presence.Beaten(peer, beat):
+                    if self.channels.life_of(peer) not in (None, beat.boot_id):
+                        self.channels.boot_seen(now_ns, peer, beat.boot_id)
+                    self._to_desk(now_ns, wall_ms, desk_events.Heard(peer, beat))
+                    if self.extension is not None:
+                        self.extension.heard(peer, beat)
+                case presence.Publish(topic, payload):
+                    with contextlib.suppress(EdgeweaveError):  # no link, or one that is full: the next beat
+                        self.link.send(0, topic, payload, qos=0)
+                case presence.TellLoose(peer, beat):
+                    if self.channels.has(peer):
+                        self.channels.send_loose(peer, beat)
                 case detector.Up(peer):
                     log.info("peer is up", extra={"peer": peer})
                     self._peer_up(now_ns, wall_ms, peer)
-                    if self.channels.has(peer):
-                        self._send_beat(now_ns, wall_ms, peer)  # it may not have heard us yet
                     self._peer_notes[peer] = {"id": peer, "up": True, "at_ms": wall_ms}
                     if self.extension is not None:
                         self.extension.peer_changed(peer, True, "")
                 case detector.Down(peer, reason):
                     log.warning("peer is down", extra={"peer": peer, "cause": reason})
-                    self._carry_out(
-                        now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, desk_events.PeerDown(peer))
-                    )
-                    if self.link.up:  # it is away, not we: nobody's work waits for what it was to send
-                        self._blob_effects(now_ns, wall_ms, self.blobs.peer_down(now_ns, peer))
+                    self._peer_down(now_ns, wall_ms, peer)
                     self._peer_notes[peer] = {"id": peer, "up": False, "at_ms": wall_ms, "cause": reason}
                     if self.extension is not None:
                         self.extension.peer_changed(peer, False, reason)
+                case detector.Quiet(peer):
+                    log.debug("peer is quiet", extra={"peer": peer})
+                    self._peer_down(now_ns, wall_ms, peer, quiet=True)
                 case detector.Probe(peer):
                     self.ping(now_ns, peer)
+                case presence.Digested(entries):
+                    self._to_desk(now_ns, wall_ms, desk_events.DigestHeard(entries))
+                case presence.Subscribe(wanted):
+                    self.link.subscribe(list(wanted))
+                case presence.Unsubscribe(unwanted):
+                    self.link.unsubscribe(list(unwanted))
+                case groupcast.Tell(peer, message):
+                    self.tell(now_ns, peer, message)
+                case groupcast.Keep(stored):
+                    try:
+                        self.keystore.save_group_secrets(stored)
+                    except EdgeweaveError as error:  # they are asked for again after a restart
+                        log.error("the group's keys could not be kept", extra={"cause": str(error)})
+                case groupcast.Adopted(epoch, shown_by):
+                    log.info("group epoch adopted", extra={"epoch": epoch, "peer": shown_by})
+                    if self._group_duties is not None and shown_by != self.node_id:
+                        current = self.presence.groupcast.current
+                        assert current is not None, "adopted a moment ago"
+                        self._group_duties.shown(now_ns, wall_ms, current)
+
+    def _peer_down(self, now_ns: int, wall_ms: int, peer: str, *, quiet: bool = False) -> None:
+        event = desk_events.PeerDown(peer, quiet=quiet or not self.link.up)
+        self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, event))
+        if self.link.up:  # it is away, not we: nobody's work waits for what it was to send
+            self._blob_effects(now_ns, wall_ms, self.blobs.peer_down(now_ns, peer))
 
     def _peer_up(self, now_ns: int, wall_ms: int, peer: str, *, restarted: bool = False) -> None:
         member = self.roster.current.member(peer) if self.roster.current else None
@@ -598,7 +680,10 @@ class Agent:
         self.sightings.handle(now_ns, KnownMembers(self.mesh_id, ids))
         for peer in [p for p, _ in self.channels.streams() if p not in ids]:
             self.channels.forget(now_ns, peer)
-            self._judged(now_ns, wall_ms, self.detector.handle(now_ns, detector.Forgotten(peer)))
+        self._judged(now_ns, wall_ms, self.presence.members(now_ns, wall_ms, ids))
+        self.abilities.keep_only(ids)
+        if self._group_duties is not None:
+            self._group_duties.roster_in_force(now_ns, wall_ms, roster)
         self.channels.roster_changed(now_ns)
         self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, desk_events.Members(infos)))
 
@@ -617,9 +702,12 @@ class Agent:
         member = self.roster.current.member(peer) if self.roster.current else None
         return tuple(key.x25519 for key in member.keys) if member is not None else ()
 
+    def _is_active(self, peer: str) -> bool:
+        return self.roster.current is not None and self.roster.current.member(peer) is not None
+
     @property
     def is_member(self) -> bool:
-        return self.roster.current is not None and self.roster.current.member(self.node_id) is not None
+        return self._is_active(self.node_id)
 
     # ── the desk ──────────────────────────────────────────────────────────────────────────────────
 
@@ -639,8 +727,10 @@ class Agent:
                 case desk_events.Append(serial, records):
                     self._appends.append((serial, records))
                 case desk_events.Run():
+                    self.presence.load_moved(now_ns)
                     self._provided(now_ns, wall_ms, self.provision.run(now_ns, effect))
                 case desk_events.Settled(task_id, outcome):
+                    self.presence.load_moved(now_ns)
                     self._settled(task_id, outcome)
                 case desk_events.Reply(token=token):
                     reply = self._replies.pop(token, None)
@@ -871,6 +961,23 @@ class Agent:
 
     def catalogue_changed(self, now_ns: int, wall_ms: int) -> None:
         self._provided(now_ns, wall_ms, self.provision.catalogue_changed())
+        self._look_due.set()
+
+    async def _look_at_ourselves(self) -> None:
+        """What the catalogue's functions require and we lack: looked for in a thread when it has changed."""
+        while True:
+            await self._look_due.wait()
+            self._look_due.clear()
+            about = await asyncio.to_thread(self.abilities.look, self.publisher.requirements())
+            if about is not None:
+                self.abilities.own = about
+                self.soon(self._tell_about_us)
+
+    def _tell_about_us(self, now_ns: int, wall_ms: int) -> None:
+        about = self.abilities.own
+        self._to_desk(now_ns, wall_ms, desk_events.OwnAbilities(tuple(about.lacks)))
+        for peer in [peer for peer, _ in self.channels.streams() if self.channels.has(peer)]:
+            self.tell(now_ns, peer, about)
 
     def peers_up(self) -> list[str]:
         return self.detector.up()
@@ -906,7 +1013,10 @@ class Agent:
 
     def _seen(self, now_ns: int, event: Any) -> None:
         self.sightings.tick(now_ns)  # what was not heard again gives its place to others
-        self.sightings.handle(now_ns, event)
+        for effect in self.sightings.handle(now_ns, event):
+            if isinstance(effect, Appeared) and effect.sighting.mesh_id == self.mesh_id:
+                wall_ms = self.clock.wall_ms()
+                self._judged(now_ns, wall_ms, self.presence.sighted(now_ns, effect.sighting.node_id))
 
     def broker_addresses(self) -> list[tuple[str, int]]:
         """The roster's brokers in its order, then what sighted members say; the TLS name decides."""
@@ -967,6 +1077,7 @@ class Agent:
         """Everything that `status` shows; plain data."""
         roster = self.roster.current
         wall_ms = self.clock.wall_ms()
+        epoch = self.presence.groupcast.current
         return {
             "node": self.node_id,
             "mesh": self.mesh_id,
@@ -980,7 +1091,17 @@ class Agent:
                 "stale": self.roster.is_stale(wall_ms // 1000),
             },
             "broker": {"connected": self.link.up, "address": _text_of(getattr(self.link, "address", None))},
+            "mdns": self.mdns_interface or "auto",
             "peers_up": self.detector.up(),
+            "peers": self.detector.states(),
+            "versions": {self.node_id: self.abilities.own.version, **self.abilities.versions()},
+            "following": self.presence.following.followed if self.presence.following else [],
+            "group": {
+                "epoch": epoch.number if epoch is not None else None,
+                "refused": dict(self.presence.groupcast.violations),
+                "stale": self.presence.groupcast.stale,
+            },
+            "incarnation": self.presence.heartbeat.incarnation,
             "tasks": self.desk.status(self.clock.now_ns()),
             "open": len(self.open_tasks),
             "functions": self.catalogue.names(),

@@ -39,6 +39,7 @@ from gateway.broker.broker import Broker
 from gateway.broker.door_list import DoorList, admitted
 from gateway.engines.process_pool import ProcessPoolEngine
 from gateway.fleet import registry as fleet
+from gateway.groups import Groups
 from gateway.joining import Enroller, JoiningServer, ServerIdentity, roster_router
 from gateway.roster_keeper import RosterKeeper
 from gateway.settings import GatewaySettings
@@ -148,6 +149,7 @@ class House:
         self.trust = trust
         self.clock: Clock = SystemClock()
         self.registry = fleet.Registry()
+        self.groups = Groups(trust.authority)
         self.keeper = RosterKeeper(
             trust.authority, keystore, on_changed=self._roster_signed, clock=self.clock
         )
@@ -420,6 +422,8 @@ class House:
         match message:
             case messages.Beat(load=load):
                 self.registry.handle(self.clock.now_ns(), fleet.Heard(peer, load))
+            case messages.About(version=version):
+                self.registry.handle(self.clock.now_ns(), fleet.Heard(peer, None, version))
             case messages.Leaving():
                 if not self._leaving.full():
                     self._leaving.put_nowait(peer)

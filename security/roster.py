@@ -324,6 +324,11 @@ class RosterView:
             self.adopt(signed)
 
     @property
+    def pin(self) -> bytes | str:
+        """What the mesh's authority is known by: SHA-256 of its root's SPKI."""
+        return self._pin
+
+    @property
     def version(self) -> int:
         return self.current.version if self.current is not None else 0
 

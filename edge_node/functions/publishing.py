@@ -106,6 +106,15 @@ class Publisher:
         manifest = self.manifest_of(name, digest)
         return None if manifest is None else Authorised(manifest.timeout_s, manifest.memory_mb)
 
+    def requirements(self) -> set[str]:
+        """Modules that the current function of any name requires, as one imports them."""
+        needed: set[str] = set()
+        for name in self.catalogue.names():
+            manifest = self.manifest_of(name, self.catalogue.current(name).digest)
+            if manifest is not None:
+                needed.update(manifest.requires)
+        return needed
+
     def wish(self) -> messages.CatalogueWanted:
         """What we ask others for; names that do not fit are sent to us once more, which changes nothing."""
         have: list[tuple[str, int]] = []

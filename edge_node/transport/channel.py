@@ -214,6 +214,14 @@ class Channels:
             stream.resend_all()
             self._dirty[peer] = None
 
+    def boot_seen(self, now_ns: int, peer: str, boot_id: bytes) -> None:
+        """Presence showed this life of *peer*; if our session is with another, a handshake starts."""
+        self._after(now_ns, self._sessions.handle(now_ns, session.BootSeen(peer, boot_id)))
+
+    def life_of(self, peer: str) -> bytes | None:
+        """The boot id of the peer that we have a session with."""
+        return self._sessions.boot_id_of(peer) if self._sessions.has(peer) else None
+
     def ask_roster(self, now_ns: int, peer: str) -> None:
         """Ask *peer* for the roster that it speaks of."""
         self._after(now_ns, self._sessions.ask_roster(now_ns, peer))

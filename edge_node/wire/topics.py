@@ -4,7 +4,7 @@
     presence  ew/1/<mesh>/p/<src>            roster  ew/1/<mesh>/roster   (retained, the gateway alone writes)
 
 A member writes only where <src> is itself and reads only where <dst> is itself, its groups, presence
-and the roster. ``topic_for`` and ``parse`` are inverses.
+(everybody's or one member's) and the roster. ``topic_for`` and ``parse`` are inverses.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from edge_node.wire.ids import is_mesh_id, is_node_id
+from edge_node.wire.ids import GATEWAY, is_mesh_id, is_node_id
 from security.errors import ProtocolViolation
 
 VERSION = "1"
@@ -81,5 +81,8 @@ def parse(text: str) -> Topic:
 
 
 def subscriptions(mesh: str, me: str) -> list[str]:
-    """What a member reads: its inbox, presence, the roster."""
-    return [f"ew/{VERSION}/{mesh}/d/{me}/+", f"ew/{VERSION}/{mesh}/p/+", f"ew/{VERSION}/{mesh}/roster"]
+    """What a member reads from its start: its inbox, the roster, the gateway's presence (the gateway:
+    everybody's). A node adds the presence of those that it follows."""
+    presence = "+" if me == GATEWAY else GATEWAY
+    root = f"ew/{VERSION}/{mesh}"
+    return [f"{root}/d/{me}/+", f"{root}/p/{presence}", f"{root}/roster"]

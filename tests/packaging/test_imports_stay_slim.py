@@ -63,7 +63,7 @@ ROOMS = {
     "security": {"keystore", "tls"},
     "edge_node/wire": set(),
     "edge_node/discovery": {"mdns"},
-    "edge_node/membership": {"renewal", "standing"},
+    "edge_node/membership": {"abilities", "renewal", "standing"},
     "edge_node/scheduling": set(),
     "edge_node/tasks": {"journal"},
     "edge_node/transport": {"inbox", "link", "memory", "mqtt", "slim_paho"},

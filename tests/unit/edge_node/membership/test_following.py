@@ -1,0 +1,146 @@
+"""Whom a node follows: everybody in a small mesh, sixteen in a large one, and never who is gone."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_node.membership.following import (
+    FOLLOWED_MAX,
+    LAN_MAX,
+    SECOND,
+    Came,
+    Capacity,
+    Follow,
+    Following,
+    Members,
+    Sighted,
+    Unfollow,
+    Went,
+)
+
+MANY = [f"n{n:04}" for n in range(1000)]
+
+
+def node(*, seed: int = 1) -> Following:
+    return Following(me="me", always="gateway", rng=Random(seed))
+
+
+def members(*ids: str) -> Members:
+    return Members(frozenset({"me", "gateway", *ids}))
+
+
+def test_a_small_mesh_is_followed_whole():
+    following = node()
+
+    assert following.handle(0, members("a", "b")) == [Follow(each) for each in following._followed]
+    assert following.followed == ["a", "b"]
+    assert following.follows("gateway")
+    assert following.deadline_ns() is None, "there is nobody to change places with"
+
+
+def test_of_a_thousand_sixteen_are_followed():
+    following = node()
+
+    effects = following.handle(0, members(*MANY))
+
+    assert len(effects) == FOLLOWED_MAX == len(following.followed)
+    following.check()
+
+
+def test_every_minute_one_is_replaced():
+    following = node()
+    following.handle(0, members(*MANY))
+    before = set(following.followed)
+
+    assert following.tick(59 * SECOND) == []
+    gone, new = following.tick(60 * SECOND)
+
+    assert isinstance(gone, Unfollow) and isinstance(new, Follow)
+    assert set(following.followed) == before - {gone.peer} | {new.peer}
+    assert following.deadline_ns() == 120 * SECOND
+
+
+def test_who_went_down_gives_its_place_to_another():
+    following = node()
+    following.handle(0, members(*MANY))
+    victim = following.followed[0]
+
+    gone, new = following.handle(0, Went(victim))
+
+    assert gone == Unfollow(victim) and new.peer not in (victim, "me", "gateway")
+
+
+def test_who_went_down_in_a_small_mesh_is_followed_on():
+    """Nobody else wants the place, and its return must be heard."""
+    following = node()
+    following.handle(0, members("a", "b"))
+
+    assert following.handle(0, Went("a")) == []
+    assert following.followed == ["a", "b"]
+
+
+def test_who_left_the_roster_is_followed_no_more():
+    following = node()
+    following.handle(0, members("a", "b"))
+
+    assert following.handle(0, members("b")) == [Unfollow("a")]
+    following.check()
+
+
+def test_neighbours_get_six_places_and_no_more():
+    """A sighting is a hint that anybody on the network can forge."""
+    following = node()
+    following.handle(0, members(*MANY))
+    near = MANY[500:600]
+    for peer in near:
+        following.handle(0, Sighted(peer))
+
+    assert sum(peer in near for peer in following.followed) >= LAN_MAX
+    changes = sum(bool(following.handle(0, Sighted(peer))) for peer in MANY[600:700])
+    assert changes == 0
+    assert following.handle(0, Sighted("stranger")) == []
+    following.check()
+
+
+def test_capacity_draws_followers():
+    following = node()
+    following.handle(0, members(*MANY))
+    strong = MANY[100:110]
+    for peer in strong:
+        following.handle(0, Capacity(peer, 1000.0))
+    before = sum(peer in strong for peer in following.followed)
+    for minute in range(1, 200):
+        following.tick(minute * 60 * SECOND)
+
+    assert sum(peer in strong for peer in following.followed) > before + 2
+
+
+steps = st.one_of(
+    st.sets(st.sampled_from(MANY[:40])).map(lambda ids: members(*ids)),
+    st.sampled_from(MANY[:40]).flatmap(
+        lambda peer: st.sampled_from([Sighted(peer), Went(peer), Came(peer), Capacity(peer, 3.0)])
+    ),
+    st.just(None),
+)
+
+
+@given(st.integers(0, 2**16), st.lists(steps, max_size=60))
+def test_subscriptions_are_always_those_of_the_followed(seed, script):
+    """Whatever happens: each Follow and Unfollow is told once, and at most sixteen stand."""
+    following = node(seed=seed)
+    standing: set[str] = set()
+    now_ns = 0
+    for step in script:
+        now_ns += 7 * SECOND
+        effects = following.tick(now_ns) if step is None else following.handle(now_ns, step)
+        for effect in effects:
+            if isinstance(effect, Follow):
+                assert effect.peer not in standing
+                standing.add(effect.peer)
+            else:
+                standing.remove(effect.peer)
+        following.check()
+        assert sorted(standing) == following.followed and len(standing) <= FOLLOWED_MAX
