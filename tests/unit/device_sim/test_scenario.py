@@ -49,6 +49,12 @@ node = "press-1"
 offloaded_min = 1
 """
 
+FLEET_KEYS = "name, duration_s, seed, mdns, settle_s, verify"
+DEVICE_KEYS = "id, prefix, count, workers, slowdown, labels, trace, calls"
+VERBS = "kill, pause, resume, restart, revoke, kill-gateway, restart-gateway or kill-broker"
+PLACES = "any, local, gateway or a node of this scenario"
+NO_NAME = "cannot name a node: 1 to 32 of a-z, 0-9 and '-', not reserved"
+
 
 def refused(text: str) -> str:
     with pytest.raises(BadInput) as caught:
@@ -90,8 +96,7 @@ def test_a_scenario_is_read_whole():
         ("slowdown = 2", "slow_down = 2",
          "plant.toml:11: devices[0].slow_down: unknown key; did you mean slowdown?"),
         ("slowdown = 2", "xyz = 2",
-         "plant.toml:11: devices[0].xyz: unknown key; known are id, prefix, count, workers, slowdown, labels, "
-         "trace, calls"),
+         f"plant.toml:11: devices[0].xyz: unknown key; known are {DEVICE_KEYS}"),
         ('labels = { hall = "a" }', "labels = { hall = 1 }",
          "plant.toml:12: devices[0].labels.hall: expected a text of 1 to 200 characters, got 1"),
         ('labels = { hall = "a" }', "labels = []",
@@ -99,9 +104,9 @@ def test_a_scenario_is_read_whole():
         ('[[devices]]\nid = "helper"', '[[devices]]\nid = "press-1"',
          "plant.toml:26: devices[1].id: devices[0] is named press-1 too"),
         ('id = "helper"', 'id = "Helper"',
-         "plant.toml:26: devices[1].id: 'Helper' cannot name a node: 1 to 32 of a-z, 0-9 and '-', not reserved"),
+         f"plant.toml:26: devices[1].id: 'Helper' {NO_NAME}"),
         ('id = "helper"', 'id = "gateway"',
-         "plant.toml:26: devices[1].id: 'gateway' cannot name a node: 1 to 32 of a-z, 0-9 and '-', not reserved"),
+         f"plant.toml:26: devices[1].id: 'gateway' {NO_NAME}"),
         ('id = "helper"', 'id = "helper"\nprefix = "x"',
          "plant.toml:25: devices[1]: expected either id, or prefix and count"),
         ('id = "helper"', 'id = "helper"\ncount = 3',
@@ -109,8 +114,7 @@ def test_a_scenario_is_read_whole():
         ("count = 2", "count = 64",
          f"plant.toml:25: devices[1].count: 65 nodes so far; at most {NODES_MAX} fit one machine"),
         ('do = "restart"', 'do = "reboot"',
-         "plant.toml:35: faults[1].do: expected kill, pause, resume, restart, revoke, kill-gateway, "
-         "restart-gateway or kill-broker, got 'reboot'"),
+         f"plant.toml:35: faults[1].do: expected {VERBS}, got 'reboot'"),
         ('do = "restart"', 'do = "resume"',
          "plant.toml:35: faults[1].do: cannot be done: press-1 is dead at 9.5 s"),
         ('do = "restart"', 'do = "kill-broker"',
@@ -126,8 +130,7 @@ def test_a_scenario_is_read_whole():
         ('function = "gait.spectrum"', 'function = "room.changes"',
          "plant.toml:22: devices[0].calls[0].function: no file room.py in functions; there: gait"),
         ("every_windows = 2", 'every_windows = 2\nwhere = "press-9"',
-         "plant.toml:24: devices[0].calls[0].where: expected any, local, gateway or a node of this scenario, "
-         "got 'press-9'"),
+         f"plant.toml:24: devices[0].calls[0].where: expected {PLACES}, got 'press-9'"),
         ("every_windows = 2", "every_windows = 2\nwhole = true",
          "plant.toml:23: devices[0].calls[0].every_windows: a call of the whole series has no windows"),
         ('id = "helper"', 'id = "helper"\n[[devices.calls]]\nfunction = "gait.spectrum"',
@@ -139,7 +142,7 @@ def test_a_scenario_is_read_whole():
         ('file = "functions/gait.py"', 'file = "gait.py"\n[[functions]]\nfile = "x/gait.py"',
          "plant.toml:8: functions[1].file: functions[0] is named gait too"),
         ('[[functions]]\nfile = "functions/gait.py"', "functions = 'gait.py'",
-         "plant.toml:5: fleet.functions: unknown key; known are name, duration_s, seed, mdns, settle_s, verify"),
+         f"plant.toml:5: fleet.functions: unknown key; known are {FLEET_KEYS}"),
         ("[fleet]", "gateway = 7\n[fleet]",
          "plant.toml:1: gateway: expected a table, got 7"),
         ("[expect]\noffloaded_min = 1", "[[expect]]\noffloaded_min = 1",
@@ -172,7 +175,8 @@ def test_a_mistake_is_one_line_that_names_its_place(old, new, told):
          "plant.toml:3: devices[1].slowdown: expected a number >= 1 and <= 1000, got 'x'"),
         ("devices = [\n  7\n]\n[fleet]\nname = 'x'\nduration_s = 1",
          "plant.toml:2: devices[0]: expected a table, got 7"),
-        ("devices = []\n[fleet]\nname = 'x'\nduration_s = 1", "plant.toml:1: devices: expected at least one device"),
+        ("devices = []\n[fleet]\nname = 'x'\nduration_s = 1",
+         "plant.toml:1: devices: expected at least one device"),
         ("a = " + "[" * 2000 + "]" * 2000, "plant.toml:1: not TOML: nested too deeply"),
         ("name = 'x", "plant.toml:1: not TOML: "),
     ],

@@ -80,8 +80,8 @@ def test_a_window_longer_than_the_series_and_endless_plans_are_refused():
 
 
 @given(
-    st.integers(4, 40), st.integers(1, 6), st.floats(0.5, 20), st.floats(0, 3), st.floats(0, 3), st.booleans(),
-    st.integers(0, 9),
+    st.integers(4, 40), st.integers(1, 6), st.floats(0.5, 20), st.floats(0, 3), st.floats(0, 3),
+    st.booleans(), st.integers(0, 9),
 )  # fmt: skip
 def test_no_window_is_handed_over_before_its_last_row_was_read(rows, hop, pace, offset, jitter, repeat, seed):
     chosen = device(hop=hop, rate_hz=pace, offset_s=offset, jitter_s=jitter, repeat=repeat)
@@ -127,7 +127,7 @@ def test_an_array_is_of_the_least_type_that_holds_it(tmp_path, cells, kind):
 def test_a_column_that_is_not_there_or_no_number_is_told(tmp_path):
     path = write(tmp_path, "time,a\nnow,1\nlater,\n")
 
-    with pytest.raises(NoSuchColumn, match="x.csv has no column 'c'; it has time, a"):
+    with pytest.raises(NoSuchColumn, match=r"x\.csv has no column 'c'; it has time, a"):
         Series.read(path, Trace(file="x.csv", rate_hz=1, window=1, hop=1, columns=("c",)))
-    with pytest.raises(BadInput, match="x.csv:3: a is None, not a number"):
+    with pytest.raises(BadInput, match=r"x\.csv:3: a is None, not a number"):
         Series.read(path, Trace(file="x.csv", rate_hz=1, window=1, hop=1, form="array", columns=("a",)))
