@@ -131,7 +131,7 @@ class Groupcast:
     def seal(self, now_ns: int, messages: Sequence[Message]) -> bytes | None:
         """One frame for ``topic``: a Beat, then, from the gateway, a FleetDigest. None: no epoch yet."""
         assert messages and type(messages[0]) is Beat, "a frame is ordered by its beat"
-        assert all(type(one) is FleetDigest for one in messages[1:]), "nothing else is said to a group"
+        assert [type(one) for one in messages[1:]] in ([], [FleetDigest]), "nothing else is said to a group"
         return self._sender.seal(self.topic, pack(1, [(0, encode_message(one)) for one in messages]))
 
     def delivered(self, now_ns: int, topic: Presence, payload: bytes) -> list[Heard]:
@@ -171,10 +171,10 @@ class Groupcast:
                 raise ProtocolViolation("numbered message in a group frame")
             if kind is Unsupported:
                 self.unsupported += 1
-            elif kind is Beat and beat is None and not heard:
+            elif kind is Beat and beat is None:
                 beat = message
                 heard.append(Heard(src, message))
-            elif kind is FleetDigest and src == GATEWAY and beat is not None:
+            elif kind is FleetDigest and src == GATEWAY and len(heard) == 1:
                 heard.append(Heard(src, message))
             else:
                 raise ProtocolViolation(f"{kind.__name__} has no place in this group frame")

@@ -150,7 +150,8 @@ def test_a_digest_is_the_gateways_alone_and_comes_behind_its_beat():
     reader = member("pi-2", 1)
     assert reader.delivered(0, p("gateway"), said("gateway", FleetDigest(1))) == []
     assert reader.delivered(0, p("gateway"), said("gateway", FleetDigest(1), beat(1))) == []
-    assert reader.violations.total() == 2
+    assert reader.delivered(0, p("gateway"), said("gateway", beat(1), FleetDigest(1), FleetDigest(2))) == []
+    assert reader.violations.total() == 3
 
 
 def test_a_message_of_a_later_version_is_skipped():
