@@ -544,6 +544,8 @@ class Desk:
             self._place_anywhere(now_ns, entry, out)
         elif where in (LOCAL, self.me):
             self._run_here(now_ns, entry, out)
+        elif self._members is not None and where not in self._members:
+            self._close(now_ns, entry, Status.FAILED, f"{where} is no member any more", out)
         else:
             view = self._view(where)
             if view.up and self._leases.count(where) < self._settings.offers_max:
@@ -1231,7 +1233,9 @@ class Desk:
     def _view(self, peer: str) -> _View:
         view = self._views.get(peer)
         if view is None:
-            view = self._views[peer] = _View(peer)
+            view = _View(peer)
+            if self._members is None or peer in self._members:  # else it is only being listened to
+                self._views[peer] = view
         return view
 
     def _alive(self, view: _View) -> None:
@@ -1246,7 +1250,7 @@ class Desk:
                 self._capacity_max = 1.0
 
     def _peer_up(self, now_ns: int, event: PeerUp, out: list[Effect]) -> None:
-        if event.peer == self.me:
+        if event.peer == self.me or (self._members is not None and event.peer not in self._members):
             return
         view = self._view(event.peer)
         was_up = view.up

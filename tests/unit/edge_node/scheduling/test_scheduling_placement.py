@@ -207,6 +207,12 @@ BASE = {
         ({"wait_s": 1.3}, Refusal.QUEUE_FULL),
         ({"wait_s": 31.0, "lease_s": 60.0}, Refusal.QUEUE_FULL),
         ({"wait_s": 2.0, "service_s": 2.0}, None),
+        ({"queued": 12, "priority": 1}, None),
+        ({"queued": 13, "priority": 1}, Refusal.QUEUE_FULL),
+        ({"wait_s": 0.1, "promised_s": 0.0}, None),
+        ({"wait_s": 0.11, "promised_s": 0.0}, Refusal.QUEUE_FULL),
+        ({"wait_s": 0.22, "promised_s": 0.1}, None),
+        ({"wait_s": 0.24, "promised_s": 0.1}, Refusal.QUEUE_FULL),
     ],
 )
 def test_admission(change, reason):
