@@ -26,6 +26,7 @@ from typing import Any, Protocol, TypeVar
 
 from edge_node.clock import Clock, SystemClock
 from security.authority import Authority
+from security.enrolment import name_taken
 from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
 from security.identity import GATEWAY
 from security.roster import (
@@ -202,7 +203,7 @@ class RosterKeeper:
     async def add(self, member: Member) -> bytes:
         """A new member; the signed roster that lists it. Adding the very same again changes nothing.
 
-        A name whose bearer left may be given again; that of a revoked one never.
+        A name whose bearer left may be given again; that of a revoked one only by `replace`.
         Raises: Refused: the name is taken, or the roster is full. Unavailable: the keeper is stopping.
         """
 
@@ -211,15 +212,27 @@ class RosterKeeper:
             if held is not None and held.status == "active" and held.keys == member.keys:
                 return
             if held is not None and held.status != "left":
-                raise Refused(
-                    f"the name {member.id!r} is taken"
-                    if held.status == "active"
-                    else f"the name {member.id!r} was revoked",
-                    fix="join with another --name",
-                )
+                raise name_taken(member.id)
             if held is None and len(draft.members) >= MEMBERS_MAX:
                 raise Refused(f"the roster is full ({MEMBERS_MAX} members)", fix="remove members that left")
             draft.members[member.id] = member
+
+        return await self.change(edit)
+
+    async def replace(self, node_id: str, key: MemberKey, *, instead_of: Member | None) -> bytes:
+        """A dead board's successor: the member keeps name, roles and labels; its old keys are out.
+
+        Args: instead_of: the member as it was seen; whoever changed it since (revoked it) comes first.
+        Raises: Refused: no such member, the gateway, or changed since.
+        """
+
+        def edit(draft: _Draft) -> None:
+            held = draft.members.get(node_id)
+            if held is None or GATEWAY in (held.id, *held.roles):
+                raise Refused(f"no member named {node_id} can be replaced", fix="see `edge-gateway nodes`")
+            if held != instead_of:
+                raise Refused(f"{node_id} was changed at the same time", fix="join again with a new code")
+            draft.members[node_id] = Member(node_id, (key,), held.roles, held.labels)
 
         return await self.change(edit)
 

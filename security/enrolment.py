@@ -67,8 +67,13 @@ ADDRESSES_MAX = 8
 
 _ADDRESS = re.compile(r"(?:[a-z0-9._-]{1,253}|\[[0-9a-f:.%a-z]{2,64}\]):([0-9]{1,5})\Z")
 _TOKEN = re.compile(r"[a-z2-7]{6}\Z")
+_LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}\Z")
+LABELS_MAX = 8
 _ALL_OF_IT = "copy the whole code, from 'ew1.' to its last four characters"
 _NEW_CODE = "ask for a new one: edge-gateway invite"
+_AGAIN = "run `edge-node join` again with a new code"
+_UNAPPROVED = "nobody approved it in time"
+_DENIED = "the operator denied it"
 
 
 # -- the code
@@ -197,13 +202,9 @@ def build_request(
         checked_name(name)
     csr = build_csr(keys.signing, name)
     mac = _mac(code.mac_key, server_leaf_sha256, csr, keys.x25519_public, name, labels)
+    checked_labels(labels)
     request = encode([VERSION, code.token_id, csr, keys.x25519_public, name, labels, mac])
-    try:
-        read_request(request)
-    except ProtocolViolation as error:
-        raise BadInput(
-            f"labels do not fit: {error.cause}", fix="at most 8 labels of at most 64 printable characters"
-        ) from error
+    read_request(request)  # we never send what the gateway would refuse
     return request
 
 
@@ -213,15 +214,17 @@ def read_request(data: bytes) -> JoinRequest:
         raise ProtocolViolation(f"join request is larger than {REQUEST_BYTES_MAX} bytes")
     fields = _versioned(data, "join request", VERSION)
     _, token_id, csr, x25519, name, labels, mac = a_list(fields, "join request", length=7)
-    table = a_map(labels, "labels")
-    if len(table) > 8:
-        raise ProtocolViolation("join request has more than 8 labels")
+    table = {a_text(k, "label"): a_text(v, "label") for k, v in a_map(labels, "labels").items()}
+    try:
+        checked_labels(table)
+    except BadInput as error:
+        raise ProtocolViolation(error.cause, fix=error.fix) from error
     return JoinRequest(
         token_id=a_text(token_id, "token id", most=6),
         csr=a_bytes(csr, "CSR", most=2048),
         x25519=a_bytes(x25519, "x25519 key", length=32),
         name=a_text(name, "name", most=32),
-        labels={a_text(k, "label", most=64): a_text(v, "label", most=64) for k, v in table.items()},
+        labels=table,
         mac=a_bytes(mac, "MAC", length=32),
     )
 
@@ -236,6 +239,32 @@ def checked_name(name: str) -> str:
     if name in RESERVED:
         raise BadInput(f"node name {name!r} is reserved", fix="choose another name with --name")
     return name
+
+
+def checked_labels(labels: dict[str, str]) -> dict[str, str]:
+    """Raises: BadInput: too many, or one that is no KEY=VALUE of a command line; it is named."""
+    if len(labels) > LABELS_MAX:
+        raise BadInput(f"a node has at most {LABELS_MAX} labels, not {len(labels)}", fix="leave some out")
+    for key, value in labels.items():
+        if not _LABEL_KEY.match(key):
+            raise BadInput(
+                f"label {key!r:.80} has a key that does not fit",
+                fix="a key is 1 to 64 of A-Z a-z 0-9 . _ - /, beginning with a letter or digit",
+            )
+        if not value or len(value) > 64 or not value.isprintable() or value != value.strip():
+            raise BadInput(
+                f"label {key!r} has the value {value!r:.80}, which does not fit",
+                fix="a value is 1 to 64 printable characters without blanks around them",
+            )
+    return labels
+
+
+def name_taken(name: str) -> Refused:
+    """Another member bears it, or did."""
+    return Refused(
+        f"the name {name} is taken",
+        fix=f"choose another --name, or `edge-gateway replace {name}` for a dead board",
+    )
 
 
 def _mac(key: bytes, leaf_hash: bytes, csr: bytes, x25519: bytes, name: str, labels: dict[str, str]) -> bytes:
@@ -443,6 +472,7 @@ class Issue:
     x25519: bytes
     roles: tuple[str, ...]
     labels: dict[str, str]
+    replaces: bool = False  # a dead board's successor: the member of that name gets this key instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -504,6 +534,7 @@ class _Invitation:
     state: str = "open"  # open | pending | approved | void
     why: str = ""  # void: because
     claim: _Claim | None = None
+    replaces: bool = False  # good for the name of a member that is listed, and only for that
     # not persisted:
     saving: int | None = None  # the snapshot whose fsync must come before anything else happens
     unsaved: bool = False
@@ -553,10 +584,12 @@ class JoinDesk:
         approval: str = "auto",
         name: str = "",
         roles: tuple[str, ...] = (),
+        replaces: bool = False,
     ) -> tuple[JoinCode, list[Effect]]:
         """A new code. Show it once its PersistInvitations is on disk; it cannot be shown again.
 
         Args: entropy: 20 random bytes. approval: "auto" or "pending". name: the only one it is good for.
+            replaces: *name* is a member's, whose keys are to be replaced by those that join with this code.
         Raises: BadInput: an argument does not fit, or too many codes are open.
         """
         if approval not in ("auto", "pending"):
@@ -565,15 +598,19 @@ class JoinDesk:
             raise BadInput("a join code is good for 1 second to 30 days", fix="--ttl 1h")
         if name:
             checked_name(name)
-            if self._is_taken(name):
-                raise BadInput(f"a node named {name!r} exists already", fix="choose another --name")
+            if replaces:
+                if not self._taken(name):
+                    raise BadInput(f"no member is named {name!r}", fix="see `edge-gateway nodes`")
+            elif self._is_taken(name):
+                taken = name_taken(name)
+                raise BadInput(taken.cause, fix=taken.fix)
         self._purge(now_s)
         self._make_room(now_s)
         code = JoinCode.make(self._pin, addresses, entropy)
         if code.token_id in self._invitations:
             raise BadInput("token id is in use", fix="draw again")
         self._invitations[code.token_id] = _Invitation(
-            code.token_id, code.mac_key, now_s + ttl_s, approval, name, roles
+            code.token_id, code.mac_key, now_s + ttl_s, approval, name, roles, replaces=replaces
         )
         return code, [self._persist()]
 
@@ -586,8 +623,28 @@ class JoinDesk:
     def deny(self, now_s: int, name: str) -> list[Effect]:
         """Raises: BadInput: no such node waits."""
         invitation = self._pending_named(now_s, name)
-        invitation.state, invitation.why = "void", "the operator denied it"
+        invitation.state, invitation.why = "void", _DENIED
         return [self._save(invitation)]
+
+    def withdraw(self, now_s: int, name: str) -> list[Effect]:
+        """The member of that name was shut out: what it joined with is good no more, nor codes to replace it.
+
+        Else its next claim would be answered as the one that was lost, and bring it back.
+        """
+        return [self._persist()] if self._void_named(name, f"{name} was revoked since", None) else []
+
+    def _void_named(self, name: str, why: str, but: _Invitation | None) -> bool:
+        found = [
+            one
+            for one in self._invitations.values()
+            if one is not but
+            and one.state != "void"
+            and (one.replaces and one.name == name if one.claim is None else one.claim.name == name)
+        ]
+        for one in found:
+            one.state, one.why = "void", why
+            self._answers.pop(one.token_id, None)
+        return bool(found)
 
     def pending(self) -> list[PendingNode]:
         """Who waits for an operator, with the words to compare."""
@@ -597,6 +654,10 @@ class JoinDesk:
             if invitation.state == "pending" and claim is not None:
                 found.append(PendingNode(claim.name, self._words(claim), claim.address, claim.asked_s))
         return sorted(found, key=lambda node: node.name)
+
+    def pending_until_s(self, node: PendingNode) -> int:
+        """When it is dropped if nobody has approved it."""
+        return node.asked_s + self._limits.pending_s
 
     def open_codes(self, now_s: int) -> int:
         return sum(i.state == "open" and i.expires_s >= now_s for i in self._invitations.values())
@@ -653,8 +714,8 @@ class JoinDesk:
     def check(self) -> None:
         claimed = [one for one in self._invitations.values() if one.state in ("pending", "approved")]
         assert all(one.claim is not None for one in claimed), "who is approved has claimed"
-        names = [one.claim.name for one in claimed if one.claim is not None]
-        assert len(names) == len(set(names)), "two claims never share a name"
+        names = [one.claim.name for one in claimed if one.claim and (one.state == "pending" or one.is_busy)]
+        assert len(names) == len(set(names)), "two claims never wait for one name"
         assert all(one.claim is None for one in self._invitations.values() if one.state == "open")
         assert len(self._answers) <= self._limits.answers, "answers are bounded"
 
@@ -696,7 +757,7 @@ class JoinDesk:
             if not held.is_same(claim):
                 raise Refused("join code was used already", fix=_NEW_CODE)
         if invitation.state == "void":
-            raise Refused(f"join code is void: {invitation.why}", fix=_NEW_CODE)
+            raise self._void(invitation)
         end_s = self._answered_until_s(invitation)
         if now_s > end_s:
             late_s = now_s - end_s
@@ -724,14 +785,23 @@ class JoinDesk:
 
     def _spend(self, reply: int, invitation: _Invitation, claim: _Claim) -> list[Effect]:
         claim = self._named(invitation, claim)
-        if self._is_taken(claim.name):
-            raise Refused(f"a node named {claim.name!r} exists already", fix="choose another with --name")
+        if invitation.replaces:
+            if claim.labels:
+                raise Refused(
+                    f"{claim.name} keeps the labels of the board that it replaces", fix="join without --label"
+                )
+            if self._is_claimed(claim.name):
+                raise Refused(f"another board is about to become {claim.name}", fix="deny that one first")
+        elif self._is_taken(claim.name):
+            raise name_taken(claim.name)
         if invitation.approval == "pending":
             if sum(one.state == "pending" for one in self._invitations.values()) >= self._limits.pending:
                 raise Refused("too many nodes wait for approval", fix="approve or deny some of them")
             invitation.state = "pending"
         else:
             invitation.state = "approved"
+        if invitation.replaces:
+            self._void_named(claim.name, f"another board replaces {claim.name} since", invitation)
         invitation.claim = claim
         invitation.replies.append(reply)
         self._uncount()
@@ -750,7 +820,10 @@ class JoinDesk:
 
     def _is_taken(self, name: str) -> bool:
         # An approved claim that is not under way any more is in the roster, or its member has left again.
-        return self._taken(name) or any(
+        return self._taken(name) or self._is_claimed(name)
+
+    def _is_claimed(self, name: str) -> bool:
+        return any(
             one.claim is not None
             and one.claim.name == name
             and (one.state == "pending" or (one.state == "approved" and one.is_busy))
@@ -786,7 +859,8 @@ class JoinDesk:
             elif one.state == "pending" and one.claim is not None:
                 effects += self._answer_all(one.token_id, waiting(self._words(one.claim), _POLL_S))
             else:
-                effects += self._answer_all(one.token_id, refused(f"join code is void: {one.why}", _NEW_CODE))
+                void = self._void(one)
+                effects += self._answer_all(one.token_id, refused(void.cause, void.fix))
         return effects
 
     def _not_persisted(self, token: int) -> list[Effect]:
@@ -807,6 +881,7 @@ class JoinDesk:
             claim.x25519,
             invitation.roles,
             claim.labels,
+            invitation.replaces,
         )
 
     def _answer_all(self, token_id: str, body: bytes) -> list[Effect]:
@@ -855,7 +930,7 @@ class JoinDesk:
                 continue
             changed = True
             if one.state == "pending":
-                one.state, one.why = "void", "nobody approved it in time"
+                one.state, one.why = "void", _UNAPPROVED
                 continue
             self._forget(token_id)
         return changed
@@ -878,11 +953,28 @@ class JoinDesk:
         self._answers.pop(token_id, None)
         self._polled_s.pop(token_id, None)
 
+    def _void(self, one: _Invitation) -> Refused:
+        """Why a code is good for nothing any more."""
+        if one.claim is not None and one.why == _UNAPPROVED:
+            waited = f"{self._limits.pending_s // 60} min"
+            return Refused(f"the request of {one.claim.name} expired after {waited}", fix=_AGAIN)
+        if one.claim is not None and one.why == _DENIED:
+            return Refused(f"the operator denied the request of {one.claim.name}", fix=_AGAIN)
+        return Refused(f"join code is void: {one.why}", fix=_NEW_CODE)
+
     def _pending_named(self, now_s: int, name: str) -> _Invitation:
         self._purge(now_s)
         for _, one in sorted(self._invitations.items()):
             if one.state == "pending" and one.claim is not None and one.claim.name == name:
                 return one
+        over = [
+            o for o in self._invitations.values() if o.why and o.claim is not None and o.claim.name == name
+        ]
+        if over:
+            void = self._void(
+                max(over, key=lambda one: (one.claim.asked_s if one.claim else 0, one.token_id))
+            )
+            raise BadInput(void.cause, fix=void.fix)
         names = ", ".join(node.name for node in self.pending()) or "nobody"
         raise BadInput(f"no node named {name!r} waits for approval", fix=f"waiting: {names}")
 
@@ -908,11 +1000,15 @@ def _spell(one: _Invitation) -> list[object]:
         None
         if claim is None
         else [claim.spki, claim.x25519, claim.name, claim.labels, claim.address, claim.asked_s],
+        *([True] if one.replaces else []),
     ]
 
 
 def _an_invitation(value: object, what: str) -> _Invitation:
-    token_id, mac_key, expires_s, approval, name, roles, state, why, claim = a_list(value, what, length=9)
+    fields = a_list(value, what, most=10)
+    token_id, mac_key, expires_s, approval, name, roles, state, why, claim = a_list(
+        fields[:9], what, length=9
+    )
     one = _Invitation(
         a_text(token_id, what),
         a_bytes(mac_key, what, length=32),
@@ -922,7 +1018,10 @@ def _an_invitation(value: object, what: str) -> _Invitation:
         each(roles, what, a_text, most=8),
         _STATES[a_count(state, what, most=3)],
         a_text(why, what),
+        replaces=fields[9:] == [True],
     )
+    if fields[9:] not in ([], [True]):
+        raise ProtocolViolation("invitation has a field that this program does not know")
     if claim is not None:
         spki, x25519, claimed, labels, address, asked_s = a_list(claim, what, length=6)
         one.claim = _Claim(

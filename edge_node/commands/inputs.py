@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from security.enrolment import checked_labels
 from security.errors import BadInput
 
 INPUT_BYTES_MAX: Final = 64 * 1024 * 1024  # of text; what is sent is bound by the frame (16 MiB) and the task
@@ -127,12 +128,12 @@ def parse_labels(words: list[str]) -> dict[str, str]:
     labels: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
-        if not equals or not key or not value:
+        if not equals:
             raise BadInput(f"label {word!r} is not key=value", fix="write --label site=a")
         if key in labels:
             raise BadInput(f"label {key} is given twice", fix="give it once")
         labels[key] = value
-    return labels
+    return checked_labels(labels)
 
 
 def parse_duration(text: str) -> float:

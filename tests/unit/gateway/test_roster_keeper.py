@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -219,10 +220,48 @@ async def test_who_left_may_come_back_who_was_revoked_may_not():
         await keeper.mark("pi-1", "revoked")
         await keeper.mark("pi-1", "left")
         assert keeper.current.listed("pi-1").status == "revoked"
-        with pytest.raises(Refused, match="revoked"):
+        with pytest.raises(Refused, match="the name pi-1 is taken"):
             await keeper.add(member("pi-1", 4))
         with pytest.raises(BadInput, match="no member"):
             await keeper.mark("pi-7", "left")
+
+
+async def test_a_member_is_told_out_once_with_its_time_and_word():
+    """The first word stays; whoever reads the roster can say who it was, and the texts fit it."""
+    house = House()
+    async with kept(house) as keeper:
+        await keeper.add(member("pi-1", 2))
+        await keeper.mark("pi-1", "revoked", by="ann", reason="stolen from the shed")
+        version = keeper.current.version
+        await keeper.mark("pi-1", "revoked", by="bob", reason="again")
+
+        listed = keeper.current.listed("pi-1")
+        assert (listed.by, listed.reason) == ("ann", "stolen from the shed")
+        assert listed.since_s == keeper.current.issued_s
+        assert keeper.current.version == version + 1 or keeper.current.version == version
+        for by, reason in (("x" * 33, ""), ("ann", "x" * 81), ("ann", "two\nlines")):
+            with pytest.raises(BadInput, match="too long or not one line"):
+                await keeper.mark("pi-1", "revoked", by=by, reason=reason)
+        with pytest.raises(BadInput, match="a gateway cannot be taken out"):
+            await keeper.mark("gateway", "revoked", by="ann")
+
+
+async def test_a_replaced_board_keeps_name_labels_and_roles_and_nothing_of_its_keys():
+    house = House()
+    async with kept(house) as keeper:
+        first = replace(member("pi-1", 2), labels={"site": "b"}, roles=("deployer",))
+        await keeper.add(first)
+        await keeper.mark("pi-1", "revoked", by="ann", reason="lost")
+        held = keeper.current.listed("pi-1")
+        with pytest.raises(Refused, match="changed at the same time"):
+            await keeper.replace("pi-1", key(3), instead_of=first)
+        await keeper.replace("pi-1", key(3), instead_of=held)
+
+        assert keeper.current.member("pi-1") == replace(first, keys=(key(3),))
+        assert keeper.current.owner_of_key(key(2).spki_sha256) is None
+        for name in ("pi-7", "gateway"):
+            with pytest.raises(Refused, match="can be replaced"):
+                await keeper.replace(name, key(9), instead_of=keeper.current.listed(name))
 
 
 async def test_a_renewal_lists_both_keys_until_the_old_one_is_retired():

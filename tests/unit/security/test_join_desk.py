@@ -23,6 +23,7 @@ from security.enrolment import (
     PersistInvitations,
     Reply,
     Waiting,
+    _mac,
     accepted,
     build_request,
     read_answer,
@@ -106,7 +107,9 @@ class Gateway:
                 self.disk = data
                 self.story.append(("persisted", token))
                 self.do(self.desk.handle(self.now_s, Persisted(token)))
-            case Issue(token_id, node_id, key, x25519, roles, labels):
+            case Issue(token_id, node_id, key, x25519, roles, labels, replaces):
+                if replaces:
+                    roles, labels = self.members[node_id].roles, self.members[node_id].labels
                 self.story.append(("issued", node_id))
                 leaf = self.mesh.issue(key, node_id, roles=roles, now_s=self.now_s)
                 member_key = MemberKey(spki_sha256(key), x25519, self.now_s - 3600)
@@ -352,9 +355,46 @@ def test_a_refused_name_does_not_spend_the_code(gateway, keys):
     gateway.ask(request_for(gateway.invite(), NodeKeys.generate(), name="pi-1"))
     code = gateway.invite()
 
-    with pytest.raises(Refused, match="'pi-1' exists already: choose another with --name"):
+    with pytest.raises(
+        Refused, match="the name pi-1 is taken: choose another --name, or `edge-gateway replace pi-1`"
+    ):
         read(gateway, gateway.ask(request_for(code, keys)), keys)
     assert read(gateway, gateway.ask(request_for(code, keys, name="pi-2")), keys, "pi-2").node_id == "pi-2"
+
+
+def test_another_board_takes_the_place_of_a_member_and_keeps_what_it_was_given(gateway, keys):
+    """The dead board's own code is good no more, even within its hour, and the new one for one board only."""
+    first, old = gateway.invite(roles=("deployer",)), NodeKeys.generate()
+    gateway.ask(request_for(first, old, labels={"site": "b"}))
+    with pytest.raises(BadInput, match="no member is named 'pi-2'"):
+        gateway.invite(name="pi-2", replaces=True)
+    code = gateway.invite(name="pi-1", replaces=True)
+
+    with pytest.raises(Refused, match="pi-1 keeps the labels of the board that it replaces: join without"):
+        read(gateway, gateway.ask(request_for(code, keys, labels={"site": "c"})), keys)
+    joined = read(gateway, gateway.ask(request_for(code, keys, name="")), keys, "")
+
+    member = joined.roster.member("pi-1")
+    assert [key.spki_sha256 for key in member.keys] == [keys.spki_sha256]
+    assert (member.roles, member.labels) == (("deployer",), {"site": "b"})
+    gateway.restart()
+    with pytest.raises(Refused, match="void: another board replaces pi-1 since"):
+        read(gateway, gateway.ask(request_for(first, old, labels={"site": "b"})), old)
+    with pytest.raises(Refused, match="used already"):
+        read(gateway, gateway.ask(request_for(code, NodeKeys.generate(), name="")), keys, "")
+
+
+def test_what_a_revoked_member_joined_with_does_not_bring_it_back(gateway, keys):
+    first = gateway.invite()
+    gateway.ask(request_for(first, keys))
+    code = gateway.invite(name="pi-1", replaces=True)
+    gateway.do(gateway.desk.withdraw(gateway.now_s, "pi-1"))
+
+    for again in (first, code):
+        with pytest.raises(Refused, match="void: pi-1 was revoked since"):
+            read(gateway, gateway.ask(request_for(again, keys)), keys)
+    assert gateway.issued == ["pi-1"]
+    assert gateway.desk.withdraw(gateway.now_s, "pi-7") == []
 
 
 def test_a_code_for_a_name_gives_that_name_and_no_other(gateway, keys):
@@ -377,9 +417,25 @@ def test_reserved_and_impossible_names_are_refused_on_both_sides(gateway, keys, 
 def test_labels_are_bounded_at_the_door(gateway, keys):
     code = gateway.invite()
 
-    for labels in ({str(i): "x" for i in range(9)}, {"a": "x" * 65}, {"a\n": "x"}):
-        with pytest.raises(BadInput, match="labels do not fit"):
+    for labels, told in (
+        ({str(i): "x" for i in range(9)}, "at most 8 labels, not 9"),
+        ({"site": "x" * 65}, "label 'site' has the value 'x+.*which does not fit"),
+        ({"site": ""}, "label 'site' has the value ''"),
+        ({"site": " b"}, "label 'site' has the value ' b'"),
+        ({"si te": "b"}, "label 'si te' has a key that does not fit"),
+        ({"a\n": "x"}, r"label 'a\\n' has a key that does not fit"),
+        ({"": "x"}, "label '' has a key"),
+        ({"a=b": "x"}, "label 'a=b' has a key"),
+    ):
+        with pytest.raises(BadInput, match=told):
             request_for(code, keys, labels=labels)
+        fields = decode(request_for(code, keys), what="request")
+        mac = _mac(code.mac_key, LEAF_HASH, fields[2], fields[3], fields[4], labels)
+        forged = encode([*fields[:5], labels, mac])  # a node that does not look at its own labels
+        gateway.now_s += 60
+        with pytest.raises(Refused, match=told if "a\n" not in labels else "printable"):
+            read(gateway, gateway.ask(forged), keys)
+    assert gateway.issued == []
 
 
 def test_an_operator_compares_words_and_approves(gateway, keys):
@@ -424,10 +480,12 @@ def test_a_denied_node_is_told(gateway, keys):
     gateway.ask(request_for(code, keys))
     gateway.do(gateway.desk.deny(gateway.now_s, "pi-1"))
 
-    with pytest.raises(Refused, match="the operator denied it"):
+    with pytest.raises(Refused, match="the operator denied the request of pi-1: run `edge-node join`"):
         read(gateway, gateway.ask(request_for(code, keys)), keys)
-    with pytest.raises(BadInput, match="waiting: nobody"):
+    with pytest.raises(BadInput, match="the operator denied the request of pi-1"):
         gateway.desk.approve(gateway.now_s, "pi-1")
+    with pytest.raises(BadInput, match="no node named 'pi-2' waits for approval: waiting: nobody"):
+        gateway.desk.approve(gateway.now_s, "pi-2")
 
 
 def test_nobody_waits_for_ever(gateway, keys):
@@ -437,7 +495,14 @@ def test_nobody_waits_for_ever(gateway, keys):
 
     gateway.now_s += 601
     gateway.do(gateway.desk.tick(gateway.now_s))
-    with pytest.raises(Refused, match="nobody approved it in time"):
+    told = "the request of pi-1 expired after 10 min: run `edge-node join` again with a new code"
+    with pytest.raises(Refused, match=told):
+        read(gateway, gateway.ask(request_for(code, keys)), keys)
+    for decide in (gateway.desk.approve, gateway.desk.deny):
+        with pytest.raises(BadInput, match=told):
+            decide(gateway.now_s, "pi-1")
+    gateway.restart()
+    with pytest.raises(Refused, match=told):
         read(gateway, gateway.ask(request_for(code, keys)), keys)
 
 
