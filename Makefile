@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help setup demo test lint types contracts check bench clean
+.PHONY: help setup demo mesh-hosts test campaign lint types contracts check bench clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -15,11 +15,17 @@ setup: $(VENV)/.ready   ## virtual environment with pinned versions
 $(VENV)/.ready: pyproject.toml constraints.txt deploy/setup.sh
 	@bash deploy/setup.sh $(VENV)
 
-demo: setup      ## gateway + three nodes on real sensor data, < 60 s, one node is killed on purpose
+demo: setup      ## gateway + five nodes on real sensor data, < 60 s; one is killed on purpose, one revoked
 	@exec $(BIN)/python -m examples.demo $(ARGS)
+
+mesh-hosts: setup ## several hosts on this machine (root): real mDNS, partitions, loss, bandwidth
+	@exec $(BIN)/python -m examples.hosts $(ARGS)
 
 test: setup      ## the whole test suite; as root it installs missing system packages
 	@exec bash tests/run.sh $(ARGS)
+
+campaign: setup  ## faults at full size: hostile broker, replays, floods, kills (~20 min)
+	@exec bash tests/campaign.sh $(ARGS)
 
 lint: setup      ## ruff: style and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,8 +1,6 @@
-"""`make demo`: a gateway, three boards and five drivers on real sensor data; one board is killed.
+"""`make demo`: the scenario ``examples/scenarios/demo.toml``, told while it happens.
 
-    __main__   the story: start, drive, kill, restart, stop, account    mesh     real processes, none left
-    driver     one replayed series, by the public client only           report   what the ledgers say
+    __main__   the command: play the scenario, show what came of it    changes   the room's change points
 
-Everything that is told comes from the daemons: the drivers keep what they were promised, the ledgers what
-was kept, and the report compares the two.
+Everything else is ``device_sim``: any other scenario is played by ``device-sim fleet`` in the same way.
 """

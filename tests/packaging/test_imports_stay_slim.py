@@ -69,6 +69,9 @@ ROOMS = {
     "edge_node/transport": {"inbox", "link", "memory", "mqtt", "slim_paho"},
     "gateway/broker": {"broker", "door_list", "embedded", "mosquitto", "process"},
     "gateway/fleet": set(),
+    "device_sim": {"cli", "screen"},
+    "device_sim/devices": {"driver", "series"},
+    "device_sim/report": {"recompute"},
 }
 
 

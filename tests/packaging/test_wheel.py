@@ -139,7 +139,7 @@ def test_the_four_packages_are_ours_and_the_commands_exist(bare):
     )
 
     assert owners == {name: ["edgeweave"] for name in OURS}
-    for command in ("edge-node", "edge-gateway"):
+    for command in ("edge-node", "edge-gateway", "device-sim"):
         done = subprocess.run(
             [bare.parent / command, "--help"], capture_output=True, text=True, check=True, timeout=60
         )

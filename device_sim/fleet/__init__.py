@@ -1,0 +1,1 @@
+"""A fleet of real daemons on one machine, played by a scenario."""

@@ -1,0 +1,1 @@
+"""What a run has shown: promises beside ledgers, figures, expectations."""
