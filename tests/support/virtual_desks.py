@@ -93,6 +93,7 @@ class VirtualFleet:
         self.response_s: dict[str, float] = {}
         self.outcomes: dict[str, Any] = {}
         self.told: Counter[str] = Counter()
+        self.ticks: Counter[str] = Counter()
         self.silent: set[str] = set()  # who neither sends nor receives any more
         self.lose: Callable[[str, str, Any], bool] = lambda me, peer, message: False
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
@@ -141,6 +142,10 @@ class VirtualFleet:
     @property
     def wall_ms(self) -> int:
         return WALL_MS + self.now_ns // MS
+
+    def wall_of(self, task: str) -> int:
+        """When it was submitted, in milliseconds of the wall clock."""
+        return WALL_MS + self.born_ns[task] // MS
 
     def submit(self, me: str, work_s: float, *, function: str = "f.work", **fields: Any) -> str:
         task = f"{me}-{len(self.born_ns):06d}"
@@ -192,6 +197,7 @@ class VirtualFleet:
         due_ns = self.desks[me].deadline_ns()
         if due_ns is not None and due_ns <= self.now_ns:
             self._tick_ns.pop(me, None)
+            self.ticks[me] += 1
             self._carry(me, self.desks[me].tick(self.now_ns, self.wall_ms))
         elif due_ns is not None and self._tick_ns.get(me, 0) <= self.now_ns:
             self._tick_ns[me] = due_ns
