@@ -59,7 +59,7 @@ class TestBursts:
 
 
 class TestHerd:
-    """Eight owners, speeds 1/2/4, 90 % load, exponential work of 100 ms at speed 1, round trips 2 to 50 ms."""
+    """Eight owners, speeds 1/2/4, 90 % load, exponential work of 100 ms (speed 1), round trips 2-50 ms."""
 
     def fleet(self, desk, seed, load=0.9, seconds=12):
         fleet = VirtualFleet(boards(*HERD), seed=seed, rtt_ms=(2, 50), desk=desk)
