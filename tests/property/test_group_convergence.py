@@ -137,8 +137,8 @@ class Mesh:
 steps = st.lists(
     st.tuples(
         st.sampled_from(
-            ["beat", "deliver", "meet", "away", "back", "restart", "change", "day"]
-            + ["gateway", "backup", "restore"]
+            ("beat", "deliver", "meet", "away", "back", "restart", "change", "day",
+             "gateway", "backup", "restore")
         ),
         st.sampled_from(NODES),
         st.integers(0, 40),

@@ -325,6 +325,19 @@ def test_a_third_life_displaces_the_window_least_recently_used():
     assert reader.open(0, TOPIC, "pi-1", lives[0]) == b"here"
 
 
+def test_the_stream_in_use_outlives_a_third_ones_arrival():
+    """Of two streams the least recently *used* goes: a replayed old life does not displace the live one."""
+    reader, live = receiver(1), sender(1, seed=1)
+    first, second = live.seal(TOPIC, b"1"), live.seal(TOPIC, b"2")
+    assert reader.open(0, TOPIC, "pi-1", first) == b"1"
+    assert reader.open(0, TOPIC, "pi-1", frame(seed=2)) == b"here"
+    assert reader.open(0, TOPIC, "pi-1", second) == b"2"
+    assert reader.open(0, TOPIC, "pi-1", frame(seed=3)) == b"here"
+
+    with pytest.raises(Replayed):
+        reader.open(0, TOPIC, "pi-1", first)
+
+
 # -- grants
 
 
@@ -371,6 +384,7 @@ GOOD = grant_payload(MESH.mesh_id, "mesh", 9, SECRETS[1], NOW_S)
         (grant_by(MESH, cbor2.dumps({**cbor2.loads(GOOD), "epoch": 0}, canonical=True)), "no epoch"),
         (grant_by(MESH, cbor2.dumps({**cbor2.loads(GOOD), "epoch": 2**32}, canonical=True)), "range"),
         (grant_by(MESH, cbor2.dumps({**cbor2.loads(GOOD), "more": 0}, canonical=True)), "wrong shape"),
+        (MESH.sign_grant(group="mesh", epoch=9, secret=SECRETS[1], issued_s=2**33), "had expired"),
         (bytes(group.GRANT_BYTES_MAX + 1), "too large"),
         (b"", "COSE_Sign1"),
     ],
@@ -454,6 +468,19 @@ def test_one_number_granted_twice_has_the_same_winner_everywhere():
         reader.open(0, TOPIC, "pi-1", old)
     with pytest.raises(ProtocolViolation):
         reader.open(OVERLAP_NS, TOPIC, "pi-1", sender(1, seed=9).seal(TOPIC, b"too late"))
+
+
+def test_frames_of_one_stream_under_both_secrets_of_a_number_open_in_any_order():
+    later = MESH.sign_grant(group="mesh", epoch=1, secret=SECRETS[4], issued_s=NOW_S + 500)
+    held = epochs(1)
+    out = GroupSender("pi-1", held, context, entropy=os.urandom)
+    old = [out.seal(TOPIC, b"old"), out.seal(TOPIC, b"old")]
+    held.adopt(0, later, SECRETS[4])
+    new = [out.seal(TOPIC, b"new"), out.seal(TOPIC, b"new")]
+    reader = GroupReceiver(held, context, is_member=lambda src: True)
+
+    frames = (new[0], old[0], new[1], old[1])
+    assert [reader.open(0, TOPIC, "pi-1", one) for one in frames] == [b"new", b"old", b"new", b"old"]
 
 
 def test_the_epoch_before_opens_for_a_minute_more():
