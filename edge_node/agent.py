@@ -18,15 +18,13 @@ import os
 import random
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_node.clock import Clock, SystemClock
-from edge_node.discovery.mdns import Mdns
-from edge_node.discovery.sightings import Advert, Appeared, Sightings, parse_address
-from edge_node.discovery.sightings import Members as KnownMembers
+from edge_node.discovery.neighbours import Neighbours
+from edge_node.extension import Extension
 from edge_node.functions.bundle import BundleStore
 from edge_node.functions.invocation import Completion, Invocation
 from edge_node.functions.provision import AskCatalogue, CannotRun, Provision, Start, Want
@@ -39,6 +37,7 @@ from edge_node.membership.heartbeat import BEAT_NS_MAX
 from edge_node.membership.renewal import Renewal
 from edge_node.settings import NodeSettings
 from edge_node.store.documents import Documents
+from edge_node.store.notes import Notes
 from edge_node.tasks import events as desk_events
 from edge_node.tasks.desk import Desk, DeskSettings
 from edge_node.tasks.journal import JournalPort
@@ -47,14 +46,14 @@ from edge_node.transport import blobs, channel, groupcast
 from edge_node.transport.bodies import Bodies
 from edge_node.transport.inbox import Inbox
 from edge_node.transport.link import Delivery, Link, LinkDown, LinkUp, Sent
+from edge_node.transport.outputs import Outputs
 from edge_node.wire import messages, topics
 from edge_node.wire.codec import direct_context
 from edge_node.wire.ids import GATEWAY
 from security.errors import EdgeweaveError, ProtocolViolation, Refused
-from security.group import Epoch
 from security.identity import NodeKeys
 from security.keystore import KeyStore, StoredIdentity
-from security.roster import Adopted, Roster, RosterView
+from security.roster import Adopted, RosterView
 from security.roster import Fork as RosterFork
 from security.session import SESSIONS_MAX, Sessions
 
@@ -69,40 +68,8 @@ BODIES_BYTES_MAX = 32 * 1024 * 1024
 """Fetched inputs and outputs waiting to be fetched; the oldest go first."""
 UNTAKEN_BYTES_MAX = 8 * 1024 * 1024
 """A peer with more than this on its way is told no more bodies: twice what all its transfers may ask for."""
-NOTES_S = 5.0
-NOTES_MAX = 100
-"""Recent results noted at a time: the ledger has them all, this is a window into it."""
-PRUNE_NS = 60 * SECOND
 GOODBYE_NS = 60 * SECOND
 """No beat after a goodbye; the process ends long before."""
-SETTLED_TASKS_MAX = 100_000
-SETTLED_BYTES_MAX = 256 * 1024 * 1024
-"""Settled tasks kept for `result`, whatever their age: what a small board's card can spare."""
-
-
-class GroupDuties(Protocol):
-    """Who makes the group's epochs (the gateway). Called from the agent's loop; must not wait."""
-
-    def attach(self, agent: Agent) -> None: ...
-    def roster_in_force(self, now_ns: int, wall_ms: int, roster: Roster) -> None: ...
-    def session(self, now_ns: int, wall_ms: int, peer: str, there: bool) -> None: ...
-    def shown(self, now_ns: int, wall_ms: int, epoch: Epoch) -> None: ...
-    def tick(self, now_ns: int, wall_ms: int) -> None: ...
-    def deadline_ns(self) -> int | None: ...
-
-
-class Extension(Protocol):
-    """What a member with more duties (the gateway) adds. Called from the agent's loop; must not wait."""
-
-    @property
-    def groups(self) -> GroupDuties: ...
-
-    def attach(self, agent: Agent) -> None: ...
-    def roster_changed(self, roster: Roster, signed: bytes) -> None: ...
-    def link_up(self) -> None: ...
-    def peer_changed(self, peer: str, up: bool, reason: str) -> None: ...
-    def heard(self, peer: str, message: messages.Message) -> None: ...
-    def deployer_key(self) -> ec.EllipticCurvePrivateKey: ...
 
 
 RuntimeFactory = Callable[[OnDone, OnStarted], Runtime]
@@ -145,15 +112,21 @@ class Agent:
         self.boot_id = entropy(8)
         self.started_ms = self.clock.wall_ms()
         self.stories: Counter[str] = Counter()
-        self.sightings = Sightings()
-        self.mdns_interface = mdns
-        self._mdns: Mdns | None = None
-        self._advert: Advert | None = None
+        self.neighbours = Neighbours(
+            me=node_id,
+            roster=roster,
+            interface=mdns,
+            on_event=lambda event: self.soon(lambda now_ns, wall_ms: self._seen(now_ns, wall_ms, event)),
+        )
+        self.advertise = self.neighbours.advertise
+        self.broker_addresses = self.neighbours.brokers
+        self.sightings = self.neighbours.sightings
 
         self.documents = Documents(home.documents)
         self.bundles = BundleStore(home.bundles)
         self._set_aside_changed_bundles()
         self.bodies = Bodies(BODIES_BYTES_MAX)
+        self.outputs = Outputs(self.bodies)
         self.publisher = Publisher(
             self,
             me=node_id,
@@ -185,8 +158,8 @@ class Agent:
         self.renewal = Renewal(
             keystore,
             self.clock,
-            gateways=lambda: [a for s in self.sightings.gateways(self.mesh_id) for a in s.joins],
-            mdns="none",  # the sightings above are all that mDNS has seen
+            gateways=self.neighbours.gateways,
+            mdns="none",  # what the neighbours say is all that mDNS has seen
             on_renewed=self._renewed,
         )
         self.sessions = Sessions(
@@ -224,9 +197,12 @@ class Agent:
         self._replies: dict[int, Callable[[desk_events.Reply], None]] = {}
         self._waiters: dict[str, list[Callable[[Task, Outcome], None]]] = {}
         self.open_tasks: dict[str, Task] = {}
-        self._recent: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self._peer_notes: dict[str, dict[str, Any]] = {}
-        self._results: dict[bytes, list[tuple[str, messages.Result]]] = {}
+        self.notes = Notes(
+            documents=self.documents,
+            ledger=journal,
+            clock=self.clock,
+            results_kept_s=settings.tasks.results_kept_s,
+        )
         self._due_ns = 0
         self._pings: OrderedDict[int, tuple[str, int]] = OrderedDict()
         self._ping_waiters: dict[int, asyncio.Future[int]] = {}
@@ -297,14 +273,13 @@ class Agent:
             devices = [
                 house.create_task(self.runtime.run(), name="runtime"),
                 house.create_task(self.link.run(), name="link"),
-                house.create_task(self._write_notes(), name="notes"),
+                house.create_task(self.notes.run(), name="notes"),
                 house.create_task(self._look_at_ourselves(), name="abilities"),
             ]
             if self.node_id != GATEWAY:  # which is its own authority
                 devices.append(house.create_task(self.renewal.run(), name="renewal"))
             try:
-                self._mdns = Mdns(self.mdns_interface, self._advert, self._sighted)
-                async with self._mdns:
+                async with self.neighbours.listening():
                     now_ns, wall_ms = self.clock.now_ns(), self.clock.wall_ms()
                     self._roster_into_cores(now_ns, wall_ms)
                     for task, _ in open_tasks:
@@ -471,7 +446,7 @@ class Agent:
             self.extension.link_up()
         if self.node_id != GATEWAY:
             self.channels.connect(now_ns, GATEWAY)
-            self._announce_member()
+            self.neighbours.announce_member(getattr(self.link, "address", None))
         sessions = [peer for peer, _ in self.channels.streams() if self.channels.has(peer)]
         self._judged(now_ns, wall_ms, self.presence.link_up(now_ns, wall_ms, sessions))
 
@@ -517,7 +492,7 @@ class Agent:
         elif kind in _FOR_BLOBS:
             self._blob_effects(now_ns, wall_ms, self.blobs.handle(now_ns, peer, message))
             if kind is messages.BlobChunk:
-                self._keep_lease(now_ns, wall_ms, peer, message.digest)
+                self._put_all(self.outputs.chunk_came(peer, message.digest))
         elif kind is messages.CatalogueWanted:
             self.publisher.entries_wanted(now_ns, peer, message)
         elif kind is messages.CatalogueEntries:
@@ -594,13 +569,13 @@ class Agent:
                 case detector.Up(peer):
                     log.info("peer is up", extra={"peer": peer})
                     self._peer_up(now_ns, wall_ms, peer)
-                    self._peer_notes[peer] = {"id": peer, "up": True, "at_ms": wall_ms}
+                    self.notes.peer({"id": peer, "up": True, "at_ms": wall_ms})
                     if self.extension is not None:
                         self.extension.peer_changed(peer, True, "")
                 case detector.Down(peer, reason):
                     log.warning("peer is down", extra={"peer": peer, "cause": reason})
                     self._peer_down(now_ns, wall_ms, peer)
-                    self._peer_notes[peer] = {"id": peer, "up": False, "at_ms": wall_ms, "cause": reason}
+                    self.notes.peer({"id": peer, "up": False, "at_ms": wall_ms, "cause": reason})
                     if self.extension is not None:
                         self.extension.peer_changed(peer, False, reason)
                 case detector.Quiet(peer):
@@ -677,7 +652,7 @@ class Agent:
         active = [m for m in roster.members if m.status == "active"]
         infos = tuple(desk_events.MemberInfo(m.id, dict(m.labels), tuple(m.roles)) for m in active)
         ids = frozenset(m.id for m in active)
-        self.sightings.handle(now_ns, KnownMembers(self.mesh_id, ids))
+        self.neighbours.members(now_ns, ids)
         for peer in [p for p, _ in self.channels.streams() if p not in ids]:
             self.channels.forget(now_ns, peer)
         self._judged(now_ns, wall_ms, self.presence.members(now_ns, wall_ms, ids))
@@ -719,7 +694,7 @@ class Agent:
             match effect:
                 case desk_events.Tell(peer, message):
                     if type(message) is messages.Result and len(message.output) > OUTPUT_INLINE_MAX:
-                        message = self._by_digest(message)
+                        message = self.outputs.replace(message)
                     self.tell(now_ns, peer, message)
                 case desk_events.Look(peer):
                     self._reach(now_ns, peer)
@@ -757,15 +732,15 @@ class Agent:
             return
         if len(task.input) > INLINE_BYTES_MAX:
             self.bodies.release(task.input_sha256)
-        self._recent[task_id] = {
-            "id": task_id,
-            "function": task.function,
-            "status": outcome.status,
-            "place": outcome.place,
-            "settled_at_ms": outcome.settled_at_ms,
-        }
-        while len(self._recent) > 1000:
-            self._recent.popitem(last=False)
+        self.notes.result(
+            {
+                "id": task_id,
+                "function": task.function,
+                "status": outcome.status,
+                "place": outcome.place,
+                "settled_at_ms": outcome.settled_at_ms,
+            }
+        )
         for waiter in waiters:
             waiter(task, outcome)
 
@@ -917,44 +892,30 @@ class Agent:
                 return
         else:
             self.bodies.keep(body)
-        for peer, result in self._results.pop(digest, ()):
-            whole = msgspec.structs.replace(result, output=body, output_digest=None)
-            self.inbox.put_local(desk_events.Heard(peer, whole))
+        self._put_all(self.outputs.body_came(digest, body))
         self.publisher.bundle_came(now_ns, wall_ms, digest)
         self._provided(now_ns, wall_ms, self.provision.fetched(digest))
 
     def _body_missed(self, now_ns: int, wall_ms: int, digest: bytes, reason: str) -> None:
         self._provided(now_ns, wall_ms, self.provision.not_fetched(digest, reason))
-        self._results.pop(digest, None)  # the lease lapses, the task is placed again
+        self.outputs.body_missed(digest)
         self.publisher.bundle_missed(now_ns, digest, reason)
-
-    def _by_digest(self, result: messages.Result) -> messages.Result:
-        digest = self.bodies.keep(result.output)
-        return msgspec.structs.replace(
-            result, output=b"", output_digest=digest, output_bytes=len(result.output)
-        )
 
     def _fetch_output(self, now_ns: int, wall_ms: int, peer: str, result: messages.Result) -> None:
         digest = result.output_digest
         assert digest is not None
         body = self.bodies.get(digest)
-        key = (result.task, result.attempt)
-        if all((r.task, r.attempt) != key for known in self._results.values() for _, r in known):
-            self._results.setdefault(digest, []).append((peer, result))
-        elif digest not in self._results:
-            return  # another output of the same attempt: the first one counts
+        if not self.outputs.came(peer, result):
+            return
         if body is not None:
             self._body_came(now_ns, wall_ms, digest, body)
         else:
             self._blob_effects(now_ns, wall_ms, self.blobs.want(now_ns, digest, [peer]))
-            self._keep_lease(now_ns, wall_ms, peer, digest)
+            self._put_all(self.outputs.chunk_came(peer, digest))
 
-    def _keep_lease(self, now_ns: int, wall_ms: int, peer: str, digest: bytes) -> None:
-        """A result whose output is on its way is progress, although its holder has already finished."""
-        for holder, result in self._results.get(digest, ()):
-            if holder == peer:
-                progress = messages.Progress(result.task, result.attempt, True)
-                self.inbox.put_local(desk_events.Heard(peer, progress))
+    def _put_all(self, heard: list[desk_events.Heard]) -> None:
+        for event in heard:
+            self.inbox.put_local(event)
 
     def fetch(self, now_ns: int, wall_ms: int, digest: bytes, holders: list[str]) -> None:
         self._blob_effects(now_ns, wall_ms, self.blobs.want(now_ns, digest, holders))
@@ -994,82 +955,9 @@ class Agent:
             )
         return self.keys.signing
 
-    # ── neighbours ────────────────────────────────────────────────────────────────────────────────
-
-    def advertise(self, advert: Advert) -> None:
-        """What mDNS tells others of us from now on."""
-        self._advert = advert
-        if self._mdns is not None:
-            self._mdns.update(advert)
-
-    def _announce_member(self) -> None:
-        """A node announces where it found the broker: a neighbour whose address died may try that one."""
-        here = getattr(self.link, "address", None)
-        brokers = dict.fromkeys([*([here] if here else []), *self.broker_addresses()])
-        self.advertise(Advert(self.mesh_id, self.node_id, "node", tuple(brokers)[:3]))
-
-    def _sighted(self, event: Any) -> None:
-        self.soon(lambda now_ns, _: self._seen(now_ns, event))
-
-    def _seen(self, now_ns: int, event: Any) -> None:
-        self.sightings.tick(now_ns)  # what was not heard again gives its place to others
-        for effect in self.sightings.handle(now_ns, event):
-            if isinstance(effect, Appeared) and effect.sighting.mesh_id == self.mesh_id:
-                wall_ms = self.clock.wall_ms()
-                self._judged(now_ns, wall_ms, self.presence.sighted(now_ns, effect.sighting.node_id))
-
-    def broker_addresses(self) -> list[tuple[str, int]]:
-        """The roster's brokers in its order, then what sighted members say; the TLS name decides."""
-        roster = self.roster.current
-        told = []
-        for text in roster.brokers if roster is not None else ():
-            try:
-                told.append(parse_address(text))
-            except EdgeweaveError as error:
-                log.error("the roster names a broker that is no address", extra={"cause": error.cause})
-        return list(dict.fromkeys([*told, *self.sightings.brokers(self.mesh_id)]))
-
-    # ── notes ─────────────────────────────────────────────────────────────────────────────────────
-
-    async def _write_notes(self) -> None:
-        """Every few seconds, in a thread: peers seen and recent results, for whoever reads documents."""
-        written: set[str] = set()
-        prune_ns = 0
-        while True:
-            await asyncio.sleep(NOTES_S)
-            if self.clock.now_ns() >= prune_ns:
-                prune_ns = self.clock.now_ns() + PRUNE_NS
-                await asyncio.to_thread(self._prune)
-            peers, self._peer_notes = list(self._peer_notes.values()), {}
-            results = [row for task, row in self._recent.items() if task not in written]
-            if not peers and not results:
-                continue
-            written = set(self._recent)
-            try:
-                await asyncio.to_thread(self._notes_to_disk, peers, results[-NOTES_MAX:])
-            except (EdgeweaveError, OSError) as error:
-                log.warning("notes could not be written", extra={"cause": str(error)})
-
-    def _prune(self) -> None:
-        before_ms = self.clock.wall_ms() - int(self.settings.tasks.results_kept_s * 1000)
-        try:
-            gone = self.journal.prune(
-                count_max=SETTLED_TASKS_MAX, bytes_max=SETTLED_BYTES_MAX, before_ms=before_ms
-            )
-        except EdgeweaveError as error:
-            log.error("the ledger could not be pruned", extra={"cause": str(error)})
-        else:
-            if gone:
-                log.info("old results forgotten", extra={"tasks": gone})
-
-    def _notes_to_disk(self, peers: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
-        with self.documents.transaction():  # one fsync: the ledger waits for the same disk
-            for name, rows in (("peers", peers), ("results", results)):
-                if rows:
-                    table = self.documents.table(name, key="id")
-                    for row in rows:
-                        table.upsert(row)
-                    table.keep_newest(1000)
+    def _seen(self, now_ns: int, wall_ms: int, event: Any) -> None:
+        for member in self.neighbours.seen(now_ns, event):
+            self._judged(now_ns, wall_ms, self.presence.sighted(now_ns, member))
 
     # ── what people see ───────────────────────────────────────────────────────────────────────────
 
@@ -1091,7 +979,7 @@ class Agent:
                 "stale": self.roster.is_stale(wall_ms // 1000),
             },
             "broker": {"connected": self.link.up, "address": _text_of(getattr(self.link, "address", None))},
-            "mdns": self.mdns_interface or "auto",
+            "mdns": self.neighbours.interface or "auto",
             "peers_up": self.detector.up(),
             "peers": self.detector.states(),
             "versions": {self.node_id: self.abilities.own.version, **self.abilities.versions()},

@@ -151,7 +151,7 @@ async def test_results_that_nobody_waits_for_are_not_fetched(tmp_path):
         )
 
         assert gateway.desk.strays == 200
-        assert not gateway._results and not gateway.blobs._pulls and not gateway.blobs._queue
+        assert not gateway.outputs and not gateway.blobs._pulls and not gateway.blobs._queue
 
 
 async def test_a_lease_fetches_one_output_at_a_time(tmp_path, monkeypatch):
@@ -172,7 +172,7 @@ async def test_a_lease_fetches_one_output_at_a_time(tmp_path, monkeypatch):
             ),
         )
 
-        assert len(gateway._results) + len(gateway.blobs._pulls) + len(gateway.blobs._queue) <= 2
+        assert len(gateway.outputs) + len(gateway.blobs._pulls) + len(gateway.blobs._queue) <= 2
         await task.cancel()
 
 

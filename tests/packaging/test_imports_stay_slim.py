@@ -62,7 +62,7 @@ def test_the_gateways_daemon_needs_no_terminal_library():
 ROOMS = {
     "security": {"keystore", "tls"},
     "edge_node/wire": set(),
-    "edge_node/discovery": {"mdns"},
+    "edge_node/discovery": {"mdns", "neighbours"},
     "edge_node/membership": {"abilities", "renewal", "standing"},
     "edge_node/scheduling": set(),
     "edge_node/tasks": {"journal"},

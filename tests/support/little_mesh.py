@@ -22,7 +22,6 @@ from edge_node.transport.link import Link
 from edge_node.transport.memory import MemoryBroker, MemoryLink
 from edge_node.wire.topics import Presence, RosterTopic, topic_for
 from gateway.groups import Groups
-from gateway.groups import Groups
 from security.authority import Authority
 from security.identity import NodeKeys, spki_der
 from security.keystore import KeyStore
@@ -64,7 +63,6 @@ class GatewayDuties:
     def __init__(self, mesh: LittleMesh) -> None:
         self.mesh = mesh
         self.agent: Agent | None = None
-        self.groups = Groups(mesh.authority)
         self.groups = Groups(mesh.authority)
 
     def attach(self, agent: Agent) -> None:
