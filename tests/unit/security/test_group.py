@@ -203,6 +203,15 @@ def test_any_other_form_of_the_same_frame_is_refused(old, new):
         receiver(1).open(0, TOPIC, "pi-1", sealed.replace(bytes.fromhex(old), bytes.fromhex(new)))
 
 
+@pytest.mark.parametrize("at", [0, 8, 9, 18, 19, 21, 22])
+def test_an_epoch_is_believed_unknown_only_of_a_frame_of_the_right_shape(at):
+    """Nobody asks for keys because of noise."""
+    sealed = bytearray(sender(3).seal(TOPIC, b"") or b"")
+    sealed[at] ^= 0x08
+    with pytest.raises(ProtocolViolation):
+        receiver(1).open(0, TOPIC, "pi-1", bytes(sealed))
+
+
 def test_a_parcel_is_no_group_frame():
     sealed = frame(bytes(8))
     parcel = sealed[:8].replace(b"\xa3", b"\xa2") + b"\x04\x48" + sealed[10:21] + sealed[35:]
