@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -145,20 +145,38 @@ def functions(terminal: Terminal) -> None:
 
 
 @program.command("doctor")
-def doctor(terminal: Terminal) -> None:
-    """Check this node: packages, clock, disk, keys, certificate, settings, socket, ports."""
-    settings_fault, seeds = None, []
+def doctor(terminal: Terminal, mdns: Mdns = None) -> None:
+    """Check this node: machine, home, certificates, tasks, workers, daemon, gateway, clock, broker, mDNS."""
+    settings, settings_fault = NodeSettings(), None
     try:
-        seeds = load(NodeSettings, terminal.home.settings).link.seeds
+        settings = load(NodeSettings, terminal.home.settings, options={"discovery.mdns": mdns})
     except BadInput as fault:
         settings_fault = fault
-    findings = examination.examine(terminal.home, settings_fault=settings_fault)
-    findings += [examination.reachable(seed) for seed in seeds]
+    with terminal.waiting("examining"):
+        findings, _ = examined(terminal, settings, settings_fault, mdns)
     report(terminal, findings)
 
 
+def examined(
+    terminal: Terminal, settings: NodeSettings, settings_fault: BadInput | None, mdns: str | None
+) -> tuple[list[examination.Finding], dict[str, Any] | None]:
+    """What nodes and gateways are examined for alike; and the daemon's status, None if there is no daemon."""
+    from edge_node import probes
+
+    home = terminal.home
+    findings = examination.examine(
+        home, settings_fault=settings_fault, worker_start_s_max=settings.worker.start_s_max
+    )
+    told, status = probes.ask_daemon(home)
+    findings += told
+    # A daemon that was started with --mdns none shall not have its silence broken by us.
+    iface = mdns or (status or {}).get("mdns") or settings.discovery.mdns
+    findings += probes.around(home, seeds=settings.link.seeds, mdns_iface=iface, status=status)
+    return findings, status
+
+
 def report(terminal: Terminal, findings: list[examination.Finding]) -> None:
-    """Print findings; a failed one ends the program with 3."""
+    """Print findings; a failed one ends the program with 1."""
     if terminal.json:
         terminal.value(
             {"ok": not any(each.failed for each in findings), "findings": [each.facts() for each in findings]}
@@ -167,7 +185,7 @@ def report(terminal: Terminal, findings: list[examination.Finding]) -> None:
         for each in findings:
             terminal.text(each.line())
     if any(each.failed for each in findings):
-        raise typer.Exit(exits.UNAVAILABLE)
+        raise typer.Exit(exits.TASK_FAILED)
 
 
 @program.command("renew")

@@ -1,34 +1,68 @@
 """What is wrong with this home or machine? Each check is one finding: what was looked at, and what to do.
 
-In: a home. Out: findings, worst things named with their fix. Nothing is changed, nothing is sent beyond this
-machine except one TCP connect to a seed (``reachable``). Runs with and without a daemon.
+In: a home. Out: findings, worst things named with their fix. Here is what can be seen on this machine, and
+what its daemon says of itself; nothing is changed, nothing is sent. What the network answers: ``probes``.
+What only a gateway has: ``gateway.doctor``. Runs with and without a daemon.
+
+    examine      packages, clock, home, disk, memory, settings, keys, certificates, roster, ledger, workers
+    of_status    what the daemon answers to ``status`` and ``nodes``: trouble that it knows of
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import importlib.metadata
 import importlib.util
 import os
+import re
+import resource
 import shutil
 import socket
+import sqlite3
 import stat
+import statistics
 import sys
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from edge_node.control.server import answers
+from edge_node.functions import values
+from edge_node.functions.bundle import Bundle
+from edge_node.functions.invocation import Completion, Invocation
+from edge_node.functions.limits import PoolSettings
+from edge_node.functions.runtimes.pool import WorkerPool
 from edge_node.home import Home
-from security.errors import BadInput
+from edge_node.membership.standing import why_out
+from edge_node.wire.topics import VERSION as WIRE
+from security.certificates import not_after_s, renewal_due_s, spelled_minute
+from security.errors import BadInput, EdgeweaveError
+from security.keystore import KeyStore
+from security.roster import RosterView
 
 OUR_PACKAGES: Final = ("security", "edge_node", "gateway", "device_sim")
 DISTRIBUTION: Final = "edgeweave"
 BUILT_S: Final = 1_763_000_000  # November 2025: no clock of a machine that runs this code is right before
 DISK_BYTES_MIN: Final = 64 * 1024 * 1024  # the outbox at its bound
+INODES_MIN: Final = 1000  # bundles, logs and their successors are files
+FSYNCS: Final = 5
+FSYNC_MS_MAX: Final = 100.0  # every accepted task waits for one; SD cards take 5 to 30, a dying one seconds
+MEMORY_MIB_MIN: Final = 64  # the daemon's bound and a worker; below it the kernel begins to kill
+OPEN_FILES_MIN: Final = 1024
+OPEN_FILES_SHARE_MAX: Final = 0.8
+DAY_S: Final = 86400
+OVERDUE_S: Final = DAY_S  # daemons renew within the hour: a day later something keeps them from it
+AUTHORITY_DAYS_MIN: Final = 365  # a new mesh takes its time: every device joins again
+EPOCH_S_MAX: Final = 3 * DAY_S  # the gateway makes a new one every day
+CALL_S_MAX: Final = 30.0
 _MORE_PATH: Final = ("/usr/sbin", "/usr/local/sbin", "/sbin")  # daemons lie there; not on a plain user's PATH
 
 Verdict = Literal["ok", "warn", "fail"]
@@ -49,7 +83,7 @@ class Finding:
 
     def line(self) -> str:
         """For people."""
-        text = f"{self.verdict:<4}  {self.check:<12}  {self.detail}"
+        text = f"{self.verdict:<4}  {self.check:<13}  {self.detail}"
         return f"{text}: {self.fix}" if self.fix else text
 
     def facts(self) -> dict[str, Any]:
@@ -57,17 +91,26 @@ class Finding:
 
 
 def examine(
-    home: Home, *, settings_fault: BadInput | None = None, now_s: float | None = None
+    home: Home,
+    *,
+    settings_fault: BadInput | None = None,
+    now_s: float | None = None,
+    worker_start_s_max: float = 20.0,
 ) -> list[Finding]:
-    """Everything that can be looked at on any home."""
+    """Everything that can be looked at on any home, daemon or not."""
     now_s = time.time() if now_s is None else now_s
     findings = [python(), *packages(), clock(now_s), *directories(home), disk(home.path)]
+    if home.path.is_dir() and os.access(home.path, os.W_OK):
+        findings.append(fsync_time(home.path))
+    findings += [memory(), open_files()]
     if settings_fault is None:
         there = "as in the file" if home.settings.exists() else "defaults (no file)"
         findings.append(Finding("settings", "ok", there))
     else:
         findings.append(Finding("settings", "fail", settings_fault.cause, settings_fault.fix))
-    findings += [*key_files(home.keys), certificate(home.keys / "identity.pem", now_s), control_socket(home)]
+    findings += [*key_files(home.keys), certificate(home.keys / "identity.pem", now_s)]
+    findings += authority_certificates(home.keys, now_s)
+    findings += [*roster(home, now_s), ledger(home), workers(worker_start_s_max), control_socket(home)]
     return findings
 
 
@@ -155,7 +198,87 @@ def disk(path: Path) -> Finding:
         return Finding(
             "disk", "fail", f"{path} cannot be written", "check its owner, or choose another --home"
         )
+    inodes = os.statvfs(path)
+    if inodes.f_files and inodes.f_favail < INODES_MIN:  # some file systems count none
+        left = f"{inodes.f_favail} of {inodes.f_files} inodes left"
+        return Finding("disk", "fail", left, f"remove files on that disk: {INODES_MIN} must be free")
     return Finding("disk", "ok", text)
+
+
+def fsync_time(directory: Path) -> Finding:
+    """How long the disk takes to keep something, measured: each accepted task waits for that."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=".doctor-") as file:
+            times_ms = []
+            for _ in range(FSYNCS):
+                file.write(bytes(4096))
+                file.flush()
+                begun_ns = time.monotonic_ns()
+                os.fsync(file.fileno())
+                times_ms.append((time.monotonic_ns() - begun_ns) / 1e6)
+    except OSError as error:
+        text = f"nothing can be written into {directory}: {error.strerror}"
+        return Finding("fsync", "fail", text, "free space on that disk, or check its health")
+    return fsync_finding(statistics.median(times_ms), medium_of(directory))
+
+
+def fsync_finding(median_ms: float, medium: str) -> Finding:
+    text = f"p50 {median_ms:.1f} ms{f' on {medium}' if medium else ''}: each accepted task waits for one"
+    if median_ms > FSYNC_MS_MAX:
+        return Finding(
+            "fsync", "warn", text, "use another medium for --home; a failing SD card does this too"
+        )
+    return Finding("fsync", "ok", text)
+
+
+def medium_of(path: Path, *, sys_block: Path = Path("/sys/dev/block")) -> str:
+    """What kind of disk, in words; "" where the system does not say (a network, a container)."""
+    device = path.stat().st_dev
+    block = sys_block / f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError):
+        whole = block.resolve(strict=True)
+        if (whole / "partition").exists():
+            whole = whole.parent
+        if whole.name.startswith("mmcblk"):
+            return "an SD card or eMMC"
+        return "a spinning disk" if (whole / "queue" / "rotational").read_text().strip() == "1" else "flash"
+    return ""
+
+
+def memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
+    """What is left for functions."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is None:
+        return Finding("memory", "ok", "the system does not say how much is left")
+    mib = int(found[1]) // 1024
+    if mib < MEMORY_MIB_MIN:
+        fix = f"end other programs, lower [worker] count, or add swap: {MEMORY_MIB_MIN} MiB are needed"
+        return Finding("memory", "fail", f"{mib} MiB available", fix)
+    return Finding("memory", "ok", f"{mib:,} MiB available")
+
+
+def open_files(pid: int | None = None) -> Finding:
+    """The limit that the daemon has (*pid*), else the one that it would get from here."""
+    if pid is None:
+        limit, used = resource.getrlimit(resource.RLIMIT_NOFILE)[0], 0
+    else:
+        try:
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            used = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208  their number is all
+        except OSError as error:
+            return Finding("open files", "ok", f"the daemon's limit cannot be read ({error.strerror})")
+        told = re.search(r"^Max open files\s+(\d+|unlimited)", limits, re.MULTILINE)
+        limit = int(told[1]) if told is not None and told[1].isdigit() else resource.RLIM_INFINITY
+    endless = limit in (resource.RLIM_INFINITY, -1)
+    text = f"{used} open, " if used else ""
+    text += "no limit" if endless else f"limit {limit}"
+    if not endless and (limit < OPEN_FILES_MIN or used > OPEN_FILES_SHARE_MAX * limit):
+        fix = f"raise it: `ulimit -n {4 * OPEN_FILES_MIN}`, or LimitNOFILE={4 * OPEN_FILES_MIN} in the unit"
+        return Finding("open files", "warn", text, fix)
+    return Finding("open files", "ok", text)
 
 
 def key_files(directory: Path) -> list[Finding]:
@@ -189,16 +312,149 @@ def certificate(file: Path, now_s: float) -> Finding:
         leaf = x509.load_pem_x509_certificates(data)[0]
     except (ValueError, IndexError):
         return Finding("certificate", "fail", f"{file} holds no certificate", "restore it, or join again")
-    name = leaf.subject.rfc4514_string()
+    name = ", ".join(str(each.value) for each in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
     start_s, end_s = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
     if now_s < start_s:
         text = f"{name} begins {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC, the clock is before that"
         return Finding("certificate", "warn", text, "set the clock")
-    days = (end_s - now_s) / 86400
+    days = (end_s - now_s) / DAY_S
+    is_gateway = (file.parent / "issuing.pem").exists()
     if days < 0:
         text = f"{name} expired {-days:.0f} days ago"
-        return Finding("certificate", "warn", text, "up renews it for 30 days after; later, join again")
-    return Finding("certificate", "ok", f"{name}, {days:.0f} days left")
+        fix = (
+            "restart the gateway"
+            if is_gateway
+            else "`edge-node up` renews it for 30 days after; later, join again"
+        )
+        return Finding("certificate", "fail", text, fix)
+    due_s = now_s - renewal_due_s(leaf)
+    if due_s > OVERDUE_S:
+        text = f"{name}, {days:.0f} days left, its renewal is overdue by {due_s / DAY_S:.0f} days"
+        fix = (
+            "restart the gateway"
+            if is_gateway
+            else "run the daemon where it reaches the gateway, or `edge-node renew`"
+        )
+        return Finding("certificate", "warn", text, fix)
+    due = "renewal is due now" if due_s > 0 else f"renewed from {spelled_minute(renewal_due_s(leaf))} on"
+    return Finding("certificate", "ok", f"{name}, {days:.0f} days left, {due}")
+
+
+def authority_certificates(keys: Path, now_s: float) -> list[Finding]:
+    """The issuing CA that signed this member, and the root: nobody renews these."""
+    findings = []
+    for check, file, place in (("issuing CA", "identity.pem", 1), ("root", "root.pem", 0)):
+        try:
+            found = x509.load_pem_x509_certificates((keys / file).read_bytes())[place]
+        except (OSError, ValueError, IndexError):
+            continue  # told by `certificate` and `key_files`
+        days = (not_after_s(found) - now_s) / DAY_S
+        text = f"{max(0.0, days):,.0f} days left"
+        fix = "make a new mesh (`edge-gateway up --home NEW`) and let every device join it"
+        if days < 0:
+            findings.append(Finding(check, "fail", f"expired {-days:.0f} days ago", fix))
+        elif days < AUTHORITY_DAYS_MIN:
+            findings.append(Finding(check, "warn", text, fix))
+        else:
+            findings.append(Finding(check, "ok", text))
+    return findings
+
+
+def roster(home: Home, now_s: float) -> list[Finding]:
+    """The member list that this home keeps, and whether it still lists this member."""
+    if not (home.keys / "identity.pem").exists():
+        return []
+    again = "get a code with `edge-gateway invite`, then `edge-node leave` and `edge-node join CODE`"
+    try:
+        store = KeyStore(home.keys)
+        identity, pin, signed = store.identity(), store.root_spki_sha256(), store.roster()
+        if identity is None or pin is None or signed is None:
+            return [Finding("roster", "fail", "this home keeps none", again)]
+        view = RosterView(root_spki_sha256=pin, signed=signed)
+        current = view.current
+        assert current is not None, "a view of a roster holds it"
+        out = why_out(identity, store.previous_identity(), current)
+    except EdgeweaveError as error:
+        return [Finding("roster", "fail", f"it does not verify: {error.cause}", error.fix or again)]
+    if out is not None:
+        return [Finding("roster", "fail", out.cause, out.fix)]
+    text = f"version {current.version}, {sum(one.status == 'active' for one in current.members)} members"
+    if view.is_stale(int(now_s)):
+        days = (now_s - current.issued_s) / DAY_S
+        text += f", signed {days:.0f} days ago"
+        return [
+            Finding("roster", "warn", text, "start the gateway, or bring this member where it reaches it")
+        ]
+    return [Finding("roster", "ok", text)]
+
+
+def ledger(home: Home) -> Finding:
+    """The tasks on disk: SQLite's own check, beside the daemon or without it."""
+    if not home.ledger.exists():
+        return Finding("ledger", "ok", "none yet: no task was accepted here")
+    fix = f"`up` sets it aside and begins a new one; look at it with `sqlite3 {home.ledger} .recover`"
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{home.ledger}?mode=ro", uri=True, timeout=3)
+        ) as opened:
+            (told,) = opened.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        return Finding("ledger", "warn", f"it cannot be read now: {error}", "run this as its owner, or again")
+    except sqlite3.DatabaseError as error:
+        return Finding("ledger", "fail", f"{home.ledger} is damaged: {error}", fix)
+    if told != "ok":
+        return Finding("ledger", "fail", f"{home.ledger} is damaged: {' '.join(str(told).split())}", fix)
+    return Finding("ledger", "ok", f"sound, {home.ledger.stat().st_size / 2**20:.1f} MiB")
+
+
+def workers(start_s_max: float = 20.0, *, python: str | None = None) -> Finding:
+    """Starts one worker as the daemon does and has it run a function. Call it on the main thread."""
+    begun_ns = time.monotonic_ns()
+    try:
+        said = asyncio.run(_worker_says(start_s_max, python))
+    except TimeoutError:
+        fix = "is the machine overloaded? raise [worker] start_s_max; the log tells what the worker said"
+        return Finding("workers", "fail", "no worker answered", fix)
+    except OSError as error:
+        return Finding("workers", "fail", f"no worker starts: {error.strerror}", "check memory and ulimit -u")
+    if said != "yes":
+        return Finding("workers", "fail", f"a worker failed: {said}", f"reinstall {DISTRIBUTION}")
+    return Finding(
+        "workers", "ok", f"one started and answered in {(time.monotonic_ns() - begun_ns) / 1e9:.1f} s"
+    )
+
+
+async def _worker_says(start_s_max: float, python: str | None) -> str:
+    answer: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+    source = "from edge_node.functions import function\n\n@function\ndef hear():\n    return 'yes'\n"
+    bundle = Bundle.of_source("doctor.py", source)
+    settings = PoolSettings(start_timeout_s=start_s_max)
+
+    def on_done(done: Completion) -> None:
+        if not answer.done():
+            answer.set_result(done)
+
+    pool = WorkerPool(1, on_done=on_done, python=python, settings=settings)
+    with tempfile.TemporaryDirectory(prefix="edgeweave-doctor-") as directory:
+        file = Path(directory) / bundle.digest.hex()
+        file.write_bytes(bundle.to_bytes())
+        running = asyncio.create_task(pool.run(), name="workers")
+        try:
+            pool.start(
+                Invocation(
+                    task="doctor", attempt=1, function="doctor.hear", digest=bundle.digest,
+                    bundle_path=str(file), input=values.encode_call([], {}),
+                )
+            )  # fmt: skip
+            async with asyncio.timeout(min(CALL_S_MAX, 2 * start_s_max)):
+                done = await answer
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+    if done.status == "done":
+        return str(values.decode(done.output))
+    return done.error.one_line() if done.error is not None else done.status
 
 
 def running(home: Home) -> bool:
@@ -216,6 +472,90 @@ def control_socket(home: Home) -> Finding:
     if not answers(home.socket):
         return Finding("daemon", "warn", "not running (it left its socket behind)", "start it with up")
     return Finding("daemon", "ok", f"answers at {home.socket}")
+
+
+def of_status(status: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], now_s: float) -> list[Finding]:
+    """Trouble that the daemon knows of. Whatever an older daemon does not tell is not judged."""
+    findings = []
+    link = status.get("broker", {})
+    if link.get("connected"):
+        findings.append(Finding("link", "ok", f"connected to the broker at {link.get('address', '?')}"))
+    else:
+        fix = "see the other findings; local work goes on meanwhile"
+        findings.append(Finding("link", "fail", "the daemon is not connected to the broker", fix))
+    told = status.get("roster", {})
+    if told.get("stale"):
+        text = f"version {told.get('version')} was not signed again for a week"
+        findings.append(Finding("roster", "warn", text, "start the gateway, or see why it is not reached"))
+    findings += _stories(status.get("stories", {}))
+    damaged = status.get("ledger", {}).get("damaged") or []
+    if damaged:
+        fix = "what it held is lost here; look at what was set aside with `sqlite3 FILE .recover`"
+        findings.append(Finding("ledger", "fail", f"{len(damaged)} damaged: {damaged[0]}", fix))
+    if status.get("tasks", {}).get("store_full"):
+        findings.append(
+            Finding("store", "fail", "the disk took no more: new tasks are refused", "free space")
+        )
+    group = status.get("group") or {}
+    if isinstance(group.get("issued_at_ms"), int):
+        age_s = now_s - group["issued_at_ms"] / 1000
+        text = f"epoch {group.get('epoch', '?')} of the group is {age_s / 3600:.0f} hours old"
+        late = age_s > EPOCH_S_MAX
+        fix = "is the gateway up and in reach? it makes a new one each day" if late else ""
+        findings.append(Finding("group", "warn" if late else "ok", text, fix))
+    if isinstance(status.get("pid"), int):
+        findings.append(open_files(status["pid"]))
+    findings += versions(nodes)
+    return findings
+
+
+_TWO: Final = "end the second gateway, or the old backup that runs"
+STORIES: Final[dict[str, tuple[Verdict, str, str]]] = {
+    "roster fork": ("fail", "two rosters of one version", _TWO),
+    "catalogue fork": ("fail", "two entries of one version", _TWO),
+    "catalogue entry refused": ("warn", "an entry that no deployer signed", "who publishes? see the log"),
+    "bundle changed on disk": (
+        "warn",
+        "code changed on disk, set aside",
+        "check the disk; it is fetched anew",
+    ),
+}
+
+
+def _stories(stories: Mapping[str, int]) -> list[Finding]:
+    """What happened since the daemon's start that should not."""
+    findings = []
+    for name, (verdict, text, fix) in STORIES.items():
+        if stories.get(name):
+            findings.append(Finding("history", verdict, f"{stories[name]} × {text}", fix))
+    return findings
+
+
+def versions(nodes: Sequence[Mapping[str, Any]], *, ours: str = "", wire: int = int(WIRE)) -> list[Finding]:
+    """The software (``version``) and the format (``wire``) of the members that told theirs, against ours."""
+    told = {str(row["id"]): str(row["version"]) for row in nodes if row.get("version") and row.get("id")}
+    if not told:
+        return []
+    ours = ours or _own_version()
+    others = {name: version for name, version in sorted(told.items()) if version != ours}
+    old = [
+        f"{row['id']} (wire {row['wire']})"
+        for row in nodes
+        if isinstance(row.get("wire"), int) and row["wire"] < wire
+    ]
+    if old:
+        return [Finding("versions", "fail", f"older wire format: {', '.join(old)}", "upgrade these members")]
+    if others:
+        text = ", ".join(f"{name} {version}" for name, version in others.items())
+        return [Finding("versions", "warn", f"here {ours}, elsewhere {text}", "upgrade, gateway first")]
+    return [Finding("versions", "ok", f"{ours} on all {len(told)} members that told theirs")]
+
+
+def _own_version() -> str:
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def port_free(what: str, address: str, port: int) -> Finding:

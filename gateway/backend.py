@@ -20,7 +20,6 @@ class GatewayBackend(AgentBackend):
         assert house.agent is not None
         super().__init__(house.agent)
         self._house = house
-        self.add("status", self._house_status)
         self.add("nodes", self._all_nodes)
         self.add("invite", self._invite)
         self.add("approve", self._approve)
@@ -31,9 +30,6 @@ class GatewayBackend(AgentBackend):
         self.add("settle", self._settle)
         self.add("status", self._gateway_status)
         self.add("rollback", self._rollback)
-
-    async def _house_status(self, params: dict[str, Any]) -> object:
-        return self.agent.status() | {"joining": {"addresses": list(self._house.join_addresses())}}
 
     async def _invite(self, params: dict[str, Any]) -> object:
         ttl_s = params.get("ttl_s", 3600)
@@ -100,6 +96,7 @@ class GatewayBackend(AgentBackend):
     async def _gateway_status(self, params: dict[str, Any]) -> object:
         homecoming = self._house.homecoming
         facts = dict(self.agent.status())
+        facts["joining"] = {"addresses": list(self._house.join_addresses())}
         if homecoming is not None:
             facts["restored"] = homecoming.status()
         return facts

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from edge_node import doctor as examination
-from edge_node.cli import LogLevel, Mdns, report
+from edge_node.cli import LogLevel, Mdns, examined, report
 from edge_node.commands import launch, work
 from edge_node.commands.door import Program
 from edge_node.commands.inputs import parse_duration
@@ -22,6 +22,7 @@ from edge_node.commands.terminal import Terminal
 from edge_node.home import gateway_home
 from edge_node.settings import load
 from gateway import backup_commands
+from gateway import doctor as gateway_examination
 from gateway.settings import GatewaySettings
 from security.errors import BadInput, Unavailable
 from security.roster import BY_MAX, ROLE_DEPLOYER
@@ -270,20 +271,16 @@ def deploy(
 
 
 @program.command("doctor")
-def doctor(terminal: Terminal) -> None:
-    """Check this gateway: packages, clock, disk, keys, certificate, settings, socket, ports, broker."""
+def doctor(terminal: Terminal, mdns: Mdns = None) -> None:
+    """Check this gateway: as `edge-node doctor`, and ports, broker program, the broker's certificate."""
     settings, settings_fault = GatewaySettings(), None
     try:
-        settings = load(GatewaySettings, terminal.home.settings)
+        settings = load(GatewaySettings, terminal.home.settings, options={"discovery.mdns": mdns})
     except BadInput as fault:
         settings_fault = fault
-    findings = examination.examine(terminal.home, settings_fault=settings_fault)
-    if not examination.running(terminal.home):
-        findings += [
-            examination.port_free("joining", settings.joining.listen, settings.joining.port),
-            examination.port_free("broker", settings.joining.listen, settings.broker.port),
-        ]
-    findings.append(examination.program_found("mosquitto", wanted=settings.broker.kind == "mosquitto"))
+    with terminal.waiting("examining"):
+        findings, status = examined(terminal, settings, settings_fault, mdns)
+        findings += gateway_examination.examine(terminal.home, settings, status)
     report(terminal, findings)
 
 

@@ -403,7 +403,7 @@ class JoiningServer:
         """
         self.desk = JoiningDesk(desk, persist=persist, on_joined=on_joined, clock=clock)
         self.app = create_app([joining_router(self.desk, identity, on_renewal=on_renewal), *routers])
-        self._server = HttpsServer(self.app, listen, port, identity.context)
+        self._server = HttpsServer(self.app, listen, port, identity.context, clock=clock)
 
     @property
     def port(self) -> int:

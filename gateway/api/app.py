@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import errno
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from edge_node.clock import Clock, SystemClock
 from security.errors import BadInput
 from security.tls import abort
 
@@ -65,6 +66,7 @@ class _Connection(H11Protocol):
     """uvicorn's HTTP/1.1, with an end to waiting for a request and a bound on connections."""
 
     _patience: asyncio.TimerHandle | None = None
+    tell_date: Callable[[], None] = staticmethod(lambda: None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= CONNECTIONS_MAX:
@@ -73,6 +75,7 @@ class _Connection(H11Protocol):
         self._wait_for_headers()
 
     def data_received(self, data: bytes) -> None:
+        self.tell_date()  # before the answers to this
         super().data_received(data)
         if self._is_busy():
             self._stop_waiting()
@@ -107,10 +110,13 @@ class HttpsServer:
     no bound on the TLS handshake.
     """
 
-    def __init__(self, app: Any, listen: str, port: int, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, app: Any, listen: str, port: int, context: ssl.SSLContext, *, clock: Clock | None = None
+    ) -> None:
         self._listen = listen
         self._port = port
         self._context = context
+        self._clock = clock or SystemClock()
         self._state = ServerState()
         self._config = uvicorn.Config(
             app,
@@ -134,10 +140,8 @@ class HttpsServer:
         """Raises: BadInput: the port is in use, or the address is not this machine's."""
         await self._lifespan.startup()
         loop = asyncio.get_running_loop()
-        self._state.default_headers = [
-            (b"date", formatdate(usegmt=True).encode()),
-            *self._config.encoded_headers,
-        ]
+        self._state.default_headers = [(b"date", b""), *self._config.encoded_headers]
+        self._tell_date()
         try:
             self._server = await loop.create_server(
                 self._connection,
@@ -181,4 +185,11 @@ class HttpsServer:
         await self._lifespan.shutdown()
 
     def _connection(self) -> asyncio.Protocol:
-        return _Connection(self._config, self._state, self._lifespan.state)
+        connection = _Connection(self._config, self._state, self._lifespan.state)
+        connection.tell_date = self._tell_date
+        return connection
+
+    def _tell_date(self) -> None:
+        """The gateway's time, with every answer: `doctor` on a node compares its clock with it."""
+        now_s = self._clock.wall_ms() / 1000
+        self._state.default_headers[0] = (b"date", formatdate(now_s, usegmt=True).encode())

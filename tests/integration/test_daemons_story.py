@@ -168,7 +168,7 @@ def test_nodes_and_roster_show_the_members(bed, gateway):
 def test_status_and_doctor_find_a_healthy_daemon(bed, name):
     daemon = bed.daemons[name]
     status = bed.cli(daemon, "status", "--json").value
-    doctor = bed.cli(daemon, "doctor", "--json")
+    doctor = bed.cli(daemon, "doctor", "--mdns", bed.mdns, "--json")
 
     assert (status["node"], status["member"], status["broker"]["connected"]) == (name, True, True)
     assert status["ledger"]["damaged"] == []

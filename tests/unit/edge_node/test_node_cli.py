@@ -220,13 +220,13 @@ def test_doctor_runs_without_anything(edge_node, tmp_path):
     assert "warn  daemon" in out
 
 
-def test_doctor_ends_with_3_when_something_is_wrong(edge_node, tmp_path):
+def test_doctor_ends_with_1_when_something_is_wrong(edge_node, tmp_path):
     (tmp_path / "h").mkdir(mode=0o700)
     (tmp_path / "h" / "settings.toml").write_text("[link")
 
     code, out, _ = edge_node("doctor", "--home", tmp_path / "h")
 
-    assert code == 3
+    assert code == 1
     assert "fail  settings" in out
 
 
