@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from random import Random
 
 SECOND: Final = 1_000_000_000
-PLANNED_MAX: Final = 200_000
+PLANNED_MAX: Final = 50_000
 """Tasks of one device in a run: a plan is kept in memory, and a ledger on disk."""
 
 

@@ -32,7 +32,7 @@ TERM_S_MAX: Final = 8.0  # a daemon gives running work ten seconds to drain; at 
 ABORT_S_MAX: Final = 3.0  # who pressed Ctrl-C does not wait for work to drain
 CUT_S_MAX: Final = 15.0  # three times what a revocation may take: then something is wrong
 JOINING_MAX: Final = 4  # at once: more only wait for this machine's cores
-SPEEDS: Final = {1.0: "full-speed", 2.0: "half-speed", 4.0: "quarter-speed"}
+SPEEDS: Final = {1.0: "full-speed", 2.0: "half-speed", 4.0: "quarter-speed", 8.0: "eighth-speed"}
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Member:
         if self.device is None:
             return GATEWAY
         slowdown = self.device.slowdown
-        return SPEEDS.get(slowdown, f"1/{slowdown:g} of the speed") + " board"
+        return SPEEDS.get(slowdown, f"1/{slowdown:g}-speed") + " board"
 
     @property
     def alive(self) -> bool:
@@ -168,7 +168,7 @@ class Members:
                 await self.processes.command("edge-node", "join", code, *options)
                 how = "found the gateway by its code's address (mDNS sees nothing on lo here)"
             await self.up(node)
-            self.tell(f"edge-node join and up: {node.name}, a {node.kind}, {how}")
+            self.tell(f"edge-node join and up: {node.name}, {_article(node.kind)} {node.kind}, {how}")
 
     async def _deploy(self, sources: Sequence[Path]) -> None:
         for source in sources:
@@ -392,6 +392,10 @@ class Members:
 def wire_bytes(status: dict[str, Any]) -> int:
     """Bytes that one member sent to and received from the broker, before TLS."""
     return int(status["wire"]["bytes_in"]) + int(status["wire"]["bytes_out"])
+
+
+def _article(words: str) -> str:
+    return "an" if words[0] in "aeiou" else "a"
 
 
 def _signal(pid: int, started: int, number: signal.Signals) -> None:

@@ -47,27 +47,37 @@ def left_behind(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_demo_keeps_every_promise_through_a_kill_and_leaves_nothing(tmp_path):
+def test_the_demo_keeps_every_promise_through_a_kill_and_a_revocation_and_leaves_nothing(tmp_path):
     process = start(tmp_path, "--seed", "7")
-    told, _ = process.communicate(timeout=100)
+    told, _ = process.communicate(timeout=110)
 
     assert process.returncode == 0, told
     facts = json.loads((tmp_path / "out" / "report.json").read_text())
     tasks = [json.loads(line) for line in (tmp_path / "out" / "tasks.jsonl").read_text().splitlines()]
     assert facts["seed"] == 7
-    assert facts["broker"] == "embedded"
-    assert facts["accepted"] == facts["completed"] == len(tasks) == sum(facts["by_place"].values()) > 100
+    assert facts["broker"] in ("mosquitto", "embedded")
+    # Everything that was accepted has ended well, but for what the revoked board took with it.
+    assert facts["accepted"] == facts["completed"] + len(facts["explained"]) == len(tasks) > 100
+    assert facts["completed"] == sum(facts["by_place"].values())
     assert (facts["failed"], facts["lost"]) == (0, [])
-    assert facts["by_place"]["local"] > 0 and facts["by_place"]["gateway"] > 0
-    room = [task["place"] for task in tasks if task["driver"] == "room"]
-    assert room.count("local") > len(room) / 2  # light work stays, but for moments on a busy machine
-    assert facts["kill_to_resume_s"] > 5.0  # it was down for five seconds
+    assert {task["origin"] for task in tasks if task["id"] in facts["explained"]} <= {"water"}
+    assert all(facts["by_place"][place] > 0 for place in ("local", "peer", "gateway")), facts["by_place"]
+    assert facts["verified"] == {"checked": 120, "differing": []}
+    assert all(each["held"] for each in facts["expected"])
+    kill, restart, revoke = facts["faults"]
+    assert (kill["do"], kill["node"], restart["do"], revoke["do"], revoke["node"]) == (
+        "kill", "leg", "restart", "revoke", "water",
+    )  # fmt: skip
     assert facts["killed"]["resumed_tasks"] > 0
-    assert len({pid for node in facts["nodes"] for pid in node["pids"]}) == 5  # four daemons, one restarted
+    assert 0 < facts["kill_to_replacement_s"] <= facts["kill_to_resume_s"]
+    assert kill["own_resumed_s"] > restart["at"] - kill["at"]  # nobody has its disk
+    assert facts["revoked_cut_s"] == max(revoke["connection_cut_s"], revoke["refused_s"]) > 0
+    assert "not a member" in revoke["refusal"]
+    assert len({pid for node in facts["nodes"] for pid in node["pids"]}) == 7  # six daemons, one restarted
     assert facts["change_points"]["f1"] > 0.8
-    resumed = [task for task in tasks if len(task["attempts"]) > 1]
+    resumed = [task for task in tasks if len(task["attempts"]) > 1 and task["status"] == "done"]
     assert all(task["attempts"][-1]["ended_as"] == "done" for task in resumed) and resumed
-    assert all(task["accepted_at"] <= task["settled_at"] for task in tasks)
+    assert all(task["accepted_at"] <= task["settled_at"] for task in tasks if task["settled_at"])
     assert "next: " in told.splitlines()[-1]
     assert left_behind(tmp_path) == []
     assert list((tmp_path / "t").iterdir()) == []
@@ -79,10 +89,9 @@ def test_the_demo_keeps_every_promise_through_a_kill_and_leaves_nothing(tmp_path
     [
         (signal.SIGINT, ""),  # before anything runs
         (signal.SIGTERM, "edge-gateway up"),  # while boards join
-        (signal.SIGINT, "drivers replay"),
-        (signal.SIGTERM, "kill -9"),  # one board is down
+        (signal.SIGINT, "kill -9"),  # while devices are at work and one board is down
     ],
-    ids=["at once", "while joining", "while driving", "while one is down"],
+    ids=["at once", "while joining", "while one is down"],
 )
 def test_an_interrupted_demo_leaves_nothing(tmp_path, number, line):
     process = start(tmp_path)
