@@ -436,8 +436,10 @@ class Agent:
             case channel.RosterWanted(peer, version):
                 log.info("a newer roster is spoken of", extra={"peer": peer, "version": version})
                 self.channels.ask_roster(now_ns, peer)
-            case channel.RosterOffered(_, signed):
+            case channel.RosterOffered(peer, signed):
                 self.adopt_roster(now_ns, wall_ms, signed)
+                if self.extension is not None:
+                    self.extension.roster_shown(peer, signed)
 
     def _link_up(self, now_ns: int, wall_ms: int, event: LinkUp) -> None:
         log.info("broker connected", extra={"connection": event.number})

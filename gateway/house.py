@@ -19,7 +19,6 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -40,12 +39,14 @@ from gateway.broker.door_list import DoorList, admitted
 from gateway.engines.process_pool import ProcessPoolEngine
 from gateway.fleet import registry as fleet
 from gateway.groups import Groups
-from gateway.joining import Enroller, JoiningServer, ServerIdentity, roster_router
+from gateway.homecoming import Homecoming
+from gateway.joining import Enroller, JoiningServer, ServerIdentity, standing_router
+from gateway.renewal import Renewals, certify_broker, certify_self, gateway_clock, is_due
 from gateway.roster_keeper import RosterKeeper
 from gateway.settings import GatewaySettings
 from security import control, tls
 from security.authority import Authority
-from security.certificates import leaf_sha256, renewal_due_s
+from security.certificates import leaf_sha256
 from security.enrolment import Issue, JoinDesk
 from security.errors import BadInput, EdgeweaveError, Unavailable
 from security.identity import NodeKeys, spki_der
@@ -56,7 +57,6 @@ from security.session import key_hash
 log = logging.getLogger("gateway.house")
 
 INVITATIONS = "invitations"
-RENEWAL_LOOK_S = 3600.0
 CUT_S = 4.0
 """How long `revoke` waits for the broker before it says that this is to come."""
 GOODBYE_S = 0.5
@@ -74,19 +74,6 @@ class Trust:
     made: bool
 
 
-def is_due(leaf: x509.Certificate, now_s: int) -> bool:
-    """A third of its lifetime is over."""
-    return now_s >= renewal_due_s(leaf)
-
-
-def _certify_self(keystore: KeyStore, authority: Authority, keys: NodeKeys, now_s: int) -> StoredIdentity:
-    leaf = authority.issue(keys.signing.public_key(), GATEWAY, roles=(GATEWAY,), now_s=now_s)
-    keystore.save_identity(keys, leaf_pem=leaf, issuing_pem=authority.issuing_pem)
-    identity = keystore.identity()
-    assert identity is not None, "saved a moment ago"
-    return identity
-
-
 def open_trust(keystore: KeyStore, clock: Clock) -> Trust:
     """Load or make everything that is secret. Raises: BadInput: a key file unreadable, loose or damaged."""
     now_s = clock.wall_ms() // 1000
@@ -97,14 +84,9 @@ def open_trust(keystore: KeyStore, clock: Clock) -> Trust:
         keystore.save_authority(authority)
     identity = keystore.identity()
     if identity is None or is_due(identity.leaf, now_s):
-        identity = _certify_self(
-            keystore, authority, identity.keys if identity else NodeKeys.generate(), now_s
-        )
-    broker = keystore.broker()
-    if broker is None or is_due(broker[1], now_s):
-        key = broker[0] if broker else ec.generate_private_key(ec.SECP256R1())
-        leaf = authority.issue_broker(key.public_key(), now_s=now_s)
-        keystore.save_broker(key, leaf_pem=leaf, issuing_pem=authority.issuing_pem)
+        keys = identity.keys if identity else NodeKeys.generate()
+        identity = certify_self(keystore, authority, keys, now_s)
+    certify_broker(keystore, authority, now_s)
     deployer = keystore.deployer()
     if deployer is None:
         deployer = ec.generate_private_key(ec.SECP256R1())
@@ -142,22 +124,43 @@ def free_port(listen: str) -> int:
 class House:
     """All parts of a running gateway; the agent's `Extension`."""
 
-    def __init__(self, home: Home, settings: GatewaySettings, keystore: KeyStore, trust: Trust) -> None:
+    def __init__(
+        self,
+        home: Home,
+        settings: GatewaySettings,
+        keystore: KeyStore,
+        trust: Trust,
+        *,
+        clock: Clock | None = None,
+    ) -> None:
         self.home = home
         self.settings = settings
         self.keystore = keystore
         self.trust = trust
-        self.clock: Clock = SystemClock()
+        self.clock: Clock = clock or gateway_clock(keystore, SystemClock())
         self.registry = fleet.Registry()
         self.groups = Groups(trust.authority)
         self.keeper = RosterKeeper(
             trust.authority, keystore, on_changed=self._roster_signed, clock=self.clock
         )
         self.enroller = Enroller(trust.authority, self.keeper, clock=self.clock)
+        self.renewals = Renewals(
+            keystore,
+            trust.authority,
+            self.keeper,
+            self.clock,
+            used=self._key_used,
+            on_own=self._certified,
+            on_broker=lambda: self.broker.reload_certificate() if self.broker is not None else None,
+        )
         self.joining: JoiningServer | None = None
         self.agent: Agent | None = None
         self.broker: Broker | None = None
         self.door_list: DoorList | None = None
+        record = Homecoming.record_of(keystore)
+        self.homecoming = (
+            Homecoming(record, keystore, self.keeper, self.clock, self._ask_roster) if record else None
+        )
         self._leaving: asyncio.Queue[str] = asyncio.Queue(maxsize=64)
 
     # ── building ──────────────────────────────────────────────────────────────────────────────────
@@ -180,7 +183,10 @@ class House:
             members=[Member(GATEWAY, (key,), (GATEWAY,))],
             brokers=reachable(listen, port, settings.joining.addresses),
             deployers=[Deployer(GATEWAY, spki_der(trust.deployer.public_key()))],
+            hold=self.homecoming is not None and not self.homecoming.over,
         )
+        if self.homecoming is not None:
+            self.homecoming.roster_changed(self.keeper.current)
         self.broker = Broker(
             home=self.home.path,
             mesh_id=mesh_id,
@@ -243,7 +249,7 @@ class House:
             self._persist_invitations,
             self._joined,
             on_renewal=self.enroller.renew,
-            routers=[roster_router(lambda: self.keeper.signed)],
+            routers=[standing_router(self.keeper, lambda: self._own_leaf)],
             clock=self.clock,
         )
 
@@ -285,28 +291,22 @@ class House:
             group.create_task(self.broker.run(), name="broker")
             group.create_task(self.door_list.run(), name="door-list")
             group.create_task(self._let_leave(), name="leaving")
-            group.create_task(self._stay_certified(), name="renewal")
+            group.create_task(self.renewals.run(), name="renewal")
+            if self.homecoming is not None:
+                group.create_task(self.homecoming.run(), name="homecoming")
 
-    async def _stay_certified(self) -> None:
-        """Our own certificate, once an hour; the broker's is renewed when it is started."""
-        while True:
-            await asyncio.sleep(RENEWAL_LOOK_S)
-            now_s = self.clock.wall_ms() // 1000
-            try:
-                await asyncio.to_thread(self.recertify, now_s)
-            except EdgeweaveError as error:
-                log.error("the gateway's certificate is due and was not renewed", extra={"cause": str(error)})
+    def _key_used(self, member: str) -> bytes | None:
+        return self.agent.sessions.key_of(member) if self.agent is not None else None
 
-    def recertify(self, now_s: int) -> bool:
-        """A new certificate for the keys that we have, if it is due; new connections are shown it."""
-        identity = self.keystore.identity()
-        if identity is None or not is_due(identity.leaf, now_s):
-            return False
-        identity = _certify_self(self.keystore, self.trust.authority, identity.keys, now_s)
+    def _certified(self, identity: StoredIdentity) -> None:
+        """Our new certificate: shown to new connections, and in our own next one to the broker."""
         self._joining_context.load_cert_chain(self.keystore.identity_path)
         self._own_leaf = leaf_sha256(identity.leaf.public_bytes(Encoding.DER))
-        log.info("the gateway's certificate was renewed")
-        return True
+
+    def _ask_roster(self, peer: str) -> None:
+        if self.agent is not None:
+            channels = self.agent.channels
+            self.agent.soon(lambda now_ns, _: channels.ask_roster(now_ns, peer))
 
     async def close(self) -> None:
         """Stop the broker too: a gateway that stops in order takes it along, a killed one leaves it."""
@@ -350,6 +350,8 @@ class House:
         Returns: whether the broker took it; if not, it is told as soon as it answers.
         Raises: BadInput: no such member, or the texts do not fit.
         """
+        assert self.joining is not None
+        await self.joining.desk.withdraw(node)  # first: no claim of its may be answered after it is out
         await self.keeper.mark(node, "revoked", by=by, reason=reason)
         log.warning("member revoked", extra={"node": node, "by": by, "cause": reason})
         assert self.door_list is not None
@@ -400,7 +402,10 @@ class House:
 
     def roster_changed(self, roster: Roster, signed: bytes) -> None:
         """A member showed a newer roster of our own signature: the keeper, whose view it is, has it."""
-        log.warning("a member showed a newer roster than ours: was this home restored from a backup?")
+        if self.homecoming is None or self.homecoming.over:
+            log.warning("a member showed a newer roster than ours: was this home copied back by hand?")
+        else:
+            self.homecoming.roster_changed(roster)
         assert self.door_list is not None
         self.door_list.moved()  # members that this home has forgotten are let in again
         self.registry.handle(self.clock.now_ns(), fleet.Listed(roster.members))
@@ -408,6 +413,8 @@ class House:
 
     def link_up(self) -> None:
         assert self.agent is not None
+        if self.keeper.holds:
+            return  # what an old copy holds is not published
         try:
             topic = topic_for(RosterTopic(self.agent.mesh_id))
             self.agent.link.send(0, topic, self.keeper.signed, retain=True)
@@ -417,6 +424,12 @@ class House:
     def peer_changed(self, peer: str, up: bool, reason: str) -> None:
         now_ns = self.clock.now_ns()
         self.registry.handle(now_ns, fleet.Heard(peer) if up else fleet.WentDown(peer, reason))
+        if self.homecoming is not None:
+            self.homecoming.peer_changed(peer, up)
+
+    def roster_shown(self, peer: str, signed: bytes) -> None:
+        if self.homecoming is not None:
+            self.homecoming.shown(peer, signed)
 
     def heard(self, peer: str, message: messages.Message) -> None:
         match message:
@@ -428,5 +441,14 @@ class House:
                 if not self._leaving.full():
                     self._leaving.put_nowait(peer)
 
+    def check_settled(self) -> None:
+        """Raises: Unavailable: this home was restored, and what members know has to be learned first."""
+        if self.keeper.holds:
+            raise Unavailable(
+                "this gateway was restored from a backup and signs nothing until its members were heard",
+                fix="wait for them (`edge-gateway status` names them), or go on without: edge-gateway settle",
+            )
+
     def deployer_key(self) -> ec.EllipticCurvePrivateKey:
+        self.check_settled()
         return self.trust.deployer
