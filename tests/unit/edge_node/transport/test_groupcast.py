@@ -286,7 +286,7 @@ def test_asking_ends_when_the_keys_are_there_or_nobody_is():
     one.ready(0, "pi-2")
     one.tick(0)
     one.came(1, "gateway", KEYS[1])
-    assert one.tick(20 * SECOND) == [] and one.deadline_ns() is None
+    assert one.deadline_ns() is None and one.tick(20 * SECOND) == []
 
     other = member("pi-1")
     other.ready(0, "gateway")
@@ -308,6 +308,18 @@ def test_a_frame_under_a_newer_epoch_makes_us_ask_the_gateway_then_its_sender():
     assert one.tick(5 + 2 * ASK_NS) == [Tell("pi-3", GroupKeysWanted(GROUP, 1))]
     assert one.deadline_ns() is None, "the claim is unproved: one round"
     assert one.unknown_epochs == 1
+
+
+def test_asking_goes_on_until_the_epoch_heard_of_is_there():
+    one = member("pi-1", 1)
+    one.ready(0, "gateway")
+    one.delivered(0, p("pi-2"), member("pi-2", 3).seal(0, [beat(1)]))
+    assert [tell.peer for tell in one.tick(0)] == ["gateway"]
+
+    one.came(1, "gateway", KEYS[2])
+    assert one.tick(ASK_NS) == [Tell("pi-2", GroupKeysWanted(GROUP, 2))], "the gateway is behind"
+    one.came(ASK_NS, "pi-2", KEYS[3])
+    assert one.deadline_ns() == OVERLAP_NS + ASK_NS, "nothing but the end of the epoch before"
 
 
 def test_forged_epochs_cost_at_most_one_ask_a_second_and_one_in_ten_seconds_a_peer():
