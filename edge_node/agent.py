@@ -988,6 +988,7 @@ class Agent:
             "following": self.presence.following.followed if self.presence.following else [],
             "group": {
                 "epoch": epoch.number if epoch is not None else None,
+                "issued_at_ms": epoch.issued_s * 1000 if epoch is not None else None,
                 "refused": dict(self.presence.groupcast.violations),
                 "stale": self.presence.groupcast.stale,
             },
