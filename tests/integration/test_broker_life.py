@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -97,30 +98,101 @@ async def test_a_gateway_that_was_killed_finds_its_broker_again(bed):
     assert started_at(left_behind) is None
 
 
-async def test_a_broker_left_on_purpose_is_adopted_and_one_with_an_old_certificate_replaced(bed):
+async def shown_by(bed) -> bytes:
+    """The certificate that a new connection gets to see."""
+    _, writer = await asyncio.open_connection(
+        bed.host, bed.port, ssl=bed.authority.client_context(bed.leaves["b"]),
+        server_hostname=bed.authority.broker_name,
+    )  # fmt: skip
+    try:
+        return writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    finally:
+        writer.transport.abort()
+
+
+async def until_shown(bed, certificate: bytes) -> None:
+    async with asyncio.timeout(20):
+        while await shown_by(bed) != certificate:
+            await asyncio.sleep(0.02)
+
+
+def leaf_on_disk(bed) -> bytes:
+    leaf, end, _ = bed.shown.cert_file.read_text().partition("-----END CERTIFICATE-----")
+    return ssl.PEM_cert_to_DER_cert(leaf + end)
+
+
+async def test_a_renewed_certificate_is_shown_to_new_connections_and_live_ones_stay(bed):
+    a, b = Ears(), Ears()
+    async with (
+        bed.running() as broker,
+        up(bed.link("a", a), a, [f"{ROOT}/d/a/+"]),
+        up(bed.link("b", b), b, []) as other,
+    ):
+        pid, before = broker.pid, leaf_on_disk(bed)
+        await until_shown(bed, before)
+        bed.shown = bed.authority.broker()  # renewed, under the same name
+        assert leaf_on_disk(bed) != before
+        for number in range(20):
+            other.send(1, f"{ROOT}/d/a/b", b"%d" % number)
+        broker.reload_certificate()
+        for number in range(20, 40):
+            other.send(1, f"{ROOT}/d/a/b", b"%d" % number)
+        await until_shown(bed, leaf_on_disk(bed))
+
+        assert await a.payloads(count=40) == [b"%d" % number for number in range(40)]
+        assert (broker.pid, broker.restarts) == (pid, 0)
+        assert [type(event) for event in (*a.heard, *b.heard) if isinstance(event, LinkDown)] == []
+        c = Ears()
+        async with up(bed.link("c", c), c, []):
+            pass
+
+
+async def test_an_unreadable_certificate_leaves_the_old_one_shown(bed):
+    a = Ears()
+    async with bed.running() as broker, up(bed.link("a", a), a, []):
+        before = leaf_on_disk(bed)
+        await until_shown(bed, before)
+        whole = bed.shown.cert_file.read_bytes()
+        bed.shown.cert_file.write_bytes(whole[:100])
+        broker.reload_certificate()
+        for _ in range(5):
+            assert await shown_by(bed) == before
+        bed.shown.cert_file.write_bytes(whole)
+        assert broker.up and not [event for event in a.heard if isinstance(event, LinkDown)]
+
+
+async def test_a_broker_left_on_purpose_is_adopted_and_shows_what_was_renewed_meanwhile(bed):
     first = bed.new_broker()
     await first.start()
     pid = first.pid
     await first.stop(kill=False)
     assert started_at(pid) is not None
 
+    bed.shown = bed.authority.broker()
     second = bed.new_broker()
     await second.start()
     assert second.pid == pid
-    await second.stop(kill=False)
-
-    bed.shown = bed.authority.broker()  # renewed
-    third = bed.new_broker()
-    await third.start()
-    assert third.pid != pid
-    assert started_at(pid) is None
+    await until_shown(bed, leaf_on_disk(bed))
     a = Ears()
     async with up(bed.link("a", a), a, []):
         pass
-    last = third.pid
-    await third.stop()
-    assert started_at(last) is None
+    await second.stop()
+    assert started_at(pid) is None
     assert not (bed.folder / "home" / "broker" / "running.json").exists()
+
+
+async def test_a_broker_of_another_configuration_is_replaced(bed):
+    first = bed.new_broker()
+    await first.start()
+    pid = first.pid
+    await first.stop(kill=False)
+    bed.authority.ca_file.write_bytes(bed.authority.ca_file.read_bytes() + b"\n")
+
+    second = bed.new_broker()
+    await second.start()
+    assert second.pid != pid
+    assert started_at(pid) is None
+    await second.stop()
 
 
 async def test_a_record_that_names_another_process_harms_nobody(bed):
