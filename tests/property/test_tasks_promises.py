@@ -20,11 +20,14 @@ from edge_node.tasks.desk import (
     Closed,
     Desk,
     DeskSettings,
+    DigestHeard,
     Drained,
     Explain,
     Fenced,
     Heard,
+    Look,
     Noted,
+    OwnAbilities,
     PeerDown,
     PeerUp,
     Persisted,
@@ -40,6 +43,7 @@ from edge_node.tasks.desk import (
     WorkRefused,
     WorkStarted,
 )
+from edge_node.wire.messages import About, DigestEntry, Pong
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -154,6 +158,9 @@ class World:
                     self.replied.add(task_id)
                 case Reply():
                     self.refused.add(effect.task_id)
+                case Look(peer):
+                    assert peer != name
+                    self.send(peer, name, Pong(0, self.desks[peer].load(self.now_ns)))
                 case Explain() | Drained():
                     pass
 
@@ -242,6 +249,8 @@ submits = st.tuples(
     st.sampled_from(("any", "any", "local", "gateway", "pi-1")),
     st.sampled_from(("f.noop", "f.noop", POISON, RAISES)),
     st.sampled_from((None, None, 300, 5000)),
+    st.sampled_from((-1, 0, 0, 1)),
+    st.sampled_from(((), (), ("numpy",))),
 )
 steps = st.one_of(
     submits,
@@ -250,6 +259,11 @@ steps = st.one_of(
     st.tuples(st.just("restart"), st.sampled_from(NODES)),
     st.tuples(st.just("down"), st.sampled_from(NODES), st.sampled_from(NODES)),
     st.tuples(st.just("up"), st.sampled_from(NODES), st.sampled_from(NODES)),
+    st.tuples(st.just("quiet"), st.sampled_from(NODES), st.sampled_from(NODES)),
+    st.tuples(st.just("lacks"), st.sampled_from(NODES), st.sampled_from(((), ("numpy",)))),
+    st.tuples(
+        st.just("digest"), st.sampled_from(NODES), st.sampled_from(NODES), st.sampled_from((0, 0, 500))
+    ),
     st.tuples(st.just("cancel"), st.integers(0, 20)),
     st.tuples(st.just("full"), st.sampled_from(NODES)),
     st.tuples(st.just("freed"), st.sampled_from(NODES)),
@@ -268,12 +282,13 @@ def play(seed: int, script) -> World:
     submitted: list[tuple[str, str]] = []
     for step in script:
         match step:
-            case ("submit", name, where, function, deadline_ms):
+            case ("submit", name, where, function, deadline_ms, priority, requires):
                 task_id = f"t{len(submitted)}"
                 submitted.append((name, task_id))
                 task = Task(
                     task_id, function, b"d", b"in", b"s", name, where,
                     accepted_at_ms=world.wall_ms(), deadline_ms=deadline_ms, ttl_ms=60_000,
+                    priority=priority, requires=requires,
                 )  # fmt: skip
                 world.feed(name, Submitted(len(submitted), task))
             case ("wait", ms):
@@ -284,6 +299,15 @@ def play(seed: int, script) -> World:
                 world.feed(name, PeerDown(peer))
             case ("up", name, peer) if name != peer:
                 world.feed(name, PeerUp(peer, 2 * MS))
+            case ("quiet", name, peer) if name != peer:
+                world.feed(name, PeerDown(peer, quiet=True))
+            case ("lacks", name, lacks):
+                world.feed(name, OwnAbilities(lacks))
+                for peer in NODES:
+                    if peer != name:
+                        world.feed(peer, Heard(name, About("", "", list(lacks))))
+            case ("digest", name, peer, wait_ms):
+                world.feed(name, DigestHeard((DigestEntry(peer, wait_ms, 2, 1.0),)))
             case ("cancel", index) if submitted:
                 name, task_id = submitted[index % len(submitted)]
                 world.feed(name, CancelAsked(1000 + index, task_id))
@@ -332,12 +356,13 @@ def test_the_same_script_ends_the_same_way_twice():
     rng = random.Random(7)
     script = [("weather", 30, 10, 5)]
     for _ in range(30):
-        script.append(("submit", rng.choice(NODES), rng.choice(("any", "gateway")), "f.noop", None))
+        script.append(("submit", rng.choice(NODES), rng.choice(("any", "gateway")), "f.noop", None, 0, ()))
         script.append(("wait", rng.choice((0, 30, 500))))
     script.append(("restart", "pi-1"))
 
     first, second = play(3, script), play(3, script)
 
     judge(first)
+    assert sum(len(disk.closed) for disk in first.disks.values()) >= 20
     for name in NODES:
         assert first.disks[name].closed == second.disks[name].closed
