@@ -231,6 +231,7 @@ def test_a_member_struck_off_is_heard_no_more_and_one_that_returns_begins_anew()
     members.discard("pi-1")
     reader.forget("pi-1")
     assert reader.delivered(0, p("pi-1"), out.seal(0, [beat(6, 9)])) == []
+    assert "pi-1" not in reader._receiver._senders, "its keys are gone with it"
 
     members.add("pi-1")
     assert reader.delivered(0, p("pi-1"), member("pi-1", 1).seal(0, [beat(1, 1)]))
