@@ -327,6 +327,41 @@ async def test_a_stolen_node_cannot_impersonate_others_even_if_the_broker_lets_i
         )
 
 
+async def test_a_revoked_node_is_believed_by_nobody_though_the_broker_keeps_it(tmp_path):
+    """Its session, its new handshakes, its restart, the old roster shown: its peers have the new one."""
+    async with HostileMesh(tmp_path, NAMES) as mesh:
+        await mesh.deploy()
+        await mesh.stamps(10, by="pi-2", at=["gateway", "pi-1"])
+        gateway, peer, stolen = (mesh.agents[name] for name in NAMES)
+        topic, first = topic_for(RosterTopic(mesh.mesh_id)), mesh.signed
+        second = mesh.sign(["gateway", "pi-1"])
+        mesh.hostile.withheld = lambda frame: frame.topic == topic  # the thief shall not learn of it
+        for agent in (gateway, peer):
+            agent.soon(lambda now, wall, a=agent: a.adopt_roster(now, wall, second))
+        await until(lambda: [gateway.roster.version, peer.roster.version] == [2, 2])
+        before = sum(times for (_, _, src, _), times in mesh.witness.believed.items() if src == "pi-2")
+
+        mesh.hostile.inject(topic, first, retain=True, times=3)
+        with pytest.raises(TimeoutError):
+            await stolen.round_trip_s("gateway", timeout_s=0.5)
+        mesh.signed = first
+        await mesh.stop("pi-2")
+        stolen = await mesh.start("pi-2")
+        sent = len(mesh.hostile.taken)
+        for name in ("gateway", "pi-1"):
+            stolen.soon(lambda now, _, to=name: stolen.channels.connect(now, to))
+            with pytest.raises(TimeoutError):
+                await stolen.round_trip_s(name, timeout_s=1.0)
+        await peer.round_trip_s("gateway")
+
+        tried = [frame for frame in mesh.hostile.taken[sent:] if frame.by == "pi-2" and direct(frame)]
+        after = sum(times for (_, _, src, _), times in mesh.witness.believed.items() if src == "pi-2")
+        assert tried, "it was let in by the broker and tried"
+        assert (gateway.detector.up(), peer.detector.up()) == (["pi-1"], ["gateway"])
+        assert not gateway.channels.has("pi-2") and not peer.channels.has("pi-2")
+        tell(18, "frames of a revoked node", len(tried), violations=after - before)
+
+
 async def test_a_stolen_node_cannot_read_its_past_sessions(tmp_path):
     """Whoever has its disk, and every frame that it ever got or sent, opens none of them."""
     from edge_node.wire.codec import direct_context

@@ -115,7 +115,6 @@ def test_a_host_cut_off_goes_on_and_so_do_the_others_until_all_meet_again(hosts)
         far = c.ask(lambda mesh: submitted(mesh, "toys.add", 1, 2, where="a"))
         for daemon in (a, hosts.gateway):
             daemon.until("c is missed", lambda s: "c" not in s["peers_up"])
-        c.until("c is alone", lambda s: not s["peers_up"])
         assert set(ran(c, where="local")) <= {"c", "local"}
         assert set(ran(a, where="b")) == {"b"}
     finally:
