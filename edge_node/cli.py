@@ -74,7 +74,7 @@ def join(
 
     def on_waiting(words: str) -> None:
         terminal.note(
-            f"waiting for approval: compare these words on the gateway (`edge-gateway nodes`): {words}"
+            f"waiting for approval: compare these words on the gateway (`edge-gateway pending`): {words}"
         )
 
     with terminal.waiting("joining"):
@@ -106,11 +106,11 @@ def join(
 @program.command("leave")
 def leave(terminal: Terminal) -> None:
     """Leave the mesh for good: off the member list, daemon stopped, keys removed."""
-    told = leaving.leave(terminal.home)
-    if not told:
-        terminal.note("the gateway was not reached: it lists this node until somebody removes it there")
+    left = leaving.leave(terminal.home)
+    if not left.told:
+        terminal.note(f"{left.node} forgot the mesh; tell the operator to `edge-gateway revoke {left.node}`")
     if terminal.json:
-        terminal.value({"left": True, "gateway_told": told})
+        terminal.value({"left": True, "node": left.node, "gateway_told": left.told})
     else:
         terminal.text("left the mesh; to come back, join with a new code")
 

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,7 +144,7 @@ async def renew(
     if held is None or pin is None:
         raise BadInput("this home has joined no mesh", fix="join one: edge-node join CODE")
     node_id = _id_of(held)
-    keys = await asyncio.to_thread(_renewal_keys, store)
+    keys = await asyncio.to_thread(_renewal_keys, store, held.keys)
     nonce = os.urandom(16)
 
     def request(server_leaf: bytes) -> bytes:
@@ -174,6 +174,36 @@ async def roster_of_gateway(store: KeyStore, *, addresses: Iterable[Address] = (
     Signed, so whoever answers cannot invent one; not verified here. Addresses as for ``renew``, one by one.
     Raises: BadInput: not joined. Unavailable: no gateway answered; it says why for each.
     """
+
+    async def ask(line: _Line, leaf: bytes) -> bytes:
+        return await line.exchange("GET", "/join/roster", bytes_max=ROSTER_BYTES_MAX)
+
+    return await _of_first(store, addresses, ask)
+
+
+async def leave(store: KeyStore) -> None:
+    """Have the gateway note that this member leaves; its keys are to be forgotten afterwards.
+
+    Raises: BadInput: not joined. Refused: no member any more. Unavailable: no gateway answered.
+    """
+    held = await asyncio.to_thread(store.identity)
+    if held is None:
+        raise BadInput("this home has joined no mesh", fix="there is nothing to leave")
+    identity = held
+
+    async def tell(line: _Line, leaf: bytes) -> bytes:
+        word = enrolment.build_leave(
+            identity.keys, node_id=_id_of(identity), server_leaf_sha256=leaf_sha256(leaf)
+        )
+        return await line.exchange("POST", "/join/leave", word, bytes_max=enrolment.REQUEST_BYTES_MAX)
+
+    enrolment.read_noted(await _of_first(store, (), tell))
+
+
+async def _of_first(
+    store: KeyStore, addresses: Iterable[Address], ask: Callable[[_Line, bytes], Awaitable[bytes]]
+) -> bytes:
+    """What *ask* gets from the first gateway that proves itself; it is given the certificate shown there."""
     root, pin = await asyncio.to_thread(lambda: (store.root(), store.root_spki_sha256()))
     if root is None or pin is None:
         raise BadInput("this home has joined no mesh", fix="join one: edge-node join CODE")
@@ -182,8 +212,7 @@ async def roster_of_gateway(store: KeyStore, *, addresses: Iterable[Address] = (
     for address in list(dict.fromkeys([*addresses, *await asyncio.to_thread(known_gateways, store)])):
         try:
             async with _connected(address, join_context(root), name=name) as line:
-                check_peer(line.tls, floor_s=floor)
-                return await line.exchange("GET", "/join/roster", bytes_max=ROSTER_BYTES_MAX)
+                return await ask(line, check_peer(line.tls, floor_s=floor))
         except (OSError, TimeoutError, asyncio.IncompleteReadError, EdgeweaveError) as error:
             failed.append(f"{format_address(address)} {_spelled(error)}")
     raise Unavailable(f"no gateway answered: {'; '.join(failed[:8]) or 'none is known'}", fix=_SEEN_NONE)
@@ -506,9 +535,10 @@ def _keys_for(store: KeyStore, code: JoinCode) -> NodeKeys:
     return keys
 
 
-def _renewal_keys(store: KeyStore) -> NodeKeys:
+def _renewal_keys(store: KeyStore, in_use: NodeKeys) -> NodeKeys:
+    """The keys of a renewal whose answer was lost, or new ones; never those that it has given us already."""
     held = store.joining()
-    if held is None:
+    if held is None or held.spki_sha256 == in_use.spki_sha256:
         held = NodeKeys.generate()
         store.save_joining(held)
     return held

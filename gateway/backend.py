@@ -24,7 +24,7 @@ class GatewayBackend(AgentBackend):
         self.add("invite", self._invite)
         self.add("approve", self._approve)
         self.add("deny", self._deny)
-        self.add("pending", self._pending)
+        self.add("pending", self._who_waits)
         self.add("revoke", self._revoke)
         self.add("replace", self._replace)
         self.add("settle", self._settle)
@@ -61,7 +61,7 @@ class GatewayBackend(AgentBackend):
         await self._house.joining.desk.deny(name)
         return {"node": name}
 
-    async def _pending(self, params: dict[str, Any]) -> object:
+    async def _who_waits(self, params: dict[str, Any]) -> object:
         assert self._house.joining is not None
         desk, wall_s = self._house.joining.desk, self._house.clock.wall_ms() // 1000
         return [

@@ -142,22 +142,37 @@ def invite(
     ] = None,
 ) -> None:
     """Print a join code for one node; shown once, good for one use."""
+    unknown = sorted(set(role or []) - {ROLE_DEPLOYER})
+    if unknown:
+        raise BadInput(f"role {unknown[0]!r} cannot be given", fix=f"the only one is {ROLE_DEPLOYER}")
+    show_code(terminal, "invite", {"name": name, "roles": role or []}, ttl=ttl, approval=approval)
+
+
+def show_code(
+    terminal: Terminal,
+    method: str,
+    params: dict[str, object],
+    *,
+    ttl: str,
+    approval: str,
+    approved_as: str = "NODE",
+) -> None:
+    """Ask for a join code and print it. Raises: BadInput: *ttl* or *approval* does not fit."""
     ttl_s = parse_duration(ttl)
     if not 0 < ttl_s <= 30 * 86400:
         raise BadInput(f"a ttl of {ttl}", fix="choose more than 0 and at most 30d")
     if approval not in ("auto", "pending"):
         raise BadInput(f"approval {approval!r} is not known", fix="choose auto or pending")
-    unknown = sorted(set(role or []) - {ROLE_DEPLOYER})
-    if unknown:
-        raise BadInput(f"role {unknown[0]!r} cannot be given", fix=f"the only one is {ROLE_DEPLOYER}")
-    answer = terminal.call(
-        "invite", {"ttl_s": ttl_s, "approval": approval, "name": name, "roles": role or []}
-    )
+    answer = terminal.call(method, {"ttl_s": ttl_s, "approval": approval, **params})
     if terminal.json:
         terminal.value(answer)
         return
     terminal.text(str(answer["code"]))
-    more = "" if approval == "auto" else "; then compare its six words here with `edge-gateway approve NODE`"
+    more = (
+        ""
+        if approval == "auto"
+        else f"; then compare its six words here with `edge-gateway approve {approved_as}`"
+    )
     terminal.note(f"on the device, within {ttl}: edge-node join CODE{more}")
 
 
@@ -174,6 +189,49 @@ def approve(
         terminal.value(answer)
     else:
         terminal.text(f"{node} is a member now")
+
+
+@program.command("deny")
+def deny(
+    terminal: Terminal,
+    node: Annotated[
+        str, typer.Argument(metavar="NODE", help="Name of the waiting node, as `pending` lists it.")
+    ],
+) -> None:
+    """Turn a waiting node down; its code is used up."""
+    answer = terminal.call("deny", {"node": node})
+    if terminal.json:
+        terminal.value(answer)
+    else:
+        terminal.text(f"{node} is turned down")
+
+
+@program.command("pending")
+def pending(terminal: Terminal) -> None:
+    """List the nodes that wait for approval, with the six words to compare and since when."""
+    terminal.table(
+        terminal.call("pending"),
+        ("id", "fingerprint", "address", "asked_at_ms", "age_s", "expires_at_ms"),
+        empty="nobody waits for approval",
+    )
+
+
+@program.command("replace")
+def replace(
+    terminal: Terminal,
+    node: Annotated[str, typer.Argument(metavar="NODE", help="The member whose board is dead or lost.")],
+    ttl: Annotated[
+        str, typer.Option("--ttl", metavar="TIME", help="How long the code is good, as 15m, 1h or 2d.")
+    ] = "1h",
+    approval: Annotated[
+        str, typer.Option("--approval", metavar="auto|pending", help="As for `invite`.")
+    ] = "auto",
+) -> None:
+    """Print a join code for another board that takes a node's place; it keeps name, labels and roles.
+
+    The old keys are out the moment the code is used. A lost board should be revoked at once.
+    """
+    show_code(terminal, "replace", {"node": node}, ttl=ttl, approval=approval, approved_as=node)
 
 
 @program.command("revoke")

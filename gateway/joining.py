@@ -1,7 +1,7 @@
 """Joining, the gateway's shell: the desk that decides (``security.enrolment``) behind HTTPS.
 
     GET  /join/chain    the CA chain, PEM; public       GET  /join/health   which mesh answers here
-    GET  /join/roster   the signed roster; public: who was shut out of the broker learns it here
+    GET  /join/roster   the signed roster, public       POST /join/leave    a member's last word, signed
     POST /join          a joining request, CBOR         POST /join/renew    new keys for a member, signed
 
 ``JoiningDesk`` runs the core: a request waits until the core has an answer; invitations are on disk before
@@ -43,6 +43,8 @@ from security.enrolment import (
     PersistInvitations,
     Reply,
     accepted,
+    noted,
+    open_leave,
     open_renewal,
     refused,
     unavailable,
@@ -77,13 +79,18 @@ class Enroller:
         """
         now_s = self._now_s()
         spki = spki_sha256(issue.key)
-        held = self._keeper.current.member(issue.node_id)
-        if held is not None and spki in {key.spki_sha256 for key in held.keys}:
+        held = self._keeper.current.listed(issue.node_id)
+        key = MemberKey(spki, issue.x25519, now_s - HOUR_S)
+        if held is not None and held.status == "active" and spki in {one.spki_sha256 for one in held.keys}:
             signed = self._keeper.signed
+        elif issue.replaces:
+            signed = await self._keeper.replace(issue.node_id, key, instead_of=held)
+            log.warning("member's board was replaced", extra={"node": issue.node_id})
         else:
-            key = MemberKey(spki, issue.x25519, now_s - HOUR_S)
             signed = await self._keeper.add(Member(issue.node_id, (key,), issue.roles, issue.labels))
-        leaf = self._authority.issue(issue.key, issue.node_id, roles=issue.roles, now_s=now_s)
+        member = self._keeper.current.member(issue.node_id)
+        roles = member.roles if member is not None else issue.roles
+        leaf = self._authority.issue(issue.key, issue.node_id, roles=roles, now_s=now_s)
         return self._answer(leaf, signed, now_s)
 
     async def renew(self, request: bytes, server_leaf_sha256: bytes) -> bytes:
@@ -186,8 +193,9 @@ class JoiningDesk:
         approval: str = "auto",
         name: str = "",
         roles: tuple[str, ...] = (),
+        replaces: bool = False,
     ) -> JoinCode:
-        """A new code, once it is on disk.
+        """A new code, once it is on disk. *replaces*: for a board that takes the place of member *name*.
 
         Raises: BadInput: an argument does not fit. Unavailable: the disk refuses.
         """
@@ -199,6 +207,7 @@ class JoiningDesk:
             approval=approval,
             name=name,
             roles=roles,
+            replaces=replaces,
         )
         await self._saving(effects)
         return code
@@ -211,8 +220,15 @@ class JoiningDesk:
         """Raises: BadInput: no such node waits. Unavailable: the disk refuses."""
         await self._saving(self._desk.deny(self._now_s(), name))
 
+    async def withdraw(self, name: str) -> None:
+        """See ``JoinDesk.withdraw``. Raises: Unavailable: the disk refuses."""
+        await self._saving(self._desk.withdraw(self._now_s(), name))
+
     def pending(self) -> list[PendingNode]:
         return self._desk.pending()
+
+    def pending_until_s(self, node: PendingNode) -> int:
+        return self._desk.pending_until_s(node)
 
     def open_codes(self) -> int:
         return self._desk.open_codes(self._now_s())
@@ -362,16 +378,34 @@ def joining_router(
     return router
 
 
-def roster_router(signed: Callable[[], bytes]) -> APIRouter:
-    """The signed roster, for whoever asks: a node that the broker does not let in learns here why.
+def standing_router(keeper: RosterKeeper, leaf_sha256: Callable[[], bytes]) -> APIRouter:
+    """For members that the broker does not let in, or whose daemon does not run.
 
-    Public on purpose: the broker sees the same names, and who was shut out has nothing left to prove.
+    The roster is public on purpose: the broker sees the same names, and who was shut out has nothing left
+    to prove. A leave proves itself by the member's key, and to this TLS connection.
     """
     router = APIRouter()
+    leaves = asyncio.Semaphore(RENEWALS_MAX)
 
     @router.get("/join/roster")
     async def roster() -> Response:
-        return Response(signed(), media_type="application/cose", headers={"connection": "close"})
+        return Response(keeper.signed, media_type="application/cose", headers={"connection": "close"})
+
+    @router.post("/join/leave")
+    async def leave(request: Request) -> Response:
+        body = await read_body(request, bytes_max=REQUEST_BYTES_MAX)
+        if leaves.locked():
+            return _cbor(unavailable("too many members leave at once", 5))
+        async with leaves:
+            try:
+                node = open_leave(body, roster=keeper.current, server_leaf_sha256=leaf_sha256())
+                await keeper.mark(node, "left", by=node)
+            except Unavailable as error:
+                return _cbor(unavailable(error.cause, max(1, int(error.retry_after_s))))
+            except (ProtocolViolation, Refused, BadInput) as error:
+                return _cbor(refused(error.cause, error.fix))
+        log.info("member left", extra={"node": node})
+        return _cbor(noted())
 
     return router
 

@@ -60,6 +60,7 @@ from security.signing import peek1, sign1, verify1
 
 VERSION = "ew1"
 RENEWAL_CONTEXT = b"ew1-renew"
+LEAVE_CONTEXT = b"ew1-leave"
 REQUEST_BYTES_MAX = 8 * 1024
 ANSWER_BYTES_MAX = ROSTER_BYTES_MAX + 16 * 1024
 LATE_RENEWAL_S = 30 * DAY_S  # an expired member that is still listed may come back this long
@@ -1083,7 +1084,9 @@ def open_renewal(data: bytes, *, roster: Roster, server_leaf_sha256: bytes, now_
         raise ProtocolViolation("renewal was made for another connection")
     (held,) = (key for key in member.keys if key.spki_sha256 == signer)
     if now_s > held.not_before_s + HOUR_S + LEAF_DAYS * DAY_S + LATE_RENEWAL_S:
-        raise Refused("certificate expired more than 30 days ago", fix="join again with a new code")
+        raise Refused(
+            "certificate expired more than 30 days ago", fix=f"ask for `edge-gateway replace {member.id}`"
+        )
     key = key_of_csr(a_bytes(csr, "CSR", most=2048))
     owner = roster.member_of_key(spki_sha256(key))
     if owner is not None and owner.id != member.id:
@@ -1118,3 +1121,53 @@ def with_old_keys_expired(member: Member, *, now_s: int) -> Member:
     newest, *older = member.keys
     live = [key for key in older if now_s <= key.not_before_s + HOUR_S + LEAF_DAYS * DAY_S]
     return Member(member.id, (newest, *live), member.roles, member.labels, member.status)
+
+
+# -- leaving
+
+
+def build_leave(keys: NodeKeys, *, node_id: str, server_leaf_sha256: bytes) -> bytes:
+    """A member's last word, signed by its key; bound to the connection, so that nobody keeps it for later."""
+    payload = encode(["ew1-leave", node_id, server_leaf_sha256])
+    return sign1(payload, keys.signing, context=LEAVE_CONTEXT, spki=spki_der(keys.public))
+
+
+def open_leave(data: bytes, *, roster: Roster, server_leaf_sha256: bytes) -> str:
+    """Who leaves. One that left already may say so again.
+
+    Raises: ProtocolViolation: malformed, forged, or made for another connection. Refused: not a member's key.
+    """
+    if len(data) > REQUEST_BYTES_MAX:
+        raise ProtocolViolation(f"leave is larger than {REQUEST_BYTES_MAX} bytes")
+    signer = peek1(data).spki_sha256
+    member = roster.owner_of_key(signer)
+    if member is None:
+        raise Refused("this key belongs to no member of the roster")
+    payload = verify1(data, context=LEAVE_CONTEXT, trusted_spki_sha256=(signer,)).payload
+    _, node_id, leaf_hash = a_list(_versioned(payload, "leave", "ew1-leave"), "leave", length=3)
+    if a_bytes(leaf_hash, "server leaf hash", length=32) != server_leaf_sha256:
+        raise ProtocolViolation("leave was made for another connection")
+    if a_text(node_id, "name", most=32) != member.id:
+        raise ProtocolViolation("leave names another member than its signer")
+    return member.id
+
+
+def noted() -> bytes:
+    """The gateway's good answer to a leave."""
+    return encode([VERSION, 0])
+
+
+def read_noted(data: bytes) -> None:
+    """Raises: Refused, Unavailable: the gateway says no, or later. ProtocolViolation: no answer of ours."""
+    if len(data) > REQUEST_BYTES_MAX:
+        raise ProtocolViolation("gateway's answer is too large")
+    match _versioned(data, "gateway's answer", VERSION)[1:]:
+        case [0]:
+            return
+        case [2, reason, fix]:
+            raise Refused(a_text(reason, "reason"), fix=a_text(fix, "fix"))
+        case [3, cause, retry_after_s]:
+            raise Unavailable(
+                a_text(cause, "cause"), retry_after_s=float(a_count(retry_after_s, "delay", most=HOUR_S))
+            )
+    raise ProtocolViolation("gateway's answer has an unknown shape")

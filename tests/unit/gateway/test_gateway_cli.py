@@ -45,7 +45,8 @@ def daemon(home):
 def test_every_named_command_is_there():
     registered = [*cli.app.registered_commands, *cli.app.registered_groups]
     assert {each.name for each in registered} == {
-        "up", "invite", "approve", "revoke", "nodes", "functions", "deploy", "tasks", "roster", "status", "doctor",
+        "up", "invite", "approve", "deny", "pending", "revoke", "replace",
+        "nodes", "functions", "deploy", "tasks", "roster", "status", "doctor",
         "backup", "restore", "settle", "run", "submit", "result", "cancel",
     }  # fmt: skip
 
