@@ -82,7 +82,7 @@ class GatewayHouse:
         key = MemberKey(self.keys.spki_sha256, self.keys.x25519_public, 0)
         await self.keeper.open(members=[Member("gateway", (key,), ("gateway",))], brokers=["127.0.0.1:1883"])
         self.enroller = Enroller(self.authority, self.keeper, clock=self.clock)
-        running = asyncio.create_task(self.keeper.run())
+        self._running = asyncio.create_task(self.keeper.run())
         try:
             async with JoiningServer(
                 "127.0.0.1",
@@ -96,9 +96,20 @@ class GatewayHouse:
             ) as self.server:
                 yield self
         finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+            await self._stop_keeper()
+
+    async def _stop_keeper(self) -> None:
+        self._running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._running
+
+    async def reopened(self) -> None:
+        """As after a crash: what the keeper had in memory is gone, its disk is read again."""
+        await self._stop_keeper()
+        self.keeper = RosterKeeper(self.authority, self.store, on_changed=self._changed, clock=self.clock)
+        await self.keeper.open()
+        self.enroller._keeper = self.keeper
+        self._running = asyncio.create_task(self.keeper.run())
 
     @property
     def address(self) -> str:

@@ -114,7 +114,7 @@ def test_an_expired_member_may_come_back_for_thirty_days(mesh, old, new):
     member, end_s = Member("pi-1", (key_of(old),)), NOW_S + 30 * DAY_S + LATE_RENEWAL_S
 
     assert opened(mesh, request(old, new), member, now_s=end_s).node_id == "pi-1"
-    with pytest.raises(Refused, match="more than 30 days ago: join again"):
+    with pytest.raises(Refused, match="more than 30 days ago: ask for `edge-gateway replace pi-1`"):
         opened(mesh, request(old, new), member, now_s=end_s + 1)
 
 

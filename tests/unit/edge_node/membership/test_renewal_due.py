@@ -13,6 +13,7 @@ from edge_node.membership import renewal
 from security.authority import Authority
 from security.identity import NodeKeys
 from security.keystore import KeyStore
+from security.roster import RosterDraft
 
 DAY_S = 86400
 
@@ -26,6 +27,7 @@ def keystore(tmp_path):
     leaf = authority.issue(keys.signing.public_key(), "pi-1", now_s=now_s)
     store.save_identity(keys, leaf_pem=leaf, issuing_pem=authority.issuing_pem)
     store.save_root(authority.root_pem)
+    store.authority_of_the_mesh = authority
     return store
 
 
@@ -39,6 +41,28 @@ def node(keystore, days: float, renewed: list) -> renewal.Renewal:
 @pytest.mark.parametrize(("days", "due"), [(0, False), (9, False), (11, True), (29, True)])
 def test_a_certificate_of_30_days_is_due_after_10(keystore, days, due):
     assert node(keystore, days, [])._is_due() is due
+
+
+def roster_of_today(keystore, days: float) -> None:
+    """What the gateway signs anew every day."""
+    now_s = int(time.time() + days * DAY_S)
+    keystore.save_roster(
+        keystore.authority_of_the_mesh.sign_roster(RosterDraft(2, bytes(32), now_s, (), (), ()))
+    )
+
+
+@pytest.mark.parametrize(("days", "due"), [(0, False), (9, False), (11, True), (45, True)])
+def test_a_board_that_woke_up_in_1970_goes_by_the_newest_roster(keystore, days, due):
+    """Without it nothing would ever be due there, and its certificate would end unnoticed."""
+    roster_of_today(keystore, days)
+
+    assert node(keystore, -time.time() / DAY_S, [])._is_due() is due
+
+
+def test_a_clock_ten_years_ahead_renews_early_and_never_too_late(keystore):
+    roster_of_today(keystore, 0)
+
+    assert node(keystore, 3650, [])._is_due() is True
 
 
 async def test_without_a_gateway_it_goes_on_with_what_it_has_and_tries_again(keystore, monkeypatch, caplog):
