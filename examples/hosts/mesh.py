@@ -33,7 +33,7 @@ class Member:
 
 
 class _OnHosts(Processes):
-    """Each command runs on the host whose home it names."""
+    """Each command runs on the host after which the home that it names is called."""
 
     def __init__(self, folder: Path, network: Network) -> None:
         super().__init__(folder)
@@ -71,7 +71,7 @@ class HostsMesh:
                 group.create_task(self._join_and_up(node, source.stem), name=f"join {node.name}")
 
     async def _join_and_up(self, node: Member, stem: str) -> None:
-        await self.join(node)
+        await self.join(node, await self.invite(node.name))
         await self.up(node)
         self.tell(
             f"{node.name} ({self.network.address(node.name)}) sighted the gateway by mDNS, joined, is up"
@@ -85,16 +85,16 @@ class HostsMesh:
         except TimeoutError:
             raise Unavailable(f"the functions did not reach {node.name}") from None
 
-    async def join(self, node: Member) -> None:
-        """With a code that names no address, so that only a sighting can help."""
+    async def invite(self, name: str) -> str:
+        """A join code that names no address, so that only a sighting can help."""
         gateway = str(self.members[GATEWAY].home)
-        invite = ("invite", "--name", node.name, "--home", gateway)
-        code = (await self._processes.command("edge-gateway", *invite)).strip()
-        bare = dataclasses.replace(JoinCode.parse(code), addresses=()).text()
+        code = await self._processes.command("edge-gateway", "invite", "--name", name, "--home", gateway)
+        return dataclasses.replace(JoinCode.parse(code.strip()), addresses=()).text()
+
+    async def join(self, node: Member, code: str) -> None:
         node.home.mkdir(mode=0o700, exist_ok=True)
-        await self._processes.command(
-            "edge-node", "join", bare, "--name", node.name, "--home", str(node.home)
-        )
+        options = ("--name", node.name, "--home", str(node.home))
+        await self._processes.command("edge-node", "join", code, *options)
 
     async def up(self, member: Member) -> None:
         """Start it; back when it has told that it is ready."""
