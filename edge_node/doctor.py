@@ -5,7 +5,7 @@ what its daemon says of itself; nothing is changed, nothing is sent. What the ne
 What only a gateway has: ``gateway.doctor``. Runs with and without a daemon.
 
     examine      packages, clock, home, disk, memory, settings, keys, certificates, roster, ledger, workers
-    of_status    what the daemon answers to ``status`` and ``nodes``: trouble that it knows of
+    of_status    what the daemon answers to ``status``: trouble that it knows of
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -42,7 +42,6 @@ from edge_node.functions.limits import PoolSettings
 from edge_node.functions.runtimes.pool import WorkerPool
 from edge_node.home import Home
 from edge_node.membership.standing import why_out
-from edge_node.wire.topics import VERSION as WIRE
 from security.certificates import not_after_s, renewal_due_s, spelled_minute
 from security.errors import BadInput, EdgeweaveError
 from security.keystore import KeyStore
@@ -474,7 +473,7 @@ def control_socket(home: Home) -> Finding:
     return Finding("daemon", "ok", f"answers at {home.socket}")
 
 
-def of_status(status: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], now_s: float) -> list[Finding]:
+def of_status(status: Mapping[str, Any], now_s: float) -> list[Finding]:
     """Trouble that the daemon knows of. Whatever an older daemon does not tell is not judged."""
     findings = []
     link = status.get("broker", {})
@@ -505,7 +504,8 @@ def of_status(status: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], now
         findings.append(Finding("group", "warn" if late else "ok", text, fix))
     if isinstance(status.get("pid"), int):
         findings.append(open_files(status["pid"]))
-    findings += versions(nodes)
+    findings += versions(status.get("versions", {}))
+    findings += wire_format(status.get("wire", {}))
     return findings
 
 
@@ -531,24 +531,36 @@ def _stories(stories: Mapping[str, int]) -> list[Finding]:
     return findings
 
 
-def versions(nodes: Sequence[Mapping[str, Any]], *, ours: str = "", wire: int = int(WIRE)) -> list[Finding]:
-    """The software (``version``) and the format (``wire``) of the members that told theirs, against ours."""
-    told = {str(row["id"]): str(row["version"]) for row in nodes if row.get("version") and row.get("id")}
+def versions(told: Mapping[str, str], *, ours: str = "") -> list[Finding]:
+    """The software of the members that told theirs, by name, against ours."""
+    told = {name: version for name, version in told.items() if version}
     if not told:
         return []
     ours = ours or _own_version()
-    others = {name: version for name, version in sorted(told.items()) if version != ours}
-    old = [
-        f"{row['id']} (wire {row['wire']})"
-        for row in nodes
-        if isinstance(row.get("wire"), int) and row["wire"] < wire
-    ]
-    if old:
-        return [Finding("versions", "fail", f"older wire format: {', '.join(old)}", "upgrade these members")]
+    others = [f"{name} {version}" for name, version in sorted(told.items()) if version != ours]
     if others:
-        text = ", ".join(f"{name} {version}" for name, version in others.items())
-        return [Finding("versions", "warn", f"here {ours}, elsewhere {text}", "upgrade, gateway first")]
+        return [
+            Finding(
+                "versions", "warn", f"here {ours}, elsewhere {', '.join(others)}", "upgrade, gateway first"
+            )
+        ]
     return [Finding("versions", "ok", f"{ours} on all {len(told)} members that told theirs")]
+
+
+def wire_format(wire: Mapping[str, Any]) -> list[Finding]:
+    """Whether members speak in a format or with messages that are not this version's."""
+    findings = []
+    for cause, count in (wire.get("refused") or {}).items():
+        if "version" in cause:
+            findings.append(
+                Finding(
+                    "wire", "fail", f"{count} × {cause}", "upgrade the older of both; the log names the peer"
+                )
+            )
+    if wire.get("unsupported"):
+        text = f"{wire['unsupported']} messages of kinds that this version does not know"
+        findings.append(Finding("wire", "warn", text, "members are newer than this one: upgrade it"))
+    return findings
 
 
 def _own_version() -> str:

@@ -32,7 +32,7 @@ from edge_node.client import Mesh
 from edge_node.control.server import answers
 from edge_node.discovery.mdns import Mdns, chosen_addresses, local_addresses
 from edge_node.discovery.sightings import Address, Advert, Gone, Seen, format_address, parse_address
-from edge_node.doctor import Finding, of_status
+from edge_node.doctor import Finding, of_status, reachable
 from edge_node.home import Home
 from edge_node.joining import JOIN_PORT, known_gateways
 from edge_node.wire.topics import Direct, topic_for
@@ -322,27 +322,27 @@ def heard_there(where: str, heard: set[str], node_id: str, *, gateway_reached: b
 def ask_daemon(home: Home) -> tuple[list[Finding], dict[str, Any] | None]:
     """What the running daemon knows, and its ``status``; (nothing, None) if there is none."""
 
-    async def ask() -> tuple[dict[str, Any], list[dict[str, Any]], list[float], str]:
+    async def ask() -> tuple[dict[str, Any], list[float], str]:
         async with asyncio.timeout(ANSWER_S), Mesh.open(home) as mesh:
-            status, nodes = await mesh.status(), await mesh.call("nodes")
+            status = await mesh.status()
             peers = [peer for peer in status.get("peers_up", []) if peer != status.get("node")]
             peer = GATEWAY if GATEWAY in peers else next(iter(peers), "")
             trips_ms = []
             with contextlib.suppress(EdgeweaveError):  # it went away a moment ago: `link` tells
                 for _ in range(ROUND_TRIPS if peer else 0):
                     trips_ms.append((await mesh.call("ping", {"node": peer}))["rtt_ms"])
-            return status, nodes, trips_ms, peer
+            return status, trips_ms, peer
 
     if not answers(home.socket):
         return [], None
     try:
-        status, nodes, trips_ms, peer = asyncio.run(ask())
+        status, trips_ms, peer = asyncio.run(ask())
     except TimeoutError:
         text = f"it took the connection, and did not answer within {ANSWER_S:g} s"
         return [Finding("daemon", "fail", text, f"see {home.logs}/daemon.log, then restart it")], {}
     except EdgeweaveError as error:
         return [Finding("daemon", "fail", error.cause, error.fix or f"see {home.logs}/daemon.log")], {}
-    findings = of_status(status, nodes, time.time())
+    findings = of_status(status, time.time())
     if trips_ms:
         findings.append(speed(trips_ms, f"{peer} and back"))
     return findings, status
@@ -351,7 +351,7 @@ def ask_daemon(home: Home) -> tuple[list[Finding], dict[str, Any] | None]:
 def around(
     home: Home, *, seeds: Sequence[str], mdns_iface: str | None, status: dict[str, Any] | None
 ) -> list[Finding]:
-    """Door, broker and mDNS of a home that has joined; nothing for one that has not.
+    """Door, broker and mDNS of a home that has joined; only the seeds of one that has not.
 
     Args: status: of the running daemon, None if there is none. mdns_iface: as for ``Mdns``.
     """
@@ -359,7 +359,7 @@ def around(
         store = KeyStore(home.keys)
         identity, pin, signed = store.identity(), store.root_spki_sha256(), store.roster()
         if identity is None or pin is None or signed is None:
-            return []
+            return [reachable(seed) for seed in seeds]
         roster = RosterView(root_spki_sha256=pin, signed=signed).current
     except EdgeweaveError:  # told by `doctor` already
         return []
