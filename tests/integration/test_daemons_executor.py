@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_node.client import BadInput, MeshExecutor, TaskFailed
+from edge_node.client import BadInput, MeshExecutor, Refused, TaskFailed
 from tests.support.daemons import Bed, running_marks, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -64,6 +64,11 @@ def test_options_decide_where_it_runs(bed, node, toys):
         here = mesh.submit(toys.add, 1)
         assert here.result() == 2
     assert gateway.ask(lambda asked: asked.outcome_of(here.task)).place == "pi-1"
+    with MeshExecutor(home=node.home, labels={"site": "a"}) as mesh:
+        with pytest.raises(BadInput, match="runs only where site=b, not a"):
+            mesh.submit(toys.only_at_b).result()
+        with pytest.raises(Refused, match="labels do not match"):
+            mesh.submit(toys.add, 1).result()
     assert node.ask(lambda asked: asked.outcome_of(task.task)).place == "gateway"
 
 
