@@ -61,7 +61,7 @@ def fleet(speeds: dict[str, float], broker: str) -> Iterator[dict[str, Path]]:
             home = homes[name]
             if name == "gateway":
                 home.mkdir(mode=0o700)
-                (home / "settings.toml").write_text(_settings(speed))
+                (home / "settings.toml").write_text(_settings(speed, gateway=True))
                 daemons.append(
                     Daemon(
                         program("edge-gateway"), "up", "--home", str(home), "--listen", "127.0.0.1",
@@ -86,8 +86,9 @@ def fleet(speeds: dict[str, float], broker: str) -> Iterator[dict[str, Path]]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _settings(speed: float) -> str:
-    return f"[worker]\ncount = 1\n[board]\nslowdown = {SLOWEST / speed}\n"
+def _settings(speed: float, *, gateway: bool = False) -> str:
+    section = "[engine]\nprocesses = 1\n" if gateway else "[worker]\ncount = 1\n"
+    return f"{section}[board]\nslowdown = {SLOWEST / speed}\n"
 
 
 async def burst(there: Mesh, function: str, tasks: int, where: str) -> float:

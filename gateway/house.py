@@ -229,6 +229,7 @@ class House:
             self.settings.engine.processes,
             on_done=on_done,
             on_started=on_started,
+            slowdown=self.settings.board.slowdown,
             settings=PoolSettings(start_timeout_s=self.settings.worker.start_s_max),
         )
 

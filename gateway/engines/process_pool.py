@@ -22,12 +22,19 @@ class ProcessPoolEngine:
     price_per_cpu_s = 0.0
 
     def __init__(
-        self, processes: int, *, on_done: OnDone, on_started: OnStarted, settings: PoolSettings | None = None
+        self,
+        processes: int,
+        *,
+        on_done: OnDone,
+        on_started: OnStarted,
+        slowdown: float = 1.0,
+        settings: PoolSettings | None = None,
     ) -> None:
-        """Args: processes: 0 for one a core."""
+        """Args: processes: 0 for one a core.   slowdown: as `[board] slowdown`, what is told as our speed."""
         self._pool = WorkerPool(
-            processes or os.cpu_count() or 1, on_done=on_done, on_started=on_started, settings=settings
-        )
+            processes or os.cpu_count() or 1,
+            on_done=on_done, on_started=on_started, slowdown=slowdown, settings=settings,
+        )  # fmt: skip
 
     @property
     def workers(self) -> int:
