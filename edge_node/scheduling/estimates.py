@@ -269,7 +269,7 @@ class PeerWait:
         self._heard_ns: int | None = None
         self._own_ns: int | None = None  # the last word that was its own
         self.unseen_s = 0.0  # work of offers that its last word cannot have counted
-        self._unseen: deque[tuple[int, float]] = deque()
+        self._unseen: deque[tuple[int, float]] | None = None  # most of a large fleet never get any
 
     def heard(self, now_ns: int, load: Load, fleet: FleetWait) -> None:
         self.workers = max(1, load.workers)
@@ -295,10 +295,14 @@ class PeerWait:
 
     def granted(self, now_ns: int, service_s: float) -> None:
         self.unseen_s += service_s
+        if self._unseen is None:
+            self._unseen = deque()
         self._unseen.append((now_ns, service_s))
 
     def _settle(self, before_ns: int) -> None:
         unseen = self._unseen
+        if unseen is None:
+            return
         while unseen and unseen[0][0] <= before_ns:
             self.unseen_s -= unseen.popleft()[1]
         if not unseen:

@@ -118,6 +118,8 @@ CANDIDATES_MAX = 16
 SAMPLE_MIN = 2
 """With fewer fresh candidates than this, members whose news is old are drawn beside them."""
 DRAWS_MAX = 8
+FITTING_DRAWN = 64
+"""Live peers tried for a task with labels or requirements before all of a large fleet are."""
 IDLE_KEPT = 32
 IDLE_NS = 2 * SECOND
 """A digest's "idle" is forgotten after two digests."""
@@ -177,7 +179,7 @@ class _View:
         self.labels: dict[str, str] = {}
         self.roles: tuple[str, ...] = ()
         self.wait = PeerWait(RTT_S_DEFAULT)
-        self.parked: deque[Entry] = deque()  # tasks that may run nowhere else
+        self.parked: deque[Entry] | None = None  # tasks that may run nowhere else; most have none
         self.shy_until_ns = 0
         self.trips = 0  # refusals and lapses in a row
         self.lacks: frozenset[str] = frozenset()  # modules it said it does not have; unknown is perhaps
@@ -328,7 +330,7 @@ class Desk:
             assert entry.granted <= entry.attempt
             if entry.state is State.WAITING and not self._holder.draining:
                 forced = self._views.get(GATEWAY if entry.task.where == GATEWAY else entry.task.where)
-                parked = forced is not None and entry in forced.parked
+                parked = forced is not None and entry in (forced.parked or ())
                 assert parked or task in self._retry, f"{task} waits for nothing"
         for task in self._leases._held:
             assert task in self._ledger.open
@@ -551,9 +553,12 @@ class Desk:
             if view.up and self._leases.count(where) < self._settings.offers_max:
                 self._offer(now_ns, entry, view, self._candidate(now_ns, entry.task, view), out)
             else:
-                if len(view.parked) > 64 + 2 * len(self._ledger.open):  # those that ended while waiting
-                    view.parked = deque(e for e in view.parked if e.state is State.WAITING)
-                view.parked.append(entry)
+                parked = view.parked
+                if parked is None:
+                    parked = view.parked = deque()
+                elif len(parked) > 64 + 2 * len(self._ledger.open):  # those that ended while waiting
+                    parked = view.parked = deque(e for e in parked if e.state is State.WAITING)
+                parked.append(entry)
 
     def _place_anywhere(self, now_ns: int, entry: Entry, out: list[Effect]) -> None:
         task = entry.task
@@ -614,6 +619,11 @@ class Desk:
     def _sample(self, now_ns: int, task: Task, bound: bool) -> list[_View]:
         live = self._live
         if bound:  # few may fit: whoever does is as good as the pool
+            if len(live) > FITTING_DRAWN:
+                drawn = self._rng.sample(live, FITTING_DRAWN)
+                fitting = [view for view in drawn if _fits(task, view.labels, view.lacks)]
+                if len(fitting) >= SAMPLE_MIN:
+                    return fitting[:CANDIDATES_MAX]
             live = [view for view in live if _fits(task, view.labels, view.lacks)]
             return live if len(live) <= CANDIDATES_MAX else self._rng.sample(live, CANDIDATES_MAX)
         views = self._views
@@ -970,6 +980,8 @@ class Desk:
 
     def _tripped(self, now_ns: int, view: _View, shy_ns: int) -> None:
         """A refusal or a lapse: shy of it for a while, for long once there were too many in a row."""
+        if now_ns < view.shy_until_ns:
+            return  # more of the same trouble
         view.trips += 1
         over = view.trips - BREAKER_AFTER
         if over >= 0:
@@ -1267,10 +1279,9 @@ class Desk:
             self._alive(view)
         if event.restarted:
             view.wait.draining = False
-            view.trips = 0
             for task in self._leases.held_by(event.peer):
                 self._lapse(now_ns, task, f"{event.peer} restarted", out)
-            view.shy_until_ns = 0
+            view.shy_until_ns = view.trips = 0
         elif not was_up:
             self._leases.holder_up(now_ns, event.peer)
         self._unpark(now_ns, view, out)

@@ -427,6 +427,7 @@ class TestPeersThatFail:
         node = Node(up=["pi-2"])
         view = node.desk._views["pi-2"]
         for n in range(BREAKER_AFTER):
+            node.now_ns += SECOND
             node.submit(f"t{n}", where="pi-2")
             node.hear("pi-2", Refuse(f"t{n}", 1, "queue full", Load(1, 0)))
         assert view.shy_until_ns == node.now_ns + SECOND
@@ -438,13 +439,32 @@ class TestPeersThatFail:
         node.hear("pi-2", Accept("b", 1))
         assert len(offers(node.submit("d", labels={"zone": "hall"}))) == 1, "closed again"
 
+    def test_many_leases_that_lapse_at_once_are_one_failure(self):
+        node = Node(up=["pi-2"])
+        for n in range(10):
+            node.submit(f"t{n}", labels={"zone": "hall"})
+        node.wait(2 * SECOND)
+
+        view = node.desk._views["pi-2"]
+        assert (view.trips, view.shy_until_ns) == (1, node.now_ns + SECOND)
+
+    def test_a_restart_wipes_the_slate(self):
+        node = Node(up=["pi-2"])
+        for n in range(10):
+            node.submit(f"t{n}", labels={"zone": "hall"})
+        effects = node.say(PeerUp("pi-2", 2 * MS, restarted=True))
+
+        assert len(offers(effects)) == 10, "what it held is lost, and it may have it again at once"
+
     def test_the_longer_it_fails_the_longer_it_rests(self):
         node = Node(up=["pi-2"])
         rests = []
         for n in range(14):
             node.submit(f"t{n}", where="pi-2")
             node.hear("pi-2", Refuse(f"t{n}", 1, "queue full"))
-            rests.append((node.desk._views["pi-2"].shy_until_ns - node.now_ns) / SECOND)
+            view = node.desk._views["pi-2"]
+            rests.append((view.shy_until_ns - node.now_ns) / SECOND)
+            node.now_ns = view.shy_until_ns
 
         assert rests == [0.1] * 3 + [1, 2, 4, 8, 16] + [30] * 6
 
