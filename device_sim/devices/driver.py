@@ -19,7 +19,7 @@ from device_sim.devices.trace import SECOND, Planned
 from device_sim.report.account import Promise
 from edge_node.client import Mesh, MeshUnavailable, Refused, TaskHandle
 from edge_node.functions import values
-from security.errors import EdgeweaveError
+from security.errors import BadInput, EdgeweaveError
 
 IN_FLIGHT_MAX: Final = 64  # a device has little memory: it waits with more until some have ended
 RETRY_S: Final = 0.1
@@ -91,6 +91,10 @@ class Driver:
                 self.retries += 1
                 await asyncio.sleep(RETRY_S)
                 continue
+            except BadInput as mistake:  # of the scenario: nothing that waiting could heal
+                raise BadInput(
+                    f"{self.node} asks for {call.function}: {mistake.cause}", fix=mistake.fix
+                ) from None
             except Refused as refused:
                 if refused.reason == "outbox full":  # the node is busy: its sensor waits
                     self.retries += 1

@@ -118,6 +118,8 @@ async def play(prepared: Prepared, screen: Screen, *, keep: bool = False) -> tup
         if left:
             raise Unavailable(f"processes had to be killed at the end: {', '.join(map(str, left))}")
         run = await asyncio.to_thread(fleet.account)
+        if caught:
+            raise Interrupted(caught[0])
         run.facts["wall_s"] = round(screen.wall_s, 1)
         return run, folder
     finally:

@@ -23,7 +23,7 @@ def start(tmp_path: Path, *options: str) -> subprocess.Popen[str]:
     short = tmp_path / "t"
     short.mkdir()
     return subprocess.Popen(
-        [sys.executable, "-m", "examples.demo", "--seconds", "8", "--out", str(tmp_path / "out"), *options],
+        [sys.executable, "-m", "examples.demo", "--seconds", "6", "--out", str(tmp_path / "out"), *options],
         cwd=ROOT,
         env={**environment, "TMPDIR": str(short)},
         stdin=subprocess.DEVNULL,
