@@ -171,6 +171,16 @@ def test_two_removals_in_a_row_are_settled_by_the_last_epoch():
     assert one.handle(0, Kept(3)) == [Tell("pi-3", new.keys), Settled(3)]
 
 
+def test_nothing_is_settled_while_an_epoch_is_on_its_way_to_the_disk():
+    """A crash right here must find the removal unanswered."""
+    one, _ = begun("pi-1", "pi-2")
+    (new,) = one.handle(0, RosterChanged(listing(2, "pi-2")))
+    assert isinstance(new, NewEpoch)
+
+    assert one.handle(0, RosterChanged(listing(3, "pi-2", "pi-3"))) == []
+    assert one.handle(0, Kept(2)) == [Settled(3)]
+
+
 def test_a_restart_goes_on_with_the_stored_epoch_and_its_day():
     _, first = begun("pi-1")
     again = keeper(1)
