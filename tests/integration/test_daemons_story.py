@@ -187,7 +187,7 @@ def test_a_node_that_leaves_is_off_the_roster_and_has_no_keys(bed, gateway):
     leaver.connected()
     told = bed.cli(leaver, "leave", "--json")
 
-    assert told.value == {"left": True, "node": "pi-1", "gateway_told": True}
+    assert told.value == {"left": True, "node": "leaver", "gateway_told": True}
     assert leaver.ended().code == 0
     gateway.until(
         "the roster says so",
