@@ -1,0 +1,51 @@
+"""Real agents that place work among each other, also while the gateway is away."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from edge_node.client import Mesh
+from tests.support.little_mesh import FUNCTIONS, LittleMesh
+
+pytestmark = pytest.mark.slow
+
+
+async def deploy(mesh: Mesh) -> None:
+    await mesh.call("deploy", {"source": FUNCTIONS.encode(), "stem": "toy", "only_if_new": True})
+
+
+async def known(agent, name: str) -> None:
+    async with asyncio.timeout(10):
+        while name not in agent.catalogue.names():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_busy_node_shares_its_burst_with_peers_and_gateway(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1", "pi-2"]) as little:
+        async with Mesh.open(tmp_path / "gateway") as mesh:
+            await deploy(mesh)
+        await known(little.agents["pi-1"], "toy.nap")
+        async with Mesh.open(tmp_path / "pi-1") as mesh:
+            await mesh.run("toy.nap", 0.01, where="pi-2")  # they have met
+            tasks = [await mesh.submit("toy.nap", 0.1) for _ in range(40)]
+            places = [(await task.outcome()).place for task in tasks]
+
+    assert set(places) == {"local", "gateway", "pi-2"}
+
+
+async def test_code_and_large_inputs_come_from_a_peer_while_the_gateway_is_away(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1", "pi-2"]) as little:
+        async with Mesh.open(tmp_path / "gateway") as mesh:
+            await deploy(mesh)
+        await known(little.agents["pi-1"], "toy.blob")
+        async with Mesh.open(tmp_path / "pi-1") as mesh:
+            assert await mesh.run("toy.blob", b"", 3, where="local") == b"xxx"  # pi-1 holds the bundle now
+            digest = little.agents["pi-1"].catalogue.current("toy.blob").digest
+            await little.stop("gateway")
+            assert not little.agents["pi-2"].bundles.has(digest), "else nothing would be fetched"
+
+            assert await mesh.run("toy.blob", bytes(300_000), 5, where="pi-2", deadline_s=20) == b"x" * 5
+
+        assert little.agents["pi-2"].bundles.has(digest)
