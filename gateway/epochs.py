@@ -79,10 +79,11 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The new epoch is adopted and on disk, or the disk refused: a removed member must not go on listening
-    for that, and if we crash members hand the epoch back."""
+    """The new epoch is adopted and on disk; or (not ``durable``) the disk refused: members are told all the
+    same, since a removed one must not listen on for that, but no roster is settled, so the next start rotates."""
 
     epoch: int
+    durable: bool = True
 
 
 Event = Started | RosterChanged | MemberMet | MemberLost | Shown | Kept
@@ -119,7 +120,8 @@ class EpochKeeper:
         self._entropy = entropy
         self._keys: GroupKeys | None = None
         self._number = 0
-        self._kept = 0  # the highest epoch of ours that is on disk
+        self._kept = 0  # the highest epoch that members may be told
+        self._durable = True  # it is on disk too
         self._members: dict[str, frozenset[bytes]] = {}
         self._version = 0
         self._settled = 0
@@ -148,8 +150,8 @@ class EpochKeeper:
                     return []
                 self._number = epoch.number
                 return self._rotate(now_ns, "a member showed one that this gateway does not remember")
-            case Kept(number):
-                return self._on_disk(number)
+            case Kept(number, durable):
+                return self._on_disk(number, durable)
 
     def _started(
         self, now_ns: int, wall_s: int, held: Epoch | None, settled: int, roster: Roster
@@ -188,15 +190,15 @@ class EpochKeeper:
         self._keys = GroupKeys(self._sign(self._number, secret, issued_s), secret)
         return [NewEpoch(self._number, self._keys, reason)]
 
-    def _on_disk(self, number: int) -> list[Effect]:
+    def _on_disk(self, number: int, durable: bool) -> list[Effect]:
         if number != self._number or number == self._kept or self._keys is None:
             return []  # a newer one is on its way, whose Kept tells everybody
-        self._kept = number
+        self._kept, self._durable = number, durable
         told: list[Effect] = [Tell(peer, self._keys) for peer in sorted(self._met)]
         return told + self._settle()
 
     def _settle(self) -> list[Effect]:
-        if self._kept != self._number or self._settled == self._version:
+        if self._kept != self._number or not self._durable or self._settled == self._version:
             return []
         self._settled = self._version
         return [Settled(self._version)]

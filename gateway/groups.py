@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from edge_node.agent import Agent
 from edge_node.transport.groupcast import GROUP, Tell
+from edge_node.wire.messages import GroupKeys
 from gateway import epochs
 from security.authority import Authority
 from security.errors import EdgeweaveError
@@ -72,7 +73,7 @@ class Groups:
                 case epochs.NewEpoch(epoch, keys, reason):
                     log.info("new group epoch", extra={"epoch": epoch, "cause": reason})
                     agent.keys_came(now_ns, wall_ms, agent.node_id, keys)  # adopted; kept, if the disk can
-                    kept = self._keeper.handle(now_ns, epochs.Kept(epoch))
+                    kept = self._keeper.handle(now_ns, epochs.Kept(epoch, self._is_kept(keys)))
                     self._carry_out(now_ns, wall_ms, kept)
                 case epochs.Settled(version):
                     try:
@@ -81,3 +82,11 @@ class Groups:
                         log.error("the group's roster could not be noted", extra={"cause": str(error)})
                 case Tell(peer, message):
                     agent.tell(now_ns, peer, message)
+
+    def _is_kept(self, keys: GroupKeys) -> bool:
+        """Is this epoch on the disk? If the disk refused, the log has said so."""
+        assert self._agent is not None
+        try:
+            return keys.grant in (self._agent.keystore.group_secrets() or b"")
+        except EdgeweaveError:
+            return False

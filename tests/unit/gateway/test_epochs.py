@@ -181,6 +181,21 @@ def test_nothing_is_settled_while_an_epoch_is_on_its_way_to_the_disk():
     assert one.handle(0, Kept(2)) == [Settled(3)]
 
 
+def test_an_epoch_that_the_disk_refused_is_told_but_settles_nothing():
+    """Its start after a crash would find the old one on disk, which the removed member has."""
+    one, first = begun("pi-1", "pi-2")
+    one.handle(0, MemberMet("pi-2"))
+    (new,) = one.handle(0, RosterChanged(listing(2, "pi-2")))
+    assert isinstance(new, NewEpoch)
+
+    assert one.handle(0, Kept(2, durable=False)) == [Tell("pi-2", new.keys)]
+    assert one.handle(0, RosterChanged(listing(3, "pi-2", "pi-3"))) == []
+    (again,) = keeper(1).handle(0, Started(NOW_S, epoch_of(first), 1, listing(3, "pi-2", "pi-3")))
+    assert isinstance(again, NewEpoch)
+    one.tick(ROTATE_NS)
+    assert one.handle(ROTATE_NS, Kept(3))[-1] == Settled(3), "the next one that is kept answers for all"
+
+
 def test_a_restart_goes_on_with_the_stored_epoch_and_its_day():
     _, first = begun("pi-1")
     again = keeper(1)
