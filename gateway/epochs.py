@@ -79,8 +79,11 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The new epoch is adopted and on disk; or (not ``durable``) the disk refused: members are told all the
-    same, since a removed one must not listen on for that, but no roster is settled, so the next start rotates."""
+    """The new epoch is adopted and on disk; or (not ``durable``) the disk refused.
+
+    Members are told all the same, since a removed one must not listen on for that, but no roster is settled,
+    so the next start rotates.
+    """
 
     epoch: int
     durable: bool = True
