@@ -66,6 +66,11 @@ class Abilities:
         """By name, of those that told theirs."""
         return {peer: self._told[peer].version for peer in sorted(self._told)}
 
+    def lacks_of(self, peer: str) -> list[str] | None:
+        """None: it told nothing."""
+        about = self._told.get(peer)
+        return None if about is None else about.lacks
+
     def keep_only(self, members: frozenset[str]) -> None:
         for peer in [peer for peer in self._told if peer not in members]:
             del self._told[peer]

@@ -65,6 +65,11 @@ class Heartbeat:
         at_ns = now_ns if self._sent_ns is None else max(now_ns, self._sent_ns + BEAT_NS)
         self._due_ns = min(self._due_ns, at_ns)
 
+    def hasten(self, now_ns: int) -> None:
+        """Somebody came who may not have heard us: beat as soon as the second is over, changed or not."""
+        self._load = None
+        self.moved(now_ns)
+
     def pause(self, until_ns: int) -> None:
         """No beat before this moment."""
         self._due_ns = until_ns

@@ -8,7 +8,7 @@
 It composes ``detector``, ``heartbeat``, ``following`` (nodes), ``digest`` (the gateway) and
 ``transport.groupcast``; the agent feeds it and carries its effects out. Until a member has the group's key,
 its beats go to the gateway in their session. Where a session has just been made, or a peer has just come up,
-a beat goes to that peer at once: it may not have heard us yet.
+a beat goes to that peer at once, and to everybody within a second: it may not have heard us yet.
 
 A node hears the gateway and at most 16 peers, beats at most once a second and probes only whom it watches,
 so what it sends and receives does not grow with the fleet.
@@ -130,10 +130,13 @@ class Presence:
         for heard in self.groupcast.delivered(now_ns, topic, payload):
             message: Any = heard.message
             if type(message) is Beat:
+                life = self.detector.life_of(src)
                 judged = self.detector.beat(now_ns, src, message.incarnation, message.seq, message.boot_id)
                 if judged is None:  # as old as what a tombstone remembers
                     return out
                 out += self._judged(now_ns, wall_ms, judged)
+                if life is not None and life[2] != message.boot_id:
+                    self.heartbeat.hasten(now_ns)  # a new process knows nobody yet
                 self._loaded(now_ns, src, message.load)
                 out.append(Beaten(src, message))
             elif type(message) is FleetDigest:
@@ -291,6 +294,7 @@ class Presence:
             if type(effect) is detector.Up:
                 if self.following is not None:
                     self.following.handle(now_ns, following.Came(effect.peer))
+                    self.heartbeat.hasten(now_ns)  # where there is no session, it hears us by this
                 out.append(TellLoose(effect.peer, self.heartbeat.direct(wall_ms, self._load(now_ns))))
                 continue
             if self.digest is not None:

@@ -8,6 +8,7 @@ import pytest
 
 from edge_node.discovery.mdns import Mdns
 from tests.support.daemons import Bed
+from tests.support.links import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +23,24 @@ def test_a_node_announces_the_broker_that_it_found(tmp_path):
     told = seen[node.name]
     assert (told.role, told.joins) == ("node", ())
     assert [f"{host}:{port}" for host, port in told.brokers] == [status["broker"]["address"]]
+
+
+def test_a_node_whose_broker_address_died_finds_the_new_one_by_a_neighbour(tmp_path):
+    """While it was away the broker moved: the only address in the roster that it keeps answers nobody."""
+    with Bed(tmp_path, mdns="lo") as bed:
+        gateway, node = bed.pair()
+        before = node.ask(lambda mesh: mesh.status())
+        assert node.term().code == 0
+        assert gateway.term().code == 0
+        gateway.start("--broker-port", str(free_port()))
+        node.start()
+
+        after = node.connected().until("it knows the new roster", lambda s: grew(s, before))
+        assert after["broker"]["address"] != before["broker"]["address"]
+
+
+def grew(status, before):
+    return status["broker"]["connected"] and status["roster"]["version"] > before["roster"]["version"]
 
 
 async def watch(mesh_id, names):

@@ -55,6 +55,15 @@ def test_what_moved_back_is_not_told():
     assert heart.deadline_ns() == 5 * SECOND
 
 
+def test_for_a_newcomer_a_beat_comes_within_a_second_changed_or_not():
+    heart = Heartbeat(incarnation=1, boot_id=b"")
+    heart.tick(0, 0, IDLE)
+    heart.hasten(SECOND // 5)
+
+    assert heart.deadline_ns() == SECOND
+    assert heart.tick(SECOND, 0, IDLE) is not None
+
+
 def test_beats_bear_their_order_and_their_life():
     heart = Heartbeat(incarnation=7, boot_id=b"12345678")
     first, direct, second = heart.tick(0, 5, IDLE), heart.direct(6, BUSY), heart.told(SECOND, 7, BUSIER)
