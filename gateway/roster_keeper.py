@@ -14,6 +14,7 @@ travels to every member, up to 145 KB). Re-signed daily, since a roster speaks f
         signed = await keeper.add(member)                    # returns once it is on disk and published
 
 Not here: who may join (``joining``), what a member does with a roster (``security.roster.RosterView``).
+A newer roster of ours that a member shows is adopted by the agent, into the view that this keeper builds on.
 """
 
 from __future__ import annotations
@@ -36,8 +37,6 @@ from security.roster import (
     RESIGN_S,
     Adopted,
     Deployer,
-    Fork,
-    Ignored,
     Member,
     MemberKey,
     Roster,
@@ -105,7 +104,6 @@ class RosterKeeper:
         self._held_back: Edit | None = None  # what `open` was asked for, while nothing may be signed
         self._step = 1
         self._wake = asyncio.Event()
-        self._turn = asyncio.Lock()
         self._allowance = float(BURST)
         self._allowed_ns = self._clock.now_ns()
 
@@ -324,27 +322,6 @@ class RosterKeeper:
         self._wake.set()
         return await done
 
-    async def adopt(self, signed: bytes) -> bool:
-        """A roster that a member shows: if it is ours and higher than what we hold, our home is an old copy.
-
-        Returns whether it was taken. Raises: ProtocolViolation: not signed by this authority.
-        """
-        async with self._turn:
-            match self._view.adopt(signed):
-                case Adopted(roster, taken, _):
-                    await self._runner(self._store.save_roster, taken)
-                    log.warning("adopted a newer roster of our own", extra={"version": roster.version})
-                    self._on_changed(taken)
-                    return True
-                case Fork(version, held, offered):
-                    log.error(
-                        "roster fork: two rosters of one version are signed by this authority",
-                        extra={"version": version, "held": held.hex(), "offered": offered.hex()},
-                    )
-                    return False
-                case Ignored():
-                    return False
-
     # -- inside -------------------------------------------------------------------------------------
 
     def _draft(self) -> _Draft:
@@ -384,18 +361,17 @@ class RosterKeeper:
         return max(0.0, -self._allowance * PACE_S)
 
     async def _commit_batch(self, batch: list[tuple[Edit, asyncio.Future[bytes]]]) -> None:
-        async with self._turn:
-            draft = self._draft()
-            taken: list[tuple[Edit, asyncio.Future[bytes]]] = []
-            for edit, done in batch:
-                try:
-                    edit(draft)
-                except (BadInput, Refused, Unavailable) as error:
-                    if not done.done():
-                        done.set_exception(error)
-                else:
-                    taken.append((edit, done))
-            failed = await self._try_commit(draft) if self._differs(draft) or self._is_due() else None
+        draft = self._draft()
+        taken: list[tuple[Edit, asyncio.Future[bytes]]] = []
+        for edit, done in batch:
+            try:
+                edit(draft)
+            except (BadInput, Refused, Unavailable) as error:
+                if not done.done():
+                    done.set_exception(error)
+            else:
+                taken.append((edit, done))
+        failed = await self._try_commit(draft) if self._differs(draft) or self._is_due() else None
         if isinstance(failed, _Overtaken):
             await self._commit_batch(batch)
             return

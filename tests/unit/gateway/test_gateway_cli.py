@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import sys
@@ -240,3 +241,45 @@ def test_doctor_looks_at_ports_and_the_broker(edge_gateway, home):
     assert findings["broker port"]["verdict"] == "fail"
     assert findings["joining port"]["verdict"] == "ok"
     assert findings["broker"]["verdict"] == "ok"
+
+
+REVOKED = {"node": "pi-1", "already": False, "since_at_ms": 1, "by": "ann", "reason": "lost", "cut": True}
+
+
+def test_revoke_asks_for_the_name_on_a_terminal(edge_gateway, daemon, monkeypatch):
+    daemon.answers["revoke"] = REVOKED
+    monkeypatch.setattr("getpass.getuser", lambda: "ann")
+    typed = io.StringIO()
+    typed.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", typed)
+    typed.write("pi-2\npi-1\n")
+    typed.seek(0)
+
+    code, out, err = edge_gateway("revoke", "pi-1")
+    assert (code, out) == (2, "") and "that is another name: nothing was changed" in err
+    assert daemon.calls == []
+    assert edge_gateway("revoke", "pi-1", "--reason", "lost")[:2] == (0, "pi-1 is revoked\n")
+    assert daemon.calls == [("revoke", {"node": "pi-1", "reason": "lost", "by": "ann"})]
+
+
+def test_revoke_without_a_terminal_wants_yes_and_tells_what_is_to_come(edge_gateway, daemon, monkeypatch):
+    daemon.answers["revoke"] = REVOKED | {"already": True, "cut": False}
+    monkeypatch.setattr("sys.stdin", io.StringIO("pi-1\n"))
+
+    code, out, err = edge_gateway("revoke", "pi-1")
+    assert (code, out) == (2, "") and err.endswith("this is no terminal: give --yes\n")
+    code, out, err = edge_gateway("revoke", "pi-1", "--yes")
+    assert (code, out) == (0, "pi-1 is revoked\n")
+    assert err == (
+        "pi-1 had been revoked before\nthe broker does not answer now: it is told as soon as it does\n"
+    )
+
+
+def test_a_code_to_replace_a_board_is_asked_for_and_printed_alone(edge_gateway, daemon):
+    daemon.answers["replace"] = {"code": "ew1.x.y", "expires_at_ms": 1}
+
+    code, out, err = edge_gateway("replace", "pi-1", "--ttl", "2d", "--approval", "pending")
+    assert (code, out) == (0, "ew1.x.y\n")
+    assert "edge-node join CODE; then compare its six words here with `edge-gateway approve pi-1`" in err
+    assert daemon.calls == [("replace", {"ttl_s": 172800.0, "approval": "pending", "node": "pi-1"})]
+    assert edge_gateway("replace", "pi-1", "--ttl", "31d")[0] == 2

@@ -10,16 +10,24 @@ from security.canonical import encode
 from security.certificates import DAY_S, build_csr
 from security.enrolment import (
     LATE_RENEWAL_S,
+    LEAVE_CONTEXT,
     RENEWAL_CONTEXT,
+    REQUEST_BYTES_MAX,
     accepted,
+    build_leave,
     build_renewal,
+    noted,
+    open_leave,
     open_renewal,
     read_answer,
+    read_noted,
+    refused,
+    unavailable,
     with_key_used,
     with_new_key,
     with_old_keys_expired,
 )
-from security.errors import ProtocolViolation, Refused
+from security.errors import ProtocolViolation, Refused, Unavailable
 from security.identity import NodeKeys, spki_der
 from security.roster import Member, MemberKey, RosterDraft, open_roster
 from security.signing import sign1
@@ -165,3 +173,41 @@ def test_the_answer_is_read_like_a_joins(mesh, old, new):
     joined = read_answer(answer, root_spki_sha256=mesh.root_spki_sha256, keys=new, name="pi-1", floor_s=NOW_S)
 
     assert (joined.node_id, joined.leaf_pem, joined.roster.version) == ("pi-1", leaf, 2)
+
+
+def leave_of(keys, node_id="pi-1", leaf_hash=LEAF_HASH):
+    return build_leave(keys, node_id=node_id, server_leaf_sha256=leaf_hash)
+
+
+def test_a_member_says_itself_that_it_leaves_and_nobody_else_does(mesh, old, new):
+    roster = roster_of(mesh, Member("pi-1", (key_of(old),)))
+
+    assert open_leave(leave_of(old), roster=roster, server_leaf_sha256=LEAF_HASH) == "pi-1"
+    for wrong, why in (
+        (leave_of(old, leaf_hash=b"M" * 32), "another connection"),
+        (leave_of(old, "pi-2"), "names another member"),
+        (
+            sign1(encode(["ew1-renew"]), old.signing, context=LEAVE_CONTEXT, spki=spki_der(old.public)),
+            "version",
+        ),
+        (
+            sign1(encode(["ew1-leave"]), old.signing, context=RENEWAL_CONTEXT, spki=spki_der(old.public)),
+            "ignature",
+        ),
+        (b"noise", "COSE|CBOR|signed"),
+    ):
+        with pytest.raises(ProtocolViolation, match=why):
+            open_leave(wrong, roster=roster, server_leaf_sha256=LEAF_HASH)
+    with pytest.raises(Refused, match="no member"):
+        open_leave(leave_of(new), roster=roster, server_leaf_sha256=LEAF_HASH)
+
+
+def test_the_answer_to_a_leave_is_read_or_refused():
+    read_noted(noted())
+    with pytest.raises(Refused, match="not you: go"):
+        read_noted(refused("not you", "go"))
+    with pytest.raises(Unavailable, match="later"):
+        read_noted(unavailable("later", 3))
+    for noise in (b"", encode(["ew1", 7]), encode(["ew2", 0]), bytes(REQUEST_BYTES_MAX + 1)):
+        with pytest.raises(ProtocolViolation):
+            read_noted(noise)

@@ -83,6 +83,41 @@ def test_only_active_members_are_members(mesh):
     assert roster.member_of_key(bytes([3]) * 32) is None
 
 
+def test_the_end_of_a_membership_is_told_with_its_time_its_word_and_its_reason(mesh):
+    ended = member("pi-2", 3, status="revoked", since_s=NOW_S, by="ann", reason="stolen")
+    bare = member("pi-3", 5, status="left")  # as versions before this one wrote it
+    roster = open_roster(
+        mesh.sign_roster(draft(members=[member("pi-1", 1), ended, bare])), root_spki_sha256=mesh.mesh_id
+    )
+
+    assert roster.listed("pi-2") == ended and roster.listed("pi-3") == bare
+    assert roster.why_out("pi-1", [bytes([1]) * 32]) is None
+    for name, key, said in (
+        ("pi-2", 3, "pi-2 was revoked on 2026-11-18 11:06 UTC by ann: stolen"),
+        ("pi-3", 5, "pi-3 left the mesh"),
+        ("pi-1", 9, "pi-1 was replaced: that name belongs to other keys now"),
+        ("pi-9", 9, "the roster does not list pi-9"),
+    ):
+        assert roster.why_out(name, [bytes([key]) * 32]).cause == said
+    assert roster.owner_of_key(bytes([3]) * 32) == ended
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"status": "active", "since_s": 5},
+        {"status": "active", "by": "ann"},
+        {"status": "revoked", "reason": "no time"},
+        {"status": "revoked", "since_s": NOW_S, "reason": "x" * 81},
+        {"status": "revoked", "since_s": NOW_S, "by": "x" * 33},
+        {"status": "left", "since_s": NOW_S, "reason": "two\nlines"},
+    ],
+)
+def test_an_end_that_does_not_fit_is_not_signed(mesh, end):
+    with pytest.raises(ProtocolViolation):
+        mesh.sign_roster(draft(members=[member("pi-1", 1, **end)]))
+
+
 def test_signers_are_deployers_and_members_of_that_role(mesh, keys):
     members = [
         member("a", 1, roles=("deployer",)),
