@@ -285,6 +285,42 @@ async def test_forged_last_wills_take_nobody_out_of_the_mesh(tmp_path):
         assert mesh.witness.violations() == []
 
 
+async def test_a_hostile_broker_cannot_alter_move_or_repeat_presence(tmp_path):
+    """Each beat and digest: changed, cut, under every other name, three times, and all again later."""
+    rng = random.Random(9)
+    mesh = HostileMesh(tmp_path, NAMES)
+
+    def presence(frame: Frame) -> bool:
+        return "/p/" in frame.topic and bool(frame.payload)
+
+    def elsewhere(frame: Frame) -> list[str]:
+        return [topic_for(Presence(mesh.mesh_id, name)) for name in (*NAMES, "pi-9")] + [
+            mesh.d(to, frame.topic.rsplit("/", 1)[1]) for to in NAMES
+        ]
+
+    mesh.rules = [
+        only(presence, copied_to(elsewhere)),
+        only(presence, flip(rng, 0.5, beside=True)),
+        only(presence, cut_short(rng, 0.5)),
+        only(presence, duplicate(rng, 1.0, times=4)),
+    ]
+    count = scaled(5, campaign=300)
+    async with mesh:
+        casts = [agent.presence.groupcast for agent in mesh.agents.values()]
+        await until(lambda: sum(map(presence, mesh.hostile.taken)) >= count, within_s=10 + 2 * count)
+        said = [frame for frame in mesh.hostile.taken if presence(frame)]
+        for frame in said:
+            mesh.hostile.replay(frame, times=3)
+        await mesh.agents["pi-1"].round_trip_s("gateway")
+        await mesh.agents["gateway"].round_trip_s("pi-2")
+
+        assert b"pi-1" not in b"".join(frame.payload for frame in said)
+        assert {me for me, _, _, _ in mesh.witness.followed} == set(NAMES), "the true ones were believed"
+        assert all(cast.violations.total() > 0 for cast in casts)
+        assert sum(cast.violations.total() + cast.stale for cast in casts) > 10 * len(NAMES)
+        tell(20, "presence frames", len(said), violations=len(mesh.witness.violations()))
+
+
 # ── a stolen node, with a broker that lets it do anything ─────────────────────────────────────────────
 
 

@@ -68,6 +68,7 @@ class Witness:
         self.mesh_id = mesh_id
         self.sent: set[tuple[str, bytes]] = set()
         self.believed: Counter[tuple[str, bytes, str, bytes]] = Counter()
+        self.followed: Counter[tuple[str, bytes, str, bytes]] = Counter()
         self.started: Counter[tuple[str, bytes, str, int]] = Counter()
 
     def watch(self, agent: Agent) -> None:
@@ -86,6 +87,16 @@ class Witness:
             self.started[agent.node_id, agent.boot_id, call.task, call.attempt] += 1
             start(call)
 
+        cast = agent.presence.groupcast
+        delivered = cast.delivered
+
+        def presence(now_ns: int, topic: Presence, payload: bytes) -> Any:
+            heard = delivered(now_ns, topic, payload)
+            if heard:
+                self.followed[agent.node_id, agent.boot_id, topic_for(topic), bytes(payload)] += 1
+            return heard
+
+        cast.delivered = presence  # type: ignore[method-assign]
         agent.link.send = sending  # type: ignore[method-assign]
         agent.sessions.open = opening  # type: ignore[method-assign]
         agent.runtime.start = starting  # type: ignore[method-assign]
