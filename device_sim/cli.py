@@ -116,8 +116,9 @@ def check(
         return
     screen = Screen(sys.stdout)
     screen.line(
-        f"{facts['scenario']}: {len(facts['nodes'])} nodes, {facts['planned']} tasks in "
-        f"{facts['seconds']:g} s, {len(facts['faults'])} faults, seed {facts['seed']}"
+        f"{facts['scenario']}: {_counted(len(facts['nodes']), 'node')}, "
+        f"{_counted(facts['planned'], 'task')} in {facts['seconds']:g} s, "
+        f"{_counted(len(facts['faults']), 'fault')}, seed {facts['seed']}"
     )
     nodes = [[name, f"{node['slowdown']:g}", str(node["tasks"])] for name, node in facts["nodes"].items()]
     screen.table(["node", "slowdown", "tasks"], nodes, left=1)
@@ -176,7 +177,7 @@ def balance(run: Run) -> list[str]:
     wire = f"{facts['bytes_wire'] / 1e6:.1f} MB on the wire"
     lines = [f"{settled}; {checked} results computed again, {differing} differ; {wire}"]
     lines += [
-        f"explained: {sum(each == why for each in found.explained.values())} open tasks, {why}"
+        f"explained: {_counted(sum(each == why for each in found.explained.values()), 'open task')}, {why}"
         for why in sorted(set(found.explained.values()))
     ]
     if facts["left_out"]:
@@ -187,6 +188,10 @@ def balance(run: Run) -> list[str]:
     lines += [f"lost: {task}" for task in found.lost[:10]]
     lines += [f"not as expected: {verdict.text()}" for verdict in run.verdicts if not verdict.held]
     return lines
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

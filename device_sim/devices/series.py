@@ -54,7 +54,7 @@ def _array(readings: list[list[float]]) -> Any:
     try:
         import numpy as np
     except ImportError:
-        raise BadInput("numpy is not installed", fix="pip install 'edgeweave[gateway,sim]'") from None
+        raise BadInput("numpy is not installed", fix="pip install 'edgeweave[sim]'") from None
     whole = all(isinstance(each, int) for row in readings for each in row)
     if not whole:
         return np.array(readings, dtype=np.float64)

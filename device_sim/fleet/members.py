@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from device_sim.faults import GATEWAY, Fault
-from device_sim.fleet.processes import Processes, children_of, end
+from device_sim.fleet.processes import Processes, children_of, connected_to, end
 from device_sim.scenario import DevicesTable, Scenario
 from edge_node.client import Mesh
 from gateway.broker.process import Process, started_at
@@ -287,7 +287,7 @@ class Members:
         """The command, and how long the member's way into the mesh stayed open after it was given.
 
         ``revoked_cut_s``: from the start of the command until both are true: its connection to the broker is
-        cut (its own daemon says so, or has ended), and a task for it is refused by the gateway.
+        cut, and a task for it is refused by the gateway.
         """
         at, begun = time.time(), time.monotonic()
         cut: asyncio.Task[float | None] = asyncio.create_task(self._until_cut(member, begun), name="cut")
@@ -303,6 +303,9 @@ class Members:
         if cut_s is None:
             raise Unavailable(f"{member.name} was revoked and is still connected after {CUT_S_MAX:g} s")
         through = await self._through(member)
+        status = await self.status(member)
+        if status is not None and status["broker"]["connected"]:
+            raise Unavailable(f"{member.name} was revoked and cut off, and is connected again")
         member.revoked = True
         return {
             "at": at,
@@ -316,14 +319,15 @@ class Members:
         }
 
     async def _until_cut(self, member: Member, begun: float) -> float | None:
-        """Seconds until its daemon has no connection, or is gone. A stopped or dead one has none already."""
-        if member.stopped or not member.alive:
-            return 0.0
+        """Seconds until its daemon has no connection to the broker. A dead one has none already.
+
+        Read off the kernel's tables: a daemon that is busy, or about to end, answers late.
+        """
+        port = int(self.gateway.ready["broker_address"].rpartition(":")[2])
         while time.monotonic() - begun < CUT_S_MAX:
-            status = await self.status(member)
-            if (status is None and not member.alive) or (status and not status["broker"]["connected"]):
+            if not connected_to(member.pids[-1], port):
                 return time.monotonic() - begun
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.01)
         return None
 
     async def _until_refused(self, member: Member, begun: float) -> tuple[float, str]:
@@ -346,8 +350,10 @@ class Members:
 
         Raises: Unavailable: the task ran there.
         """
-        if member.stopped or not member.alive:
-            return "its daemon is not there"
+        if member.stopped:
+            return "stands still"
+        if not member.alive:
+            return f"ended: {await _last_error(member)}".removesuffix(": ")
         assert self.probe is not None
         function, argument, more = self.probe
         try:
@@ -356,6 +362,11 @@ class Members:
                 self.probes.add(handle.id)
                 outcome = await handle.outcome()
         except (EdgeweaveError, TimeoutError) as refused:
+            with contextlib.suppress(TimeoutError):  # its socket closes first, when it ends by itself
+                async with asyncio.timeout(TERM_S_MAX):
+                    assert member.process is not None
+                    await member.process.wait()
+                return f"ended: {await _last_error(member)}".removesuffix(": ")
             return " ".join(str(refused).split())[:200]
         if outcome.place == GATEWAY:
             raise Unavailable(f"{member.name} was revoked, and its task still ran at the gateway")
@@ -417,6 +428,18 @@ async def one_error() -> Any:
         while isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
         raise cause from None
+
+
+async def _last_error(member: Member) -> str:
+    """What a daemon told when it ended by itself; empty: nothing."""
+    assert member.process is not None and member.process.stdout is not None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ASK_S_MAX):
+            for line in reversed((await member.process.stdout.read()).splitlines()):
+                error = _object(line).get("error")
+                if isinstance(error, dict):
+                    return str(error.get("message", ""))
+    return ""
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -88,7 +88,7 @@ async def play(prepared: Prepared, screen: Screen, *, keep: bool = False) -> tup
     """
     missing = [name for name in ("fastapi", "uvicorn", "amqtt") if importlib.util.find_spec(name) is None]
     if missing:
-        raise BadInput(f"{' and '.join(missing)} not installed", fix="pip install 'edgeweave[gateway,sim]'")
+        raise BadInput(f"{' and '.join(missing)} not installed", fix="pip install 'edgeweave[sim]'")
     loop = asyncio.get_running_loop()
     running: asyncio.Task[None] | None = None
     caught: list[int] = []
@@ -420,7 +420,7 @@ def _told(fault: Fault, facts: dict[str, Any]) -> str:
         "restart": lambda: f"edge-node up: {fault.node} is back as process {pid}",
         "revoke": lambda: (
             f"edge-gateway revoke {fault.node}: cut off after {facts['revoked_cut_s']:.2f} s "
-            f"({facts['refusal']})"
+            f"({facts['refusal'].partition(';')[0]})"
         ),
         "kill-gateway": lambda: f"kill -9 {pid}: the gateway is dead, its broker goes on",
         "restart-gateway": lambda: f"edge-gateway up: the gateway is back as process {pid}",

@@ -26,6 +26,7 @@ COMMAND_S_MAX: Final = 60.0
 LINE_BYTES_MAX: Final = 1024 * 1024
 PROGRAMS: Final = {"edge-gateway": "gateway.cli", "edge-node": "edge_node.cli"}
 _PR_SET_PDEATHSIG: Final = 1
+_ESTABLISHED: Final = "01"  # include/net/tcp_states.h
 
 
 class Processes:
@@ -157,6 +158,22 @@ def children_of(pid: int) -> list[int]:
             with contextlib.suppress(OSError):
                 found += [int(word) for word in (thread / "children").read_text().split()]
     return found
+
+
+def connected_to(pid: int, port: int) -> bool:
+    """Has a process an established TCP connection (IPv4) to this port? Of the kernel's own tables."""
+    try:
+        rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    except OSError:
+        return False  # the process is gone
+    remote = f":{port:04X}"
+    wanted = {f"socket:[{row[9]}]" for row in rows if row[3] == _ESTABLISHED and row[2].endswith(remote)}
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(descriptor.readlink()) in wanted:
+                    return True
+    return False
 
 
 def resident_mb(pid: int) -> float:

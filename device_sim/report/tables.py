@@ -43,6 +43,7 @@ def by_function(tasks: Sequence[Row]) -> Table:
 
 
 def by_node(nodes: Sequence[Mapping[str, Any]], tasks: Sequence[Row]) -> Table:
+    """Of what a node accepted: what ran there and what it handed on; and what it ran for others."""
     body = []
     for node in nodes:
         name = node["id"]
@@ -53,7 +54,7 @@ def by_node(nodes: Sequence[Mapping[str, Any]], tasks: Sequence[Row]) -> Table:
         body.append(
             [
                 name,
-                node["class"],
+                "1" if node["slowdown"] == 1 else f"1/{node['slowdown']:g}",
                 str(len(own)),
                 str(here),
                 str(len(done) - here),
@@ -62,8 +63,8 @@ def by_node(nodes: Sequence[Mapping[str, Any]], tasks: Sequence[Row]) -> Table:
                 str(len(node["pids"])),
             ]
         )
-    heads = ["node", "class", "accepted", "ran here", "handed on", "ran for others", "p50", "p99", "lives"]
-    return heads, body, 2
+    heads = ["node", "speed", "accepted", "here", "handed on", "for others", "p50", "p99", "lives"]
+    return heads, body, 1
 
 
 def by_fault(faults: Sequence[Mapping[str, Any]]) -> Table:
@@ -86,10 +87,11 @@ def _followed(fault: Mapping[str, Any]) -> str:
             ]
             return f"{fault['open']} promises open; " + ", ".join(parts)
         case "revoke":
+            own = "ended" if fault["through"].startswith("ended") else fault["through"]
             return (
                 f"cut off after {fault['revoked_cut_s']:.2f} s "
                 f"(connection {fault['connection_cut_s']:.2f} s, "
-                f"tasks for it refused {fault['refused_s']:.2f} s); its own daemon: {fault['through']}"
+                f"tasks for it refused {fault['refused_s']:.2f} s); its own daemon: {own}"
             )
         case "restart" | "restart-gateway":
             return f"ready after {fault['ready_s']:.2f} s"

@@ -81,7 +81,7 @@ def test_check_tells_what_a_scenario_would_do(device_sim, scenario):
 
     code, out, err = device_sim("check", scenario)
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == "small: 3 nodes, 194 tasks in 6 s, 1 faults, seed 1"
+    assert out.splitlines()[0] == "small: 3 nodes, 194 tasks in 6 s, 1 fault, seed 1"
 
 
 @pytest.mark.parametrize(

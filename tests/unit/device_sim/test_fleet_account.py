@@ -232,14 +232,14 @@ def test_every_expectation_has_its_figure():
 def test_tables_balance():
     rows = [row_of(stored("a"), promise("a")), row_of(stored("b", place="pi-2"), promise("b"))]
     nodes = [
-        {"id": "pi-1", "class": "full-speed board", "pids": [1, 2]},
-        {"id": "pi-2", "class": "x", "pids": [3]},
+        {"id": "pi-1", "class": "full-speed board", "pids": [1, 2], "slowdown": 1.0},
+        {"id": "pi-2", "class": "x", "pids": [3], "slowdown": 4.0},
     ]
 
     functions, by_node = tables({"nodes": nodes, "faults": []}, rows)
 
     assert functions[1][-1][:6] == ["all", "2", "2", "1", "1", "0"]
     assert [row[:6] for row in by_node[1]] == [
-        ["pi-1", "full-speed board", "2", "1", "1", "0"],
-        ["pi-2", "x", "0", "0", "0", "1"],
+        ["pi-1", "1", "2", "1", "1", "0"],
+        ["pi-2", "1/4", "0", "0", "0", "1"],
     ]
