@@ -648,7 +648,7 @@ class Desk:
             return most
         wait = view.wait
         rtt_s = wait.rtt_s if wait.rtt_s > RTT_S_DEFAULT else RTT_S_DEFAULT
-        return min(most, wait.workers * (AHEAD_TASKS + int(AHEAD_RTTS * rtt_s / service_s)))
+        return min(most, wait.workers * (AHEAD_TASKS + int(AHEAD_RTTS * rtt_s / service_s + 0.5)))
 
     def _draw_live(self) -> str:
         """A live peer by capacity (speed and workers) and chance; rejection keeps it O(1) in any fleet."""
