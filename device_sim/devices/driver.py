@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from device_sim.devices.plan import SECOND, Planned
 from device_sim.devices.series import Series
-from device_sim.devices.trace import SECOND, Planned
 from device_sim.report.account import Promise
 from edge_node.client import Mesh, MeshUnavailable, Refused, TaskHandle
 from edge_node.functions import values

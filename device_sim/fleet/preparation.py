@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from device_sim.devices.plan import Planned, plan
 from device_sim.devices.series import NoSuchColumn, Series
-from device_sim.devices.trace import Planned, plan
 from device_sim.positions import Path as KeyPath
 from device_sim.scenario import DevicesTable, Document, FleetTable, Scenario, Trace, parse, scaled
 from edge_node.functions.manifest import read_manifests

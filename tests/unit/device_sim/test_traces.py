@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from device_sim.devices.plan import SECOND, plan, windows
 from device_sim.devices.series import NoSuchColumn, Series
-from device_sim.devices.trace import SECOND, plan, windows
 from device_sim.scenario import Call, DevicesTable, Trace
 from security.errors import BadInput
 
