@@ -655,6 +655,8 @@ class Agent:
         infos = tuple(desk_events.MemberInfo(m.id, dict(m.labels), tuple(m.roles)) for m in active)
         ids = frozenset(m.id for m in active)
         self.neighbours.members(now_ns, ids)
+        if self.link.up and self.node_id != GATEWAY:  # it may name another broker
+            self.neighbours.announce_member(getattr(self.link, "address", None))
         for peer in [p for p, _ in self.channels.streams() if p not in ids]:
             self.channels.forget(now_ns, peer)
         self._judged(now_ns, wall_ms, self.presence.members(now_ns, wall_ms, ids))
