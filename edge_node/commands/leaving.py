@@ -16,7 +16,6 @@ from typing import Final
 
 from cryptography.x509.oid import NameOID
 
-from edge_node import joining
 from edge_node.client import Mesh
 from edge_node.control.server import answers
 from edge_node.home import Home
@@ -67,6 +66,8 @@ def _node_of(store: KeyStore) -> str:
 
 
 def _tell_the_door(store: KeyStore) -> bool:
+    from edge_node import joining  # it and mDNS take 0.1 s, which every other command would pay
+
     try:
         asyncio.run(joining.leave(store))
     except Refused:  # revoked or replaced: it was off the list before

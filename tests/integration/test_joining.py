@@ -255,6 +255,27 @@ async def test_a_denied_node_is_told(gateway, tmp_path, monkeypatch):
         await gateway.server.desk.approve("pi-1")
 
 
+async def test_a_request_that_nobody_approved_in_time_says_so_on_both_sides(gateway, tmp_path, monkeypatch):
+    monkeypatch.setattr("security.enrolment._POLL_S", 1)
+    code = await gateway.invite(approval="pending")
+    told = asyncio.Queue()
+    waiting = asyncio.create_task(
+        join(code, tmp_path / "pi", name="pi-1", mdns="none", on_waiting=told.put_nowait)
+    )
+    await told.get()
+    gateway.clock.ahead_s = 601
+
+    said = "the request of pi-1 expired after 10 min: run `edge-node join` again with a new code"
+    with pytest.raises(Refused, match=said):
+        await waiting
+    for decide in (gateway.server.desk.approve, gateway.server.desk.deny):
+        with pytest.raises(BadInput, match=said):
+            await decide("pi-1")
+    assert gateway.issued == []
+    again = await join(await gateway.invite(), tmp_path / "pi", name="pi-1", mdns="none")
+    assert again.node_id == "pi-1"
+
+
 async def test_a_full_disk_issues_nothing_and_the_same_code_works_later(gateway, tmp_path):
     code = await gateway.invite()
     gateway.disk_full = True
