@@ -293,6 +293,10 @@ class PeerWait:
         self._heard_ns = now_ns - SECOND_HAND_NS
         return True
 
+    def fresh(self, now_ns: int) -> bool:
+        """Whether anything was said of it, by whomever, that still counts."""
+        return self._heard_ns is not None and now_ns - self._heard_ns < int(1e9 * STALE_S)
+
     def granted(self, now_ns: int, service_s: float) -> None:
         self.unseen_s += service_s
         if self._unseen is None:

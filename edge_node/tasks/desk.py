@@ -753,10 +753,12 @@ class Desk:
         if not self._live or not self._holder.queued:
             return
         wait_s = self._holder.wait_s(now_ns)
+        could_leave = False
         for task_id in self._holder.own_waiting(REBALANCE_TASKS):
             entry = self._ledger.open[task_id]
             if entry.task.where != ANY:
                 continue
+            could_leave = True
             away = self._peers_for(now_ns, entry, True)
             if not away:
                 break
@@ -770,7 +772,7 @@ class Desk:
                 break
             if self._move(now_ns, entry, self._views[why.chosen], chosen, why, out):
                 wait_s = max(0.0, wait_s - here.service_s / self._settings.workers)
-        if wait_s > LOOK_WAIT_S:
+        if could_leave and wait_s > LOOK_WAIT_S:
             self._look(now_ns, out)
 
     def _feed(self, now_ns: int, view: _View, out: list[Effect]) -> None:
@@ -1285,6 +1287,8 @@ class Desk:
         elif not was_up:
             self._leases.holder_up(now_ns, event.peer)
         self._unpark(now_ns, view, out)
+        if not was_up and self._holder.queued and view.wait.fresh(now_ns):
+            self._feed(now_ns, view, out)
         for task in list(self._stranded):
             entry = self._ledger.open.get(task)
             if entry is None or entry.state is not State.WAITING:

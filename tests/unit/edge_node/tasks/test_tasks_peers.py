@@ -145,10 +145,18 @@ class TestLooking:
         assert offers(effects) == [] and of_type(effects, Look) == [Look("pi-3")]
 
         node.now_ns += 5 * MS
-        node.say(PeerUp("pi-3", 5 * MS))
-        effects = node.hear("pi-3", Pong(1, Load(2, 0, 0, 4.0)))
+        effects = node.say(PeerUp("pi-3", 5 * MS))
+        assert {peer for peer, _ in offers(effects)} == {"pi-3"}, "the digest's word is enough to begin with"
 
-        assert {peer for peer, _ in offers(effects)} == {"pi-3"}
+    def test_who_only_works_for_others_looks_at_nobody(self):
+        node = Node(up=["pi-2", "pi-3"])
+        effects = [e for i in range(9) for e in node.hear("pi-2", an_offer(f"x{i}", lease_ms=60_000))]
+        effects += node.submit("t1", where="local")
+        for _ in range(8):
+            effects += node.wait(SECOND // 4)
+
+        assert node.desk.status(node.now_ns)["queued_here"] == 9
+        assert of_type(effects, Look) == []
 
     def test_a_digest_names_members_only_and_not_those_that_are_down(self):
         node = Node()
