@@ -291,12 +291,14 @@ class AgentBackend:
         roster = self.agent.roster.current
         assert roster is not None
         up = set(self.agent.detector.up()) | {self.agent.node_id}
+        versions = self.agent.abilities.versions() | {self.agent.node_id: self.agent.abilities.own.version}
         return [
             {
                 "id": m.id,
                 "state": m.status if m.status != "active" else "up" if m.id in up else "unseen",
                 "roles": list(m.roles),
                 "labels": dict(m.labels),
+                "version": versions.get(m.id, ""),
             }
             for m in roster.members
         ]

@@ -64,6 +64,13 @@ class WillSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class Rumoured:
+    """The gateway says that this peer is down: reason enough to look."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
 class LinkLost:
     pass
 
@@ -87,7 +94,7 @@ class Unwatch:
     peer: str
 
 
-Event = HeardFrom | WillSeen | LinkLost | Forgotten | Watch | Unwatch
+Event = HeardFrom | WillSeen | Rumoured | LinkLost | Forgotten | Watch | Unwatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,15 +201,14 @@ class Detector:
             case HeardFrom(peer):
                 return self.heard(now_ns, peer)
             case WillSeen(peer):
-                state = self._peers.get(peer)
-                if state is None or state.state != "up" or not self._is_watched(peer):
-                    return []
-                return self._suspect(now_ns, peer, state, "its broker connection ended")
+                return self._hinted(now_ns, peer, "its broker connection ended")
+            case Rumoured(peer):
+                return self._hinted(now_ns, peer, "the gateway lost it")
             case LinkLost():
                 downs: list[Effect] = []
-                for peer, state in list(self._peers.items()):
-                    if state.state in ("up", "suspect"):
-                        self._bury(now_ns, peer, state, "down")
+                for peer, each in list(self._peers.items()):
+                    if each.state in ("up", "suspect"):
+                        self._bury(now_ns, peer, each, "down")
                         downs.append(Down(peer, "our broker connection ended"))
                 self._doubt = 0
                 return downs
@@ -248,6 +254,12 @@ class Detector:
         return effects
 
     # ── verdicts ──────────────────────────────────────────────────────────────────────────────────
+
+    def _hinted(self, now_ns: int, peer: str, reason: str) -> list[Effect]:
+        state = self._peers.get(peer)
+        if state is None or state.state != "up" or not (self._is_watched(peer) or self._depends(peer)):
+            return []
+        return self._suspect(now_ns, peer, state, reason)
 
     def _silent(self, now_ns: int, peer: str, state: _Peer, lagged: bool) -> list[Effect]:
         if state.heard_ns + SILENCE_NS > now_ns:

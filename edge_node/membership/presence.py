@@ -140,7 +140,7 @@ class Presence:
                 self._loaded(now_ns, src, message.load)
                 out.append(Beaten(src, message))
             elif type(message) is FleetDigest:
-                out += self._told_of(now_ns, message)
+                out += self._told_of(now_ns, wall_ms, message)
         return out
 
     def heard(self, now_ns: int, wall_ms: int, peer: str) -> list[Effect]:
@@ -175,12 +175,15 @@ class Presence:
             out += self._beat(now_ns, self.heartbeat.told(now_ns, wall_ms, self._load(now_ns)), None)
         return out
 
-    def _told_of(self, now_ns: int, digest: FleetDigest) -> list[Effect]:
+    def _told_of(self, now_ns: int, wall_ms: int, digest: FleetDigest) -> list[Effect]:
         others = self._members - {self._me}
         entries = tuple(entry for entry in digest.entries if entry.id in others)
         out: list[Effect] = []
         for entry in entries if self.following is not None else ():
             assert self.following is not None
+            if entry.down:  # a holder of our work may be one that we do not follow, so we see no will of it
+                rumour = self.detector.handle(now_ns, detector.Rumoured(entry.id))
+                out += self._judged(now_ns, wall_ms, rumour)
             self.following.handle(now_ns, following.Capacity(entry.id, entry.workers * entry.speed))
             if entry.down and not self.detector.is_up(entry.id):
                 out += self._chosen(now_ns, self.following.handle(now_ns, following.Went(entry.id)))

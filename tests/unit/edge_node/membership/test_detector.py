@@ -17,6 +17,7 @@ from edge_node.membership.detector import (
     LinkLost,
     Probe,
     Quiet,
+    Rumoured,
     Up,
     Watch,
     WillSeen,
@@ -156,6 +157,20 @@ def test_whoever_holds_our_work_is_probed_before_it_is_given_up():
     detector.heard(0, "holder")
 
     assert detector.tick(12 * SECOND) == [Probe("holder")]
+
+
+def test_a_rumour_makes_us_look_at_whom_we_rely_on():
+    detector = Detector(depends=lambda peer: peer == "holder")
+    for peer in ("holder", "passer-by"):
+        detector.heard(0, peer)
+
+    assert detector.handle(SECOND, Rumoured("passer-by")) == []
+    assert detector.handle(SECOND, Rumoured("holder")) == [Probe("holder")]
+    detector.tick(2 * SECOND)
+    detector.tick(3 * SECOND)
+    assert detector.tick(4 * SECOND) == [
+        Down("holder", "the gateway lost it, and no probe was answered for 3 s")
+    ]
 
 
 def test_five_seconds_without_a_process_are_no_death():

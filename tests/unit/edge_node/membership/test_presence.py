@@ -235,6 +235,26 @@ def test_the_digest_tells_a_node_of_those_that_it_does_not_follow():
     assert len(air.members["n00"].presence.following.followed) == FOLLOWED_MAX
 
 
+def test_a_dead_holder_that_is_not_followed_is_missed_by_the_digest():
+    """Its will is not heard, nor its silence noticed for 12 s; the gateway's word makes us probe at once."""
+    names = [f"n{n:02}" for n in range(30)]
+    air = mesh(*names)
+    air.run(3)
+    node = air.members["n00"]
+    holder = next(n for n in names[1:] if not node.presence.following.follows(n))
+    node.presence.detector._depends = lambda peer: peer == holder
+    node.carry_out(node.presence.heard(air.now_ns, 0, holder))
+    node.news.clear()
+    air.silent.add(holder)
+    gateway = air.members["gateway"]
+    away = topics.Presence(MESH, holder)
+    air.carry(gateway, gateway.presence.delivered(air.now_ns, 0, away, b""))
+    air.run(9)
+
+    assert Probe(holder) in node.news
+    assert [e.reason[:19] for e in node.news if isinstance(e, Down)] == ["the gateway lost it"]
+
+
 def test_nobody_but_the_gateway_tells_a_digest():
     air = mesh("a", "b")
     air.run(1)
