@@ -22,13 +22,19 @@ async def known(agent, name: str) -> None:
             await asyncio.sleep(0.01)
 
 
+async def up(agent, peer: str) -> None:
+    async with asyncio.timeout(10):
+        while peer not in agent.peers_up():
+            await asyncio.sleep(0.01)
+
+
 async def test_a_busy_node_shares_its_burst_with_peers_and_gateway(tmp_path):
     async with LittleMesh(tmp_path, ["gateway", "pi-1", "pi-2"]) as little:
         async with Mesh.open(tmp_path / "gateway") as mesh:
             await deploy(mesh)
         await known(little.agents["pi-1"], "toy.nap")
         async with Mesh.open(tmp_path / "pi-1") as mesh:
-            await mesh.run("toy.nap", 0.01, where="pi-2")  # they have met
+            await up(little.agents["pi-1"], "pi-2")  # by its beats: they have no session yet
             tasks = [await mesh.submit("toy.nap", 0.1) for _ in range(40)]
             places = [(await task.outcome()).place for task in tasks]
 
