@@ -178,7 +178,26 @@ async def roster_of_gateway(store: KeyStore, *, addresses: Iterable[Address] = (
     async def ask(line: _Line, leaf: bytes) -> bytes:
         return await line.exchange("GET", "/join/roster", bytes_max=ROSTER_BYTES_MAX)
 
-    return await _of_first(store, addresses, ask)
+    signed = await _of_first(store, addresses, ask)
+    await _show_ours(store, addresses, signed)
+    return signed
+
+
+async def _show_ours(store: KeyStore, addresses: Iterable[Address], theirs: bytes) -> None:
+    """A gateway that knows less than we do was restored from a backup, and waits to be shown the rest: its
+    broker does not know keys that were renewed since, so we cannot tell it there.
+    """
+    pin, ours = await asyncio.to_thread(lambda: (store.root_spki_sha256(), store.roster()))
+    if pin is None or ours is None:
+        return
+    held = ours
+    if open_roster(held, root_spki_sha256=pin).version <= open_roster(theirs, root_spki_sha256=pin).version:
+        return
+
+    async def show(line: _Line, leaf: bytes) -> bytes:
+        return await line.exchange("POST", "/join/roster", held, bytes_max=CHAIN_BYTES_MAX)
+
+    await _of_first(store, addresses, show)
 
 
 async def leave(store: KeyStore) -> None:

@@ -18,6 +18,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -250,7 +251,7 @@ class House:
             self._persist_invitations,
             self._joined,
             on_renewal=self.enroller.renew,
-            routers=[standing_router(self.keeper, lambda: self._own_leaf)],
+            routers=[standing_router(self.keeper, lambda: self._own_leaf, self._roster_handed)],
             clock=self.clock,
         )
 
@@ -303,6 +304,11 @@ class House:
         """Our new certificate: shown to new connections, and in our own next one to the broker."""
         self._joining_context.load_cert_chain(self.keystore.identity_path)
         self._own_leaf = leaf_sha256(identity.leaf.public_bytes(Encoding.DER))
+
+    def _roster_handed(self, signed: bytes) -> None:
+        """By a member that our broker does not know yet; the agent verifies it, and takes a newer one."""
+        if self.agent is not None:
+            self.agent.soon(partial(self.agent.adopt_roster, signed=signed))
 
     def _ask_roster(self, peer: str) -> None:
         if self.agent is not None:

@@ -3,6 +3,7 @@
     GET  /join/chain    the CA chain, PEM; public       GET  /join/health   which mesh answers here
     GET  /join/roster   the signed roster, public       POST /join/leave    a member's last word, signed
     POST /join          a joining request, CBOR         POST /join/renew    new keys for a member, signed
+    POST /join/roster   to a restored gateway: a roster of its own that a member holds
 
 ``JoiningDesk`` runs the core: a request waits until the core has an answer; invitations are on disk before
 anything is issued on their strength; the same request again gets the same answer. ``Enroller`` does what the
@@ -51,11 +52,12 @@ from security.enrolment import (
 )
 from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
 from security.identity import spki_sha256
-from security.roster import Member, MemberKey
+from security.roster import ROSTER_BYTES_MAX, Member, MemberKey
 
 log = logging.getLogger(__name__)
 
 ISSUING_MAX = 16  # certificates and roster changes under way; the core bounds who may ask
+SHOWS_MAX = 4  # rosters shown to a restored gateway at once: half a megabyte each
 RENEWALS_MAX = 16  # renewals at once: each costs three P-256 operations before it is believed
 HOUR_S = 3600
 
@@ -378,18 +380,36 @@ def joining_router(
     return router
 
 
-def standing_router(keeper: RosterKeeper, leaf_sha256: Callable[[], bytes]) -> APIRouter:
+def standing_router(
+    keeper: RosterKeeper, leaf_sha256: Callable[[], bytes], on_shown: Callable[[bytes], None]
+) -> APIRouter:
     """For members that the broker does not let in, or whose daemon does not run.
 
     The roster is public on purpose: the broker sees the same names, and who was shut out has nothing left
     to prove. A leave proves itself by the member's key, and to this TLS connection.
+
+    Args: on_shown: is given a roster that a member holds, unverified, while the keeper holds back.
     """
     router = APIRouter()
     leaves = asyncio.Semaphore(RENEWALS_MAX)
+    shows = asyncio.Semaphore(SHOWS_MAX)
 
     @router.get("/join/roster")
     async def roster() -> Response:
         return Response(keeper.signed, media_type="application/cose", headers={"connection": "close"})
+
+    @router.post("/join/roster")
+    async def shown(request: Request) -> Response:
+        """To a gateway that was restored from a backup: what it has forgotten, under its own signature. Its
+        broker knows the keys of that day only, so a member that renewed since has no other way to tell it.
+        """
+        if not keeper.holds:
+            return _cbor(refused("this gateway was not restored: it knows its own roster"))
+        if shows.locked():
+            return _cbor(unavailable("too many rosters at once", 5))
+        async with shows:
+            on_shown(await read_body(request, bytes_max=ROSTER_BYTES_MAX))
+        return _cbor(noted())
 
     @router.post("/join/leave")
     async def leave(request: Request) -> Response:
