@@ -140,6 +140,8 @@ def played(prepared: Prepared, screen: Screen, *, report: Path | None = None, ke
 
     Raises: EdgeweaveError; typer.Exit(128 + signal): it was interrupted.
     """
+    if report is not None:
+        stage.make_folder(report)  # before anything runs for nothing
     try:
         run, folder = asyncio.run(stage.play(prepared, screen, keep=keep))
     except Interrupted as interrupted:

@@ -17,7 +17,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -69,14 +69,26 @@ class Run:
 
     def write(self, folder: Path) -> None:
         """``report.json`` and ``tasks.jsonl``. Raises: Unavailable: they cannot be written."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
+        with _writing(folder):
             (folder / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in self.tasks))
             (folder / "report.json").write_text(json.dumps(self.facts, indent=2) + "\n")
-        except OSError as error:
-            raise Unavailable(
-                f"cannot write to {folder}: {error.strerror}", fix="remove it, or make it yours: chown -R"
-            ) from None
+
+
+def make_folder(folder: Path) -> None:
+    """Where a report will lie. Raises: Unavailable: it cannot be made."""
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            f"cannot write to {folder}: {error.strerror}", fix="remove it, or make it yours: chown -R"
+        ) from None
 
 
 async def play(prepared: Prepared, screen: Screen, *, keep: bool = False) -> tuple[Run, Path]:

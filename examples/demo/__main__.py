@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from device_sim.cli import balance
-from device_sim.fleet.play import Interrupted, Run, play
+from device_sim.fleet.play import Interrupted, Run, make_folder, play
 from device_sim.fleet.preparation import prepare
 from device_sim.report.tables import tables
 from device_sim.screen import Screen
@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     screen = Screen()
     try:
+        make_folder(options.out)
         prepared = prepare(SCENARIO, seed=options.seed, duration_s=options.seconds)
         run, folder = asyncio.run(play(prepared, screen, keep=options.keep))
         conclude(run, screen, options.out)

@@ -118,6 +118,9 @@ def test_bad_options_are_one_line(device_sim, scenario, tmp_path):
     code, out, err = device_sim("fleet", scenario, "--duration", "0")
     assert (code, out, err.count("\n")) == (2, "", 1)
 
+    code, out, err = device_sim("fleet", scenario, "--report", scenario)  # a file
+    assert (code, out, err.count("\n")) == (3, "", 1) and "cannot write to" in err
+
     code, out, err = device_sim("check", scenario, "--seed", "x", "--json")
     assert (code, err) == (2, "") and json.loads(out)["error"]["code"] == "bad_input"
 

@@ -146,6 +146,7 @@ class Writer:
         return "".join(self.lines)
 
 
+@pytest.mark.slow
 @given(TREES, st.randoms(use_true_random=False))
 def test_every_path_of_any_document_is_on_the_line_where_it_was_written(tree, rng):
     writer = Writer(rng.choice)
