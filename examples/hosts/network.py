@@ -19,6 +19,7 @@ removes these namespaces and whatever still runs in them.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -173,7 +174,9 @@ class Network:
                 "flush chain bridge weather loss",
             )
             if loss_percent:
-                self._bridge(f"add rule bridge weather loss numgen random mod 100 < {loss_percent} drop")
+                self._bridge(
+                    f"add rule bridge weather loss numgen random mod 100 < {loss_percent} counter drop"
+                )
         except OSError as error:
             if not loss_percent:
                 pass  # nothing was asked of it
@@ -186,6 +189,11 @@ class Network:
             for netns, device in ends:
                 missing += self._shape(netns, device, bandwidth, delay_ms)
         return list(dict.fromkeys(missing))
+
+    def lost(self) -> int:
+        """Frames that the loss of this weather has dropped so far."""
+        told = run("ip", "netns", "exec", self.switch, *self._nft, f"list chain {_TABLE} loss")
+        return sum(map(int, re.findall(r"counter packets (\d+)", told)))
 
     def _shape(self, netns: str, device: str, bandwidth: str, delay_ms: int) -> list[str]:
         tc = ["tc", "-n", netns, "qdisc"]
@@ -210,7 +218,8 @@ class Network:
         return missing
 
     def _bridge(self, *commands: str) -> None:
-        run(
-            "ip", "netns", "exec", self.switch, shutil.which("nft", path=PATH) or "nft",
-            "; ".join([f"add table {_TABLE}", *commands]),
-        )  # fmt: skip
+        run("ip", "netns", "exec", self.switch, *self._nft, "; ".join([f"add table {_TABLE}", *commands]))
+
+    @property
+    def _nft(self) -> list[str]:
+        return [shutil.which("nft", path=PATH) or "nft"]

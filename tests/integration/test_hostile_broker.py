@@ -304,7 +304,7 @@ async def test_a_hostile_broker_cannot_alter_move_or_repeat_presence(tmp_path):
         only(presence, cut_short(rng, 0.5)),
         only(presence, duplicate(rng, 1.0, times=4)),
     ]
-    count = scaled(5, campaign=300)
+    count = scaled(5, campaign=100)
     async with mesh:
         casts = [agent.presence.groupcast for agent in mesh.agents.values()]
         await until(lambda: sum(map(presence, mesh.hostile.taken)) >= count, within_s=10 + 2 * count)
