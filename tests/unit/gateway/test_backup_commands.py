@@ -103,6 +103,7 @@ def test_each_refusal_of_a_restore_is_one_line(edge_gateway, gateway, tmp_path):
         assert told in answer[2]
 
 
+@pytest.mark.slow
 def test_what_a_guess_costs_is_what_is_written_down(tmp_path, gateway):
     """The command uses the full cost: the file says so itself."""
     backup.write_backup(gateway.home, tmp_path / "b", WORDS.encode(), now_s=1)
