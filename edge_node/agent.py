@@ -235,7 +235,6 @@ class Agent:
             extension.groups.attach(self)
 
     def _presence(self) -> presence.Presence:
-        """Raises: Unavailable: the disk refuses to count this start."""
         cast = groupcast.Groupcast(
             me=self.node_id,
             mesh_id=self.mesh_id,
@@ -250,7 +249,7 @@ class Agent:
         return presence.Presence(
             me=self.node_id,
             mesh_id=self.mesh_id,
-            incarnation=self.keystore.next_incarnation(self.started_ms // 1000),
+            incarnation=self._incarnation(),
             boot_id=self.boot_id,
             groupcast=cast,
             load=self.desk.load,
@@ -258,6 +257,16 @@ class Agent:
             rng=random.Random(int.from_bytes(self.entropy(8), "big")),  # noqa: S311  a choice of peers, not keys
             longest_ns=BEAT_NS_MAX,
         )
+
+    def _incarnation(self) -> int:
+        now_s = self.started_ms // 1000
+        try:
+            return self.keystore.next_incarnation(now_s)
+        except (
+            EdgeweaveError
+        ) as error:  # above the last one, unless the clock went back: no reason to stay away
+            log.error("this start could not be counted", extra={"cause": str(error)})
+            return now_s
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -108,6 +108,19 @@ async def test_keys_survive_a_restart_without_a_gateway(tmp_path):
         )
 
 
+async def test_a_disk_that_counts_no_start_keeps_nobody_away(tmp_path):
+    little = LittleMesh(tmp_path, ["gateway", "pi-1"])
+    (little.home("pi-1").keys / ".incarnation.new").mkdir(
+        mode=0o700, parents=True
+    )  # what a write begins with
+    async with little:
+        await until(lambda: little.agents["gateway"].detector.life_of("pi-1") is not None)
+        incarnation, _, boot_id = little.agents["gateway"].detector.life_of("pi-1")
+
+        assert boot_id == little.agents["pi-1"].boot_id
+        assert incarnation == little.agents["pi-1"].started_ms // 1000
+
+
 async def test_a_loop_that_stood_still_buries_nobody(tmp_path):
     """As if SIGSTOP had come in the middle of a suspicion, and stayed for longer than a verdict takes."""
     async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little:
