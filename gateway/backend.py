@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from edge_node.backend import AgentBackend
+from edge_node.clock import FlooredClock
 from gateway.house import House
+from gateway.renewal import doubt_of
 from security.errors import BadInput
 from security.identity import GATEWAY, is_node_id
 from security.roster import Member
@@ -99,6 +101,10 @@ class GatewayBackend(AgentBackend):
         facts["joining"] = {"addresses": list(self._house.join_addresses())}
         if homecoming is not None:
             facts["restored"] = homecoming.status()
+        clock = self._house.clock
+        doubt = doubt_of(clock) if isinstance(clock, FlooredClock) else ""
+        if doubt:
+            facts["clock"] = doubt
         return facts
 
     async def _revoke(self, params: dict[str, Any]) -> object:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 
 import pytest
 
 from edge_node.clock import FlooredClock, ManualClock
 from gateway.house import open_trust
-from gateway.renewal import AHEAD_S_MAX, doubt_of, gateway_clock, retirements
+from gateway.renewal import AHEAD_S_MAX, Renewals, doubt_of, gateway_clock, retirements
+from gateway.roster_keeper import RosterKeeper
 from security.authority import Authority
 from security.certificates import DAY_S, HOUR_S, RELEASED_S, not_before_s
+from security.errors import Unavailable
 from security.keystore import KeyStore
 from security.roster import Member, MemberKey, Roster, RosterDraft
 
@@ -140,3 +144,92 @@ def test_a_stored_roster_that_is_damaged_says_nothing_about_the_time(tmp_path):
 
 def sign(authority: Authority, issued_s: int) -> bytes:
     return authority.sign_roster(RosterDraft(1, bytes(32), issued_s, (), (), ()))
+
+
+# ── the shell ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class House:
+    """A real key store, authority and keeper; only the clock is by hand."""
+
+    def __init__(self, path):
+        self.clock = at(NOW_S)
+        self.keystore, _, self.trust = trusted(path, self.clock)
+        self.keeper = RosterKeeper(
+            self.trust.authority, self.keystore, on_changed=lambda signed: None, clock=self.clock
+        )
+        self.shown: list[str] = []
+        self.in_use: dict[str, bytes] = {}
+        self.renewals = Renewals(
+            self.keystore,
+            self.trust.authority,
+            self.keeper,
+            self.clock,
+            used=self.in_use.get,
+            on_own=lambda identity: self.shown.append(f"own {not_before_s(identity.leaf)}"),
+            on_broker=lambda: self.shown.append("broker"),
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        await self.keeper.open(members=[Member("gateway", (key_of("g"),), ("gateway",))])
+        task = asyncio.create_task(self.keeper.run())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def key_of(letter: str) -> MemberKey:
+    return MemberKey(letter.encode() * 32, letter.upper().encode() * 32, NOW_S)
+
+
+async def test_both_certificates_are_renewed_when_due_and_what_stands_is_only_told(tmp_path):
+    async with House(tmp_path / "keys").running() as house:
+        await house.renewals.certify()
+        assert house.shown == []
+        house.clock.advance(11 * DAY_S * 1_000_000_000)
+        await house.renewals.certify()
+        assert house.shown == [f"own {NOW_S + 11 * DAY_S - HOUR_S}"], "the broker's lasts for 90 days"
+        house.clock.advance(20 * DAY_S * 1_000_000_000)
+        await house.renewals.certify()
+
+        assert house.shown[1:] == [f"own {NOW_S + 31 * DAY_S - HOUR_S}", "broker"]
+        assert house.keystore.identity().keys.spki_sha256 == house.trust.identity.keys.spki_sha256
+
+
+async def test_a_full_disk_at_renewal_is_said_and_tried_again(tmp_path, monkeypatch, caplog):
+    async with House(tmp_path / "keys").running() as house:
+        house.clock.advance(31 * DAY_S * 1_000_000_000)
+        with monkeypatch.context() as patch:
+            patch.setattr(house.keystore, "write", full)
+            await house.renewals.certify()
+        assert house.shown == [] and "due and was not renewed" in caplog.text
+        await house.renewals.certify()
+
+        assert len(house.shown) == 2
+
+
+def full(name: str, data: bytes) -> None:
+    raise Unavailable("no space left on device")
+
+
+async def test_former_keys_that_were_replaced_together_go_in_one_version(tmp_path):
+    async with House(tmp_path / "keys").running() as house:
+        for n, (old, new) in enumerate(("ab", "cd", "ef")):
+            await house.keeper.add(Member(f"pi-{n}", (key_of(old),)))
+            await house.keeper.add_key(f"pi-{n}", key_of(new))
+        house.in_use.update(
+            {"pi-0": key_of("b").x25519, "pi-1": key_of("d").x25519, "pi-2": key_of("e").x25519}
+        )
+        before = house.keeper.current.version
+        await house.renewals.retire()
+
+        assert house.keeper.current.version == before + 1
+        assert [house.keeper.current.member(f"pi-{n}").keys for n in range(3)] == [
+            (key_of("b"),), (key_of("d"),), (key_of("f"), key_of("e")),
+        ]  # fmt: skip
+        await house.renewals.retire()
+        assert house.keeper.current.version == before + 1, "nothing to do, nothing signed"
