@@ -21,7 +21,7 @@ from device_sim.screen import Screen
 from edge_node.commands import exits
 from edge_node.commands.door import JsonOption, Program
 from edge_node.commands.rendering import to_json
-from edge_node.home import node_home
+from edge_node.home import Home
 from security.errors import BadInput
 
 NOT_HELD = exits.TASK_FAILED
@@ -53,7 +53,7 @@ class Simulator(Program):
 
 program = Simulator(
     "device-sim",
-    default_home=node_home,
+    default_home=lambda: Home("~/.edgeweave/device-sim"),  # none is made: mistakes of ours are only told
     help_text="Fleets of edgeweave nodes on this machine: real daemons, real sensor data, faults on purpose.",
 )
 app = program.app

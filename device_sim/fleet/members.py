@@ -417,16 +417,15 @@ def _signal(pid: int, started: int, number: signal.Signals) -> None:
 
 @contextlib.asynccontextmanager
 async def one_error() -> Any:
-    """The first known cause out of a group of them."""
+    """The first cause out of a group of them; a mistake of ours before what the world did."""
     try:
         yield
     except BaseExceptionGroup as group:
         known, unknown = group.split(EdgeweaveError)
-        if known is None or unknown is not None:
-            raise
-        cause: BaseException = known
+        cause: BaseException | None = known if unknown is None else unknown
         while isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
+        assert cause is not None, "a group is never empty"
         raise cause from None
 
 

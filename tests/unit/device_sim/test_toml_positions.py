@@ -7,7 +7,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_sim.positions import nearest, positions
@@ -147,6 +147,7 @@ class Writer:
 
 
 @pytest.mark.slow
+@settings(max_examples=60)
 @given(TREES, st.randoms(use_true_random=False))
 def test_every_path_of_any_document_is_on_the_line_where_it_was_written(tree, rng):
     writer = Writer(rng.choice)
