@@ -1141,8 +1141,10 @@ class Desk:
         reason = refusal(message.reason)
         self.refused_by_peers[reason] = self.refused_by_peers.get(reason, 0) + 1
         view = self._view(peer)
-        if reason not in NEVER_HERE and reason not in PERHAPS_SOON:
+        if reason is Refusal.QUEUE_FULL:
             self._tripped(now_ns, view, SHY_NS)
+        elif reason not in NEVER_HERE and reason not in PERHAPS_SOON:  # the task's fault, not the peer's
+            view.shy_until_ns = max(view.shy_until_ns, now_ns + SHY_NS)
         if reason is Refusal.DRAINING:
             view.wait.draining = True
         entry = self._ledger.open[message.task]

@@ -447,6 +447,16 @@ class TestPeersThatFail:
         node.hear("pi-2", Accept("b", 1))
         assert len(offers(node.submit("d", labels={"zone": "hall"}))) == 1, "closed again"
 
+    def test_deadlines_too_tight_for_a_peer_do_not_rest_it(self):
+        node = Node(up=["pi-2"])
+        for n in range(2 * BREAKER_AFTER):
+            node.now_ns += SECOND
+            node.submit(f"t{n}", where="pi-2", deadline_ms=5)
+            node.hear("pi-2", Refuse(f"t{n}", 1, "over deadline", Load(1, 0)))
+
+        assert node.desk._views["pi-2"].trips == 0
+        assert node.desk._views["pi-2"].shy_until_ns == node.now_ns + SECOND // 10
+
     def test_many_leases_that_lapse_at_once_are_one_failure(self):
         node = Node(up=["pi-2"])
         for n in range(10):
