@@ -28,7 +28,7 @@ from security.errors import EdgeweaveError, Refused, Unavailable
 
 READY_S_MAX: Final = 60.0
 ASK_S_MAX: Final = 1.0  # for a daemon's status, when it may be stopped or dead
-TERM_S_MAX: Final = 8.0  # a daemon gives running work ten seconds to drain; at the end none is left
+TERM_S_MAX: Final = 15.0  # a daemon gives running work ten seconds to drain
 ABORT_S_MAX: Final = 3.0  # who pressed Ctrl-C does not wait for work to drain
 CUT_S_MAX: Final = 15.0  # three times what a revocation may take: then something is wrong
 JOINING_MAX: Final = 4  # at once: more only wait for this machine's cores
@@ -235,7 +235,7 @@ class Members:
         if member.device is None:  # its broker is to outlive it
             return {"at": at, "pid": pid}
         await self._awake(member)  # a stopped worker cannot notice anything
-        for _ in range(200):
+        for _ in range(1000):  # ten seconds: on a busy machine the kernel's word takes its time too
             if all(started_at(pid) != started for pid, started in workers.items()):
                 return {"at": at, "pid": pid, "workers": sorted(workers)}
             await asyncio.sleep(0.01)

@@ -117,13 +117,16 @@ class Processes:
         others = [child for child in self._children if child not in but]
         await asyncio.gather(*(end(child, signal.SIGKILL, wait_s) for child in others))
 
-    async def sweep(self) -> list[int]:
-        """Pids of remembered processes that had to be killed because they did not end by themselves."""
+    async def sweep(self, *, wait_s: float = 3.0) -> list[int]:
+        """Pids of remembered processes that had to be killed because they did not end by themselves.
+
+        Args: wait_s: for each; whoever lost its daemon is about to end.
+        """
         left = []
         for pid, started in sorted(self._family.items()):
             process = Process(pid, started)
             if process.alive:
-                for _ in range(100):  # whoever lost its daemon is about to end by itself
+                for _ in range(max(1, round(wait_s / 0.01))):
                     if not process.alive:
                         break
                     await asyncio.sleep(0.01)

@@ -47,7 +47,7 @@ async def test_a_grandchild_that_lost_its_parent_is_found_and_killed(tmp_path):
     await end(parent, signal.SIGKILL, 5)
     assert started_at(orphan) is not None  # it lives on, in a session of its own
 
-    assert await processes.sweep() == [orphan]
+    assert await processes.sweep(wait_s=0.05) == [orphan]
     fd = os.pidfd_open(orphan) if started_at(orphan) is not None else None
     if fd is not None:
         assert select.select([fd], [], [], 10)[0], "it was not killed"
