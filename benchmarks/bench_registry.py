@@ -79,8 +79,8 @@ class Duties:
 
     def heard(self, peer: str, message) -> None:
         match message:
-            case Beat(load=load):
-                self.registry.handle(time.monotonic_ns(), fleet.Heard(peer, load))
+            case Beat(load=load, boot_id=boot_id):
+                self.registry.handle(time.monotonic_ns(), fleet.Heard(peer, load, boot_id=boot_id))
             case About(version=version):
                 self.registry.handle(time.monotonic_ns(), fleet.Heard(peer, None, version))
 

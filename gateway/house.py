@@ -440,8 +440,9 @@ class House:
 
     def heard(self, peer: str, message: messages.Message) -> None:
         match message:
-            case messages.Beat(load=load):
-                self.registry.handle(self.clock.now_ns(), fleet.Heard(peer, load))
+            case messages.Beat(load=load, boot_id=boot_id):
+                heard = fleet.Heard(peer, load, boot_id=boot_id)
+                self.registry.handle(self.clock.now_ns(), heard)
             case messages.About(version=version):
                 self.registry.handle(self.clock.now_ns(), fleet.Heard(peer, None, version))
             case messages.Leaving():

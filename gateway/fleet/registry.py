@@ -1,6 +1,6 @@
 """Registry: what the gateway knows of every node of its roster, for people to read.
 
-    Listed(members) · Heard(node, load) · WentDown(node, reason) · SessionReady(node, boot)  ──▶  rows()
+    Listed(members) · Heard(node, load, boot id) · WentDown(node, reason)  ──▶  rows()
 
 A view, not a judge: who is alive decides ``membership.detector``, who belongs decides the roster. Bounded by
 the roster (1 024): whoever is not listed leaves no trace here.
@@ -31,11 +31,15 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Event: something that the envelope proved to come from this node; its load if it rode along."""
+    """Event: something that the envelope proved to come from this node; its load if it rode along.
+
+    Another boot id than before means that the node restarted.
+    """
 
     node_id: str
     load: Load | None = None
     version: str = ""  # of its software, where it told
+    boot_id: bytes = b""  # of its process, where it told
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +48,6 @@ class WentDown:
 
     node_id: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class SessionReady:
-    """Event: a session was confirmed; another boot id than before means that the node restarted."""
-
-    node_id: str
-    boot_id: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +66,7 @@ class Restarted:
     node_id: str
 
 
-Event = Listed | Heard | WentDown | SessionReady
+Event = Listed | Heard | WentDown
 Effect = Came | Went | Restarted
 
 
@@ -114,34 +110,29 @@ class Registry:
         match event:
             case Listed(members):
                 return self._listed(members)
-            case Heard(node_id, load, version):
+            case Heard(node_id, load, version, boot_id):
                 node = self._active(node_id)
                 if node is None:
                     return []
                 node.heard_ns = now_ns
                 node.load = load or node.load
                 node.version = version[:64] or node.version
-                if node.up:
-                    return []
-                node.up, node.reason = True, ""
-                return [Came(node_id)]
+                effects: list[Effect] = []
+                if not node.up:
+                    node.up, node.reason = True, ""
+                    effects.append(Came(node_id))
+                if boot_id and boot_id != node.boot_id:
+                    if node.boot_id is not None:
+                        node.restarts = min(node.restarts + 1, FLAPS_MAX)
+                        effects.append(Restarted(node_id))
+                    node.boot_id = boot_id
+                return effects
             case WentDown(node_id, reason):
                 node = self._active(node_id)
                 if node is None or not node.up:
                     return []
                 node.up, node.reason = False, reason[:200]
                 return [Went(node_id, node.reason)]
-            case SessionReady(node_id, boot_id):
-                node = self._active(node_id)
-                if node is None:
-                    return []
-                effects = self.handle(now_ns, Heard(node_id))
-                restarted = node.boot_id not in (None, boot_id)
-                node.boot_id = boot_id
-                if restarted:
-                    node.restarts = min(node.restarts + 1, FLAPS_MAX)
-                    effects.append(Restarted(node_id))
-                return effects
 
     def tick(self, now_ns: int) -> list[Effect]:
         return []

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_node.wire.messages import Load
-from gateway.fleet.registry import Came, Heard, Listed, Registry, Restarted, SessionReady, Went, WentDown
+from gateway.fleet.registry import Came, Heard, Listed, Registry, Restarted, Went, WentDown
 from security.roster import Member
 
 SECOND = 1_000_000_000
@@ -48,9 +48,9 @@ def test_down_says_why_and_a_sound_brings_it_back():
 def test_another_boot_is_a_restart():
     fleet = registry("pi-1")
 
-    assert fleet.handle(1, SessionReady("pi-1", b"1" * 8)) == [Came("pi-1")]
-    assert fleet.handle(2, SessionReady("pi-1", b"1" * 8)) == []
-    assert fleet.handle(3, SessionReady("pi-1", b"2" * 8)) == [Restarted("pi-1")]
+    assert fleet.handle(1, Heard("pi-1", boot_id=b"1" * 8)) == [Came("pi-1")]
+    assert fleet.handle(2, Heard("pi-1", boot_id=b"1" * 8)) == []
+    assert fleet.handle(3, Heard("pi-1", boot_id=b"2" * 8)) == [Restarted("pi-1")]
     assert fleet.row(4, "pi-1").restarts == 1
 
 
@@ -58,7 +58,7 @@ def test_strangers_leave_no_trace():
     fleet = registry("pi-1")
 
     assert fleet.handle(1, Heard("rogue", Load(64, 0))) == []
-    assert fleet.handle(1, SessionReady("rogue", b"1" * 8)) == []
+    assert fleet.handle(1, Heard("rogue", boot_id=b"1" * 8)) == []
     assert len(fleet) == 1
 
 
@@ -80,7 +80,7 @@ ids = st.sampled_from(["a", "b", "c", "x"])
 events = st.one_of(
     st.builds(Heard, ids),
     st.builds(WentDown, ids, st.just("silent")),
-    st.builds(SessionReady, ids, st.sampled_from([b"1" * 8, b"2" * 8])),
+    st.builds(Heard, ids, boot_id=st.sampled_from([b"1" * 8, b"2" * 8])),
     st.builds(
         lambda chosen: Listed(tuple(member(i, s) for i, s in sorted(chosen.items()))),
         st.dictionaries(st.sampled_from("abc"), st.sampled_from(["active", "revoked", "left"])),
