@@ -26,8 +26,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from edge_node.tasks.agenda import Agenda
 
@@ -51,80 +52,68 @@ TOMBSTONES_MAX = 2048
 State = Literal["up", "suspect", "quiet", "down"]
 
 
-@dataclass(frozen=True, slots=True)
-class HeardFrom:
+class HeardFrom(msgspec.Struct, frozen=True):
     """A session proved that this peer sent something."""
 
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class WillSeen:
+class WillSeen(msgspec.Struct, frozen=True):
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rumoured:
+class Rumoured(msgspec.Struct, frozen=True):
     """The gateway says that this peer is down: reason enough to look."""
 
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class LinkLost:
+class LinkLost(msgspec.Struct, frozen=True):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(msgspec.Struct, frozen=True):
     """The peer is no member any more."""
 
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(msgspec.Struct, frozen=True):
     """Suspect and probe this peer when it is silent, from now on."""
 
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unwatch:
+class Unwatch(msgspec.Struct, frozen=True):
     peer: str
 
 
 Event = HeardFrom | WillSeen | Rumoured | LinkLost | Forgotten | Watch | Unwatch
 
 
-@dataclass(frozen=True, slots=True)
-class Up:
+class Up(msgspec.Struct, frozen=True):
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Down:
+class Down(msgspec.Struct, frozen=True):
     peer: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Quiet:
+class Quiet(msgspec.Struct, frozen=True):
     """Nothing was heard for a while of a peer that nothing depends on: no candidate, and no alarm."""
 
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(msgspec.Struct, frozen=True):
     peer: str
 
 
 Effect = Up | Down | Quiet | Probe
 
 
-@dataclass(slots=True)
-class _Peer:
+class _Peer(msgspec.Struct):
     heard_ns: int
     state: State = "up"
     suspect_since_ns: int = 0

@@ -13,8 +13,9 @@ Not here: beats (``heartbeat``), who is alive (``detector``), subscriptions (the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 if TYPE_CHECKING:
     from random import Random
@@ -28,48 +29,41 @@ DOWN_NS: Final = 600 * SECOND
 """Who went down this long ago is taken for a stranger again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Members:
+class Members(msgspec.Struct, frozen=True):
     """Event: the active members, with or without us."""
 
     ids: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Sighted:
+class Sighted(msgspec.Struct, frozen=True):
     """Event: mDNS saw this peer on our network."""
 
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
+class Capacity(msgspec.Struct, frozen=True):
     """Event: what the peer could do: workers times speed, >= 0."""
 
     peer: str
     amount: float
 
 
-@dataclass(frozen=True, slots=True)
-class Came:
+class Came(msgspec.Struct, frozen=True):
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Went:
+class Went(msgspec.Struct, frozen=True):
     peer: str
 
 
 Event = Members | Sighted | Capacity | Came | Went
 
 
-@dataclass(frozen=True, slots=True)
-class Follow:
+class Follow(msgspec.Struct, frozen=True):
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unfollow:
+class Unfollow(msgspec.Struct, frozen=True):
     peer: str
 
 

@@ -17,8 +17,9 @@ so what it sends and receives does not grow with the fleet.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from edge_node.membership import detector, following
 from edge_node.membership.digest import Digest
@@ -35,42 +36,36 @@ DIRECT_MAX: Final = 64
 """Peers that are told directly when our link is back: the others hear the beat to everybody, or ask."""
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(msgspec.Struct, frozen=True):
     """Effect: this payload on our presence topic, at QoS 0: the next beat makes up for a lost one."""
 
     topic: str
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class TellLoose:
+class TellLoose(msgspec.Struct, frozen=True):
     """Effect: this beat to *peer* in its session, if there is one; nobody misses it."""
 
     peer: str
     beat: Beat
 
 
-@dataclass(frozen=True, slots=True)
-class Subscribe:
+class Subscribe(msgspec.Struct, frozen=True):
     topics: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Unsubscribe:
+class Unsubscribe(msgspec.Struct, frozen=True):
     topics: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Beaten:
+class Beaten(msgspec.Struct, frozen=True):
     """Effect: a beat of *peer* that is news."""
 
     peer: str
     beat: Beat
 
 
-@dataclass(frozen=True, slots=True)
-class Digested:
+class Digested(msgspec.Struct, frozen=True):
     """Effect: the gateway's word about others."""
 
     entries: tuple[DigestEntry, ...]
