@@ -171,6 +171,18 @@ def milliseconds(text: str) -> int:
     return int(found[1])
 
 
+def percent(text: str) -> int:
+    if not re.fullmatch(r"\d{1,2}", text):
+        raise argparse.ArgumentTypeError("write loss as a number from 0 to 99")
+    return int(text)
+
+
+def bandwidth(text: str) -> str:
+    if not re.fullmatch(r"[1-9]\d{0,5}[kmg]?bit", text):
+        raise argparse.ArgumentTypeError("write a bandwidth as 10mbit")
+    return text
+
+
 def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make mesh-hosts ARGS=…", description=(__doc__ or "").splitlines()[0]
@@ -179,10 +191,8 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
         "--hosts", type=int, choices=range(2, 9), default=4, help="the gateway's among them (4)"
     )
     parser.add_argument("--seconds", type=float, default=30, help="of work (30)")
-    parser.add_argument(
-        "--loss", type=int, choices=range(100), metavar="0-99", default=0, help="percent of frames"
-    )
-    parser.add_argument("--bandwidth", default="", help="of every cable, as 10mbit")
+    parser.add_argument("--loss", type=percent, default=0, help="percent of frames")
+    parser.add_argument("--bandwidth", type=bandwidth, default="", help="of every cable, as 10mbit")
     parser.add_argument("--delay", type=milliseconds, default=0, help="of every cable, as 20ms")
     parser.add_argument(
         "--partition", action="store_true", help="cut the last host off for a third of the time"
