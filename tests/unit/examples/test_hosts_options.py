@@ -10,7 +10,9 @@ from security.errors import BadInput
 
 
 def test_the_options_of_the_documentation_are_taken():
-    told = options_of("--hosts 6 --loss 5 --bandwidth 10mbit --delay 20ms --partition".split())
+    told = options_of(
+        ["--hosts", "6", "--loss", "5", "--bandwidth", "10mbit", "--delay", "20ms", "--partition"]
+    )
 
     assert (told.hosts, told.loss, told.bandwidth, told.delay, told.partition) == (6, 5, "10mbit", 20, True)
 
