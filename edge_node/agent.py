@@ -37,6 +37,7 @@ from edge_node.membership.heartbeat import BEAT_NS_MAX
 from edge_node.membership.renewal import Renewal
 from edge_node.settings import NodeSettings
 from edge_node.store.documents import Documents
+from edge_node.store.experience import Experience
 from edge_node.store.notes import Notes
 from edge_node.tasks import events as desk_events
 from edge_node.tasks.desk import Desk, DeskSettings
@@ -203,6 +204,7 @@ class Agent:
             clock=self.clock,
             results_kept_s=settings.tasks.results_kept_s,
         )
+        self.experience = Experience(home.estimates, self.desk.estimates)
         self._due_ns = 0
         self._pings: OrderedDict[int, tuple[str, int]] = OrderedDict()
         self._ping_waiters: dict[int, asyncio.Future[int]] = {}
@@ -283,12 +285,14 @@ class Agent:
                 house.create_task(self.runtime.run(), name="runtime"),
                 house.create_task(self.link.run(), name="link"),
                 house.create_task(self.notes.run(), name="notes"),
+                house.create_task(self.experience.run(), name="experience"),
                 house.create_task(self._look_at_ourselves(), name="abilities"),
             ]
             if self.node_id != GATEWAY:  # which is its own authority
                 devices.append(house.create_task(self.renewal.run(), name="renewal"))
             try:
                 async with self.neighbours.listening():
+                    self.experience.load()
                     now_ns, wall_ms = self.clock.now_ns(), self.clock.wall_ms()
                     self._roster_into_cores(now_ns, wall_ms)
                     for task, _ in open_tasks:

@@ -68,6 +68,10 @@ class Home:
         return self.path / "documents.db"
 
     @property
+    def estimates(self) -> Path:
+        return self.path / "estimates.bin"
+
+    @property
     def settings(self) -> Path:
         return self.path / "settings.toml"
 
