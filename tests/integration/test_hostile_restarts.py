@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import pytest
 from security.envelope import is_parcel
 from security.errors import Unavailable
 from tests.support.hostile_mesh import HostileMesh
+from tests.support.hostile_proxy import Frame
 from tests.support.links import free_port
 from tests.support.scale import CAMPAIGN, scaled, tell
 
@@ -34,11 +37,20 @@ def daemon(home: str) -> None:
     """In the forked process: what `edge-node up` becomes."""
     from edge_node.daemon import main
 
+    threading.Thread(target=end_with_the_test, name="end", daemon=True).start()
     with Path(f"{home}.out").open("a") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
     os.environ["EDGEWEAVE_WORKER_COUNT"] = "1"
     sys.exit(main(["--home", home, "--mdns", "none", "--json"]))
+
+
+def end_with_the_test() -> None:
+    """A killed test must not leave daemons behind."""
+    tester = multiprocessing.parent_process()
+    assert tester is not None
+    tester.join()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def test_no_nonce_is_used_twice_over_restarts_by_kill(tmp_path):
@@ -50,17 +62,22 @@ async def test_no_nonce_is_used_twice_over_restarts_by_kill(tmp_path):
     mesh.brokers = (f"127.0.0.1:{mesh.hostile.port}",)
     mesh.enrol(*NODES)
 
-    def frames_of(name: str) -> int:
-        return sum(frame.by == name and is_parcel(frame.payload) for frame in mesh.hostile.taken)
+    sealed: Counter[str] = Counter()
+
+    def counted(frame: Frame) -> tuple[Frame]:
+        sealed[frame.by] += is_parcel(frame.payload)
+        return (frame,)
+
+    mesh.rules = [counted]
 
     async def live_and_die(name: str) -> int:
         for life in range(lives):
-            before = frames_of(name)
+            before = sealed[name]
             process = forks.Process(target=daemon, args=(str(mesh.home(name).path),), name=name)
             process.start()
             try:
                 async with asyncio.timeout(60):
-                    while frames_of(name) < before + FRAMES_A_LIFE + life % 7:
+                    while sealed[name] < before + FRAMES_A_LIFE + life % 7:
                         assert process.is_alive(), (mesh.path / f"{name}.out").read_text()
                         await asyncio.sleep(0.02)
             finally:
