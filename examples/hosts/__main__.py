@@ -61,7 +61,7 @@ class Story:
         options = self.options
         await self.mesh.start(WORK)
         weather = {
-            "loss_percent": options.loss, "bandwidth": options.bandwidth, "delay_ms": options.delay,
+            "loss_percent": options.loss, "bandwidth": options.bandwidth or "", "delay_ms": options.delay,
         }  # fmt: skip
         for missing in self.network.weather(**weather):
             say(f"not available here, left out: {missing}")
@@ -192,7 +192,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, default=30, help="of work (30)")
     parser.add_argument("--loss", type=percent, default=0, help="percent of frames")
-    parser.add_argument("--bandwidth", type=bandwidth, default="", help="of every cable, as 10mbit")
+    parser.add_argument("--bandwidth", type=bandwidth, help="of every cable, as 10mbit")
     parser.add_argument("--delay", type=milliseconds, default=0, help="of every cable, as 20ms")
     parser.add_argument(
         "--partition", action="store_true", help="cut the last host off for a third of the time"

@@ -17,6 +17,12 @@ def test_the_options_of_the_documentation_are_taken():
     assert (told.hosts, told.loss, told.bandwidth, told.delay, told.partition) == (6, 5, "10mbit", 20, True)
 
 
+def test_without_options_the_weather_is_fair():
+    told = options_of([])
+
+    assert (told.hosts, told.loss, told.bandwidth, told.delay, told.partition) == (4, 0, None, 0, False)
+
+
 @pytest.mark.parametrize(
     ("option", "value", "fix"),
     [
