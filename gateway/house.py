@@ -162,7 +162,7 @@ class House:
         self.homecoming = (
             Homecoming(record, keystore, self.keeper, self.clock, self._ask_roster) if record else None
         )
-        self._leaving: asyncio.Queue[str] = asyncio.Queue(maxsize=64)
+        self._leaving: asyncio.Queue[Member] = asyncio.Queue(maxsize=64)
 
     # ── building ──────────────────────────────────────────────────────────────────────────────────
 
@@ -375,13 +375,13 @@ class House:
 
     async def _let_leave(self) -> None:
         while True:
-            node = await self._leaving.get()
+            member = await self._leaving.get()
             await asyncio.sleep(GOODBYE_S)
             try:
-                await self.keeper.mark(node, "left", by=node)
-                log.info("member left", extra={"node": node})
+                await self.keeper.mark(member.id, "left", by=member.id, seen=member)
+                log.info("member left", extra={"node": member.id})
             except EdgeweaveError as error:
-                log.warning("member could not leave", extra={"node": node, "cause": str(error)})
+                log.warning("member could not leave", extra={"node": member.id, "cause": str(error)})
 
     # ── joining ───────────────────────────────────────────────────────────────────────────────────
 
@@ -446,8 +446,9 @@ class House:
             case messages.About(version=version):
                 self.registry.handle(self.clock.now_ns(), fleet.Heard(peer, None, version))
             case messages.Leaving():
-                if not self._leaving.full():
-                    self._leaving.put_nowait(peer)
+                member = self.keeper.current.member(peer)
+                if member is not None and not self._leaving.full():
+                    self._leaving.put_nowait(member)
 
     def check_settled(self) -> None:
         """Raises: Unavailable: this home was restored, and what members know has to be learned first."""

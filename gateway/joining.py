@@ -419,7 +419,7 @@ def standing_router(
         async with leaves:
             try:
                 node = open_leave(body, roster=keeper.current, server_leaf_sha256=leaf_sha256())
-                await keeper.mark(node, "left", by=node)
+                await keeper.mark(node, "left", by=node, seen=keeper.current.listed(node))
             except Unavailable as error:
                 return _cbor(unavailable(error.cause, max(1, int(error.retry_after_s))))
             except (ProtocolViolation, Refused, BadInput) as error:

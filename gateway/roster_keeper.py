@@ -33,6 +33,7 @@ from security.identity import GATEWAY
 from security.roster import (
     BY_MAX,
     MEMBERS_MAX,
+    NEW_CODE,
     REASON_MAX,
     RESIGN_S,
     Adopted,
@@ -239,11 +240,15 @@ class RosterKeeper:
 
         Args: beside: the key that asked for it, which is in use; None: the newest. A third one (of a renewal
             whose answer was lost together with its keys) falls out.
+        Raises: Refused: no active member, or the key that asked is none of its keys any more: what was asked
+            by a board that is replaced meanwhile is not granted under its successor's name.
         """
 
         def edit(draft: _Draft) -> None:
             held = _active(draft, node_id)
-            if key.spki_sha256 in {k.spki_sha256 for k in held.keys}:
+            if beside is not None and beside not in _spki(held):
+                raise Refused(f"the key that asked is none of {node_id}'s any more", fix=NEW_CODE)
+            if key.spki_sha256 in _spki(held):
                 return
             old = next((k for k in held.keys if k.spki_sha256 == beside), held.keys[0])
             draft.members[node_id] = replace(held, keys=(key, old))
@@ -261,12 +266,16 @@ class RosterKeeper:
 
         return await self.change(edit)
 
-    async def mark(self, node_id: str, status: str, *, by: str = "", reason: str = "") -> bytes:
+    async def mark(
+        self, node_id: str, status: str, *, by: str = "", reason: str = "", seen: Member | None = None
+    ) -> bytes:
         """ "left" or "revoked": from now on a stranger, whose name stays listed.
 
         Marking the same again changes nothing: the first word on it stays.
         Args: by: the operator's account, or the member itself; reason: both are shown to everyone.
+            seen: the member that asked for it; another board that bears its name since is not meant.
         Raises: BadInput: no such member, it is the gateway, or the texts do not fit a roster.
+            Refused: the one that was *seen* has been replaced.
         """
         assert status in ("left", "revoked"), "a member comes back by joining"
         checked_end(by, reason)
@@ -280,6 +289,8 @@ class RosterKeeper:
                     "a gateway cannot be taken out of its own mesh",
                     fix="stop it, and remove its home to end the mesh",
                 )
+            if seen is not None and _spki(held).isdisjoint(_spki(seen)):
+                raise Refused(f"{node_id} was replaced: that name belongs to other keys now")
             if held.status in ("revoked", status):
                 return
             draft.members[node_id] = replace(
@@ -433,6 +444,10 @@ def _active(draft: _Draft, node_id: str) -> Member:
     if held is None or held.status != "active":
         raise Refused(f"{node_id!r} is not an active member", fix="join again")
     return held
+
+
+def _spki(member: Member) -> frozenset[bytes]:
+    return frozenset(key.spki_sha256 for key in member.keys)
 
 
 def _fail(batch: list[tuple[Edit, asyncio.Future[bytes]]]) -> None:

@@ -279,6 +279,35 @@ async def test_a_renewal_lists_both_keys_until_the_old_one_is_retired():
             await keeper.add_key("pi-2", key(4))
 
 
+async def test_what_a_board_asked_for_is_not_done_to_the_one_that_replaces_it_meanwhile():
+    house = House()
+    async with kept(house) as keeper:
+        await keeper.add(member("pi-1", 2))
+        lost = keeper.current.listed("pi-1")
+        answers = await asyncio.gather(  # one version: the lost board's wishes were good when they came in
+            keeper.replace("pi-1", key(3), instead_of=lost),
+            keeper.add_key("pi-1", key(4), beside=key(2).spki_sha256),
+            keeper.mark("pi-1", "left", by="pi-1", seen=lost),
+            return_exceptions=True,
+        )
+
+        assert [type(answer) for answer in answers] == [bytes, Refused, Refused]
+        assert keeper.current.member("pi-1").keys == (key(3),)
+        await keeper.mark("pi-1", "left", by="pi-1", seen=keeper.current.listed("pi-1"))
+        assert keeper.current.member("pi-1") is None
+
+
+async def test_who_renews_while_it_leaves_is_still_the_one_that_leaves():
+    house = House()
+    async with kept(house) as keeper:
+        await keeper.add(member("pi-1", 2))
+        seen = keeper.current.listed("pi-1")
+        await keeper.add_key("pi-1", key(3), beside=key(2).spki_sha256)
+        await keeper.mark("pi-1", "left", by="pi-1", seen=seen)
+
+        assert keeper.current.listed("pi-1").status == "left"
+
+
 async def test_a_home_restored_from_an_old_copy_adopts_what_members_show():
     house = House()
     async with kept(house) as keeper:
