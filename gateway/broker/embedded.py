@@ -311,7 +311,8 @@ def make_broker(listener: Listener, members: Members) -> Any:
             return ""
 
         async def _authenticate(self, session: Any, _: Any) -> bool:
-            return members.access.is_member(session.client_id)
+            # Asked again: an older session had to end first, and meanwhile its key may have been shut out.
+            return members.admits(self.bearers.get(session.client_id, ""))
 
         async def _topic_filtering(self, session: Any, topic: str, action: Any) -> bool:
             """Never gives way to the loop: amqtt iterates its subscriptions while it asks."""
