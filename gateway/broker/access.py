@@ -190,11 +190,16 @@ def mosquitto_access(mesh: str, members: Iterable[str], *, password: str, salt: 
     return json.dumps(document, indent=1)
 
 
-def mosquitto_changes(mesh: str, present: Iterable[str], wanted: Iterable[str]) -> list[dict[str, Any]]:
-    """Commands from the `present` clients to the `wanted` bearers; a removed one is cut off at once."""
+def mosquitto_changes(
+    mesh: str, clients: Iterable[str], roles: Iterable[str], wanted: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Commands from what it has to the `wanted` bearers; a removed one is cut off at once.
+
+    In this order any beginning of them may be carried out: the rest follows from what it has then.
+    """
     target = set(wanted)
-    current = {one for one in present if one != CONTROL_USER}
-    named, named_before = {name_of(one) for one in target}, {name_of(one) for one in current}
+    current = {one for one in clients if one != CONTROL_USER}
+    named, named_before = {name_of(one) for one in target}, {one for one in roles if one != CONTROL_USER}
     commands: list[dict[str, Any]] = []
     commands += ({"command": "deleteClient", "username": one} for one in sorted(current - target))
     commands += ({"command": "deleteRole", "rolename": name} for name in sorted(named_before - named))

@@ -29,7 +29,10 @@ SEARCH: Final = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")  # not on
 PLUGINS: Final = ("/usr/lib/*/", "/usr/lib/", "/usr/lib64/", "/usr/local/lib/")
 PLUGIN_NAME: Final = "mosquitto_dynamic_security.so"
 OLDEST: Final = (2, 0)
-CONTROL_S: Final = 5.0
+CONTROL_S: Final = 5.0  # for an answer
+SECRET_BYTES: Final = 32
+COMMANDS_MAX: Final = 16
+"""At once: a packet holds a hundred, but it rewrites its whole file for each and serves nobody meanwhile."""
 
 
 class Mosquitto:
@@ -90,13 +93,16 @@ class Mosquitto:
     async def set_members(self, members: Iterable[str]) -> bool:
         """True: done. Raises: Unavailable: it does not answer."""
         try:
-            async with asyncio.timeout(CONTROL_S), self._control() as control:
-                await control.subscribe(f"{access.CONTROL_TOPIC}/response", 1)
-                [listed] = await _ask(control, [{"command": "listClients", "count": -1}])
-                present = listed["data"]["clients"]
-                commands = access.mosquitto_changes(self._listener.mesh, present, members)
-                if commands:
-                    await _ask(control, commands)
+            async with self._control() as control:
+                await control.subscribe(f"{access.CONTROL_TOPIC}/response", 1, timeout=CONTROL_S)
+                [clients, roles] = await _ask(
+                    control, [{"command": "listClients", "count": -1}, {"command": "listRoles", "count": -1}]
+                )
+                commands = access.mosquitto_changes(
+                    self._listener.mesh, clients["data"]["clients"], roles["data"]["roles"], members
+                )
+                for at in range(0, len(commands), COMMANDS_MAX):
+                    await _ask(control, commands[at : at + COMMANDS_MAX])
         except (aiomqtt.MqttError, OSError, TimeoutError, ValueError, KeyError) as error:
             raise Unavailable(f"mosquitto does not take its members: {error}") from error
         return True
@@ -106,9 +112,11 @@ class Mosquitto:
 
     def _password(self) -> str:
         path = self._folder / "control.secret"
-        with contextlib.suppress(FileNotFoundError):
-            return path.read_text()
-        password = secrets.token_urlsafe(32)
+        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+            held = path.read_text()
+            if len(held) >= SECRET_BYTES:  # not emptied by a power cut
+                return held
+        password = secrets.token_urlsafe(SECRET_BYTES)
         _write(path, password)
         return password
 
@@ -132,8 +140,9 @@ class Mosquitto:
 
 
 async def _ask(control: aiomqtt.Client, commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    await control.publish(access.CONTROL_TOPIC, json.dumps({"commands": commands}), 1)
-    message = await anext(control.messages)
+    async with asyncio.timeout(CONTROL_S):
+        await control.publish(access.CONTROL_TOPIC, json.dumps({"commands": commands}), 1)
+        message = await anext(control.messages)
     assert isinstance(message.payload, bytes), "a control answer is bytes"
     responses: list[dict[str, Any]] = json.loads(message.payload)["responses"]
     errors = sorted({answer["error"] for answer in responses if "error" in answer})

@@ -17,6 +17,7 @@ import pytest
 from edge_node.transport.link import Delivery, LinkDown, LinkUp
 from gateway.broker.process import Record, boot_id, started_at
 from security.errors import BadInput, Unavailable
+from security.identity import bearer
 from tests.support.links import BROKERS, ROOT, BrokerBed, Ears, free_port, needs, up
 
 pytestmark = pytest.mark.slow
@@ -50,6 +51,31 @@ async def test_a_killed_broker_comes_back_with_its_members_and_links(bed):
         assert broker.up
         assert broker.pid != first
         assert broker.restarts == 1
+
+
+async def test_a_broker_takes_many_newcomers_at_once(bed):
+    """A restored gateway learns of them all in one roster; what they weigh is more than one packet."""
+    bed.leaves["late"] = bed.authority.leaf("late")
+    crowd = [bearer(f"node-{n}", n.to_bytes(32, "big")) for n in range(180)]
+    ears = Ears()
+    async with bed.running() as broker:
+        await broker.set_members([*crowd, *bed.members()])
+        async with up(bed.link("late", ears), ears, []):
+            await broker.set_members([one.bearer for name, one in bed.leaves.items() if name != "late"])
+            await ears.kinds(LinkDown)
+
+
+@pytest.mark.mosquitto
+async def test_a_control_secret_lost_to_a_power_cut_is_made_anew(tmp_path):
+    needs("mosquitto")
+    bed = BrokerBed("mosquitto", tmp_path)
+    secret = tmp_path / "home" / "broker" / "control.secret"
+    async with bed.running():
+        pass
+    secret.write_text("")
+    async with bed.running() as broker:
+        await broker.set_members(bed.members()[:1])
+        assert len(secret.read_text()) >= 32
 
 
 async def test_a_gateway_that_was_killed_finds_its_broker_again(bed):

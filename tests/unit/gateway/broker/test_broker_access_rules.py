@@ -216,25 +216,59 @@ def test_changes_lead_to_the_wanted_members_and_spare_the_supervisor():
     present = [access.CONTROL_USER, who("gateway"), who("a"), who("b")]
     wanted = [who("gateway"), who("b"), who("c")]
 
-    assert told(access.mosquitto_changes(MESH, present, wanted)) == [
+    assert told(changes(present, wanted)) == [
         ("deleteClient", who("a")), ("deleteRole", "a"), ("createRole", "c"), ("createClient", who("c"))
     ]  # fmt: skip
-    assert access.mosquitto_changes(MESH, [access.CONTROL_USER, *wanted], wanted[::-1]) == []
+    assert changes([access.CONTROL_USER, *wanted], wanted[::-1]) == []
+
+
+@given(st.data())
+def test_any_beginning_of_the_changes_may_be_all_that_is_carried_out(data):
+    """A gateway is killed, or the broker answers no more, in the middle of a long list."""
+    bearers = st.sets(st.sampled_from([who(name, key) for name in "abcd" for key in (0, 1)]))
+    before, wanted = data.draw(bearers), data.draw(bearers)
+    clients, roles = {access.CONTROL_USER, *before}, {access.CONTROL_USER, *map(access.name_of, before)}
+    first = access.mosquitto_changes(MESH, clients, roles, wanted)
+    carry_out(clients, roles, first[: data.draw(st.integers(0, len(first)))])
+    carry_out(clients, roles, access.mosquitto_changes(MESH, clients, roles, wanted))
+
+    assert clients == {access.CONTROL_USER, *wanted}
+    assert roles == {access.CONTROL_USER, *map(access.name_of, wanted)}
+
+
+def carry_out(clients, roles, commands):
+    """As the plugin does: what is there already, or is not there, is an error."""
+    for command in commands:
+        match command:
+            case {"command": "createRole", "rolename": name}:
+                assert name not in roles
+                roles.add(name)
+            case {"command": "deleteRole", "rolename": name}:
+                roles.remove(name)
+            case {"command": "createClient", "username": one, "roles": [{"rolename": name}]}:
+                assert one not in clients and name in roles
+                clients.add(one)
+            case {"command": "deleteClient", "username": one}:
+                clients.remove(one)
 
 
 def test_another_key_under_a_name_is_another_client_of_the_same_role():
     """A renewal lists two keys and drops one later; a replaced board's key goes at once."""
     old, both, new = [who("a", 1)], [who("a", 1), who("a", 2)], [who("a", 2)]
 
-    assert told(access.mosquitto_changes(MESH, old, both)) == [("createClient", who("a", 2))]
-    assert told(access.mosquitto_changes(MESH, both, new)) == [("deleteClient", who("a", 1))]
-    assert told(access.mosquitto_changes(MESH, old, new)) == [
+    assert told(changes(old, both)) == [("createClient", who("a", 2))]
+    assert told(changes(both, new)) == [("deleteClient", who("a", 1))]
+    assert told(changes(old, new)) == [
         ("deleteClient", who("a", 1)), ("createClient", who("a", 2))
     ]  # fmt: skip
 
 
 def who(name, key=0):
     return bearer(name, bytes([key]) * 32)
+
+
+def changes(present, wanted):
+    return access.mosquitto_changes(MESH, present, {access.name_of(one) for one in present}, wanted)
 
 
 def told(commands):
