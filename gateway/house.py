@@ -199,6 +199,7 @@ class House:
             kind=settings.broker.kind,
             members=admitted(self.keeper.current),
             clock=self.clock,
+            on_untold=lambda: self.door_list.moved() if self.door_list is not None else None,
         )
         self.door_list = DoorList(self.broker, lambda: self.keeper.current)
         await self.broker.start()

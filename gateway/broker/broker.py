@@ -67,15 +67,16 @@ class Broker:
         kind: str = "auto",
         members: Iterable[str] = (),
         clock: Clock | None = None,
-        on_change: Callable[[sv.Up | sv.Down], None] | None = None,
+        on_untold: Callable[[], None] = lambda: None,
     ) -> None:
+        """``on_untold``: it is up and did not take its members: ``set_members`` is to be called again."""
         if kind not in KINDS:
             raise BadInput(f"no broker {kind!r}", fix=f"--broker takes {', '.join(KINDS)}")
         self.host = host
         self.port = port
         self.restarts = 0
         self._clock = clock if clock is not None else SystemClock()
-        self._on_change = on_change
+        self._on_untold = on_untold
         self._members = set(members)
         self._folder = home / "broker"
         self._log_file = home / "log" / "broker.log"
@@ -217,19 +218,13 @@ class Broker:
                 if adopted:  # it may have been renewed while nobody was there to tell it
                     self.reload_certificate()
                 await self._tell_members()
-                self._report(effect)
             case sv.Down(reason):
                 self.restarts += 1
                 _LOG.warning("broker is down, starting it again: %s", reason)
-                self._report(effect)
             case sv.GiveUp(reason):
                 raise Unavailable(f"{self.kind} did not start: {reason}", fix=f"see {self._log_file}")
             case sv.Stopped():
                 pass
-
-    def _report(self, change: sv.Up | sv.Down) -> None:
-        if self._on_change is not None:
-            self._on_change(change)
 
     async def _tell_members(self) -> None:
         """Also after an adoption: members may have joined or left while nobody was there to tell it."""
@@ -239,6 +234,7 @@ class Broker:
                 await self._program.set_members(self._members)
             except Unavailable as error:
                 _LOG.warning("%s", error)
+                self._on_untold()
 
     # ---- processes -----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.broker import door_list, embedded
 from gateway.broker.access import name_of
+from gateway.broker.broker import Broker as RealBroker
 from gateway.broker.embedded import Embedded
 from security.errors import Unavailable
 from security.roster import Member, MemberKey, Roster
@@ -52,6 +53,26 @@ async def test_members_that_the_broker_did_not_take_are_told_again(monkeypatch):
         await telling
 
     assert names(broker) == ["gateway", "pi-1"]
+
+
+async def test_a_broker_that_comes_up_and_does_not_take_its_members_says_so(monkeypatch, tmp_path):
+    """One that outlived its gateway may still let in who was revoked in that moment."""
+    real = RealBroker(
+        home=tmp_path, mesh_id="0" * 16, host="127.0.0.1", port=1, ca_file=tmp_path, cert_file=tmp_path,
+        key_file=tmp_path, on_untold=lambda: listed.moved(),
+    )  # fmt: skip
+    broker, roster = Broker(), roster_of("gateway")
+    broker.refusals = 1
+    listed = door_list.DoorList(broker, lambda: roster)
+    monkeypatch.setattr(real, "_program", broker)
+    await real._tell_members()
+
+    telling = asyncio.create_task(listed.run())
+    async with asyncio.timeout(5):
+        await listed.told()
+    telling.cancel()
+    await asyncio.wait([telling])
+    assert names(broker) == ["gateway"]
 
 
 async def test_who_was_removed_is_not_told_to_the_broker_again(monkeypatch):
