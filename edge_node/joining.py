@@ -19,6 +19,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cryptography import x509
@@ -565,13 +566,20 @@ def _renewal_keys(store: KeyStore, in_use: NodeKeys) -> NodeKeys:
 
 def _keep(store: KeyStore, keys: NodeKeys, answer: enrolment.Joined, gateway: Address) -> None:
     store.save_root(answer.root_pem)
-    store.save_roster(answer.signed_roster)
+    store.save_newer_roster(answer.signed_roster, version_of=partial(_version_of, mesh_id=answer.mesh_id))
     store.save_floor(answer.floor_s)
     places = dict.fromkeys([gateway, *known_gateways(store)])
     store.write(HINT, "".join(f"{format_address(a)}\n" for a in list(places)[:8]).encode())
     store.save_identity(keys, leaf_pem=answer.leaf_pem, issuing_pem=answer.issuing_pem)
     store.forget_joining()
     store.remove("joining.token")
+
+
+def _version_of(signed: bytes, *, mesh_id: str) -> int:
+    try:
+        return open_roster(signed, root_spki_sha256=mesh_id).version
+    except ProtocolViolation:  # damaged, or left by a join of another mesh that was not finished
+        return 0
 
 
 def _id_of(identity: StoredIdentity) -> str:

@@ -21,6 +21,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +68,7 @@ class KeyStore:
         Raises: BadInput: it is open to others, or not ours to use. Unavailable: the disk refuses.
         """
         self.directory = Path(directory)
+        self._turn = threading.RLock()  # a loop and its threads write: each a whole file, one after the other
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             mode = stat.S_IMODE(self.directory.stat().st_mode)
@@ -152,6 +155,13 @@ class KeyStore:
     def save_roster(self, signed: bytes) -> None:
         """Call with what ``RosterView.adopt`` adopted: it alone knows that the version grew."""
         self.write("roster.cose", signed)
+
+    def save_newer_roster(self, signed: bytes, *, version_of: Callable[[bytes], int]) -> None:
+        """For an answer that was under way while another thread may have adopted more: never a step back."""
+        with self._turn:
+            held = self.roster()
+            if held is None or version_of(held) < version_of(signed):
+                self.save_roster(signed)
 
     def roster(self) -> bytes | None:
         return self.read("roster.cose")
@@ -252,6 +262,10 @@ class KeyStore:
     def write(self, name: str, data: bytes) -> None:
         """Atomic, durable, 0600. Raises: Unavailable: the disk refuses; the old file stays."""
         assert _NAME.match(name), "names are ours, not the caller's"
+        with self._turn:
+            self._write(name, data)
+
+    def _write(self, name: str, data: bytes) -> None:
         path, fresh = self.directory / name, self.directory / f".{name}.new"
         try:
             fresh.unlink(missing_ok=True)  # left over from a crash: never opened, it may have other rights

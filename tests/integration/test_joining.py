@@ -22,7 +22,7 @@ from security.enrolment import REQUEST_BYTES_MAX, JoinCode, JoinLimits, build_re
 from security.errors import BadInput, Refused, Unavailable
 from security.identity import NodeKeys
 from security.keystore import KeyStore
-from security.roster import open_roster
+from security.roster import Member, MemberKey, RosterDraft, open_roster
 from security.tls import join_probe_context
 from tests.support.joined_gateway import GatewayHouse
 
@@ -332,6 +332,34 @@ async def test_a_member_renews_and_both_keys_are_listed(gateway, tmp_path):
     assert [k.spki_sha256 for k in listed] == [new.keys.spki_sha256, old.keys.spki_sha256]
     assert store.previous_identity().keys.spki_sha256 == old.keys.spki_sha256
     assert store.joining() is None
+
+
+async def test_a_renewals_answer_never_takes_the_stored_roster_back(gateway, tmp_path):
+    """The daemon may have adopted a newer one meanwhile, or the gateway may be an old copy of itself."""
+    await join(await gateway.invite(), tmp_path / "pi", name="pi-1", mdns="none")
+    store = KeyStore(tmp_path / "pi" / "keys")
+    held = gateway.keeper.current
+    ahead = gateway.authority.sign_roster(
+        RosterDraft(held.version + 9, held.digest, held.issued_s, (), (), held.members)
+    )
+    store.save_roster(ahead)
+
+    await renew(store)
+
+    assert store.roster() == ahead
+
+
+async def test_a_roster_of_another_mesh_does_not_stand_in_the_way_of_joining(gateway, tmp_path):
+    home = Home(tmp_path / "pi")
+    home.create()
+    store = KeyStore(home.keys)
+    async with GatewayHouse(tmp_path / "other").open() as other:
+        for n in range(4):
+            await other.keeper.add(Member(f"x-{n}", (MemberKey(bytes([n]) * 32, bytes(32), 1),)))
+        store.save_roster(other.keeper.signed)
+    await join(await gateway.invite(), tmp_path / "pi", name="pi-1", mdns="none")
+
+    assert store.roster() == gateway.keeper.signed
 
 
 async def test_a_revoked_member_does_not_renew(gateway, tmp_path):
