@@ -3,7 +3,7 @@
 Rooms that speak HTTP (joining now; API and console later) bring an ``APIRouter``; here they become one app on
 one port. Anybody may connect to it, so a connection costs little and not for long: 5 s for the TLS
 handshake, 10 s from there (or from the last answer) to the end of a request's headers, 16 KiB of headers,
-256 connections; ``read_body`` bounds what a room reads.
+30 s to take an answer, 256 connections; ``read_body`` bounds what a room reads.
 
 Not here: what is answered; who may ask.
 """
@@ -31,6 +31,7 @@ from security.tls import abort
 HANDSHAKE_S = 5.0
 HEADERS_S = 10.0
 BODY_S = 10.0
+SENDING_S = 30.0  # the rest of an answer: a large roster over a thin line, as long as nodes wait for it
 CLOSING_S = 3.0
 CONNECTIONS_MAX = 256
 HEADER_BYTES_MAX = 16 * 1024
@@ -149,7 +150,7 @@ class HttpsServer:
                 self._port,
                 ssl=self._context,
                 ssl_handshake_timeout=HANDSHAKE_S,
-                ssl_shutdown_timeout=CLOSING_S,
+                ssl_shutdown_timeout=SENDING_S,
                 backlog=CONNECTIONS_MAX,
             )
         except OSError as error:

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 
 import pytest
 from cryptography.x509.oid import NameOID
+from fastapi import Response
 
 from edge_node import joining
 from edge_node.discovery.mdns import Mdns
@@ -332,6 +334,31 @@ async def test_a_member_renews_and_both_keys_are_listed(gateway, tmp_path):
     assert [k.spki_sha256 for k in listed] == [new.keys.spki_sha256, old.keys.spki_sha256]
     assert store.previous_identity().keys.spki_sha256 == old.keys.spki_sha256
     assert store.joining() is None
+
+
+async def test_a_roster_gets_through_a_line_that_is_thinner_than_our_goodbye_is_long(gateway, monkeypatch):
+    """A large mesh over a few KB a second: what was answered is sent, the connection is closed after it."""
+    monkeypatch.setattr(http_app, "CLOSING_S", 0.1)
+    body = bytes(400_000)
+    app = http_app.create_app([])
+    app.add_api_route("/large", lambda: Response(body, headers={"connection": "close"}))
+    async with http_app.HttpsServer(app, "127.0.0.1", 0, gateway.identity.context) as server:
+        for listening in server._server.sockets:  # what the kernel buffers is no line
+            listening._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        assert len(await asyncio.to_thread(read_slowly, server.port)) >= len(body)
+
+
+def read_slowly(port: int) -> bytes:
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect(("127.0.0.1", port))
+        with join_probe_context().wrap_socket(line, server_hostname="gateway") as tls:
+            tls.sendall(b"GET /large HTTP/1.1\r\nHost: gateway\r\n\r\n")
+            found = tls.recv(1024)
+            time.sleep(0.5)  # slow on purpose: five times as long as a closing connection is waited for
+            while piece := tls.recv(16384):
+                found += piece
+    return found
 
 
 async def test_a_renewals_answer_never_takes_the_stored_roster_back(gateway, tmp_path):
