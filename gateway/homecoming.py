@@ -154,10 +154,9 @@ class Homecoming:
 
     async def _sign_again(self) -> None:
         held = self._keeper.current.version
-        if held > max(self.record.learned_version, self.record.backup_version):  # not by a member's answer
-            self._core.record = replace(
-                self.record, learned_version=held, learned_from="the broker's retained message"
-            )
+        if held > max(self.record.learned_version, self.record.backup_version):  # not in a session
+            how = "the broker's retained message or the joining port"
+            self._core.record = replace(self.record, learned_version=held, learned_from=how)
         await self._until_done(lambda: self._keeper.release(step=STEP))
         done = replace(self.record, settled_s=self._clock.wall_ms() // 1000, settled_why=self._why)
         await self._until_done(lambda: asyncio.to_thread(self._keystore.write, RECORD, done.encode()))

@@ -23,7 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_node.clock import Clock, FlooredClock
-from gateway.roster_keeper import RosterKeeper
+from gateway.roster_keeper import CHANGES_MAX, RosterKeeper
 from security.authority import Authority
 from security.certificates import floor_s, renewal_due_s, spelled_minute
 from security.enrolment import LATE_RENEWAL_S, with_key_used, with_old_keys_expired
@@ -40,6 +40,8 @@ roster signed ten years on would be adopted by every member and could never be f
 LOOK_S: Final = 3600.0
 RETIRE_LOOK_S: Final = 5.0
 """All that renewed meanwhile share a roster version."""
+RETIRE_MAX: Final = CHANGES_MAX // 4
+"""At a look: a fleet that joined together renews together, and joins and revocations wait in the same line."""
 
 KeyUsed = Callable[[str], bytes | None]
 """The X25519 key that a member proved in the session in use; None: there is no session."""
@@ -176,7 +178,7 @@ class Renewals:
         """Take the former keys off the roster whose time has come, all in one version."""
         if self._keeper.holds:
             return
-        gone = retirements(self._keeper.current, self._used, now_s=self._clock.wall_ms() // 1000)
+        gone = retirements(self._keeper.current, self._used, now_s=self._clock.wall_ms() // 1000)[:RETIRE_MAX]
         answers = await asyncio.gather(
             *(self._keeper.retire_key(member, spki) for member, spki in gone), return_exceptions=True
         )

@@ -200,6 +200,31 @@ async def test_both_certificates_are_renewed_when_due_and_what_stands_is_only_to
         assert house.keystore.identity().keys.spki_sha256 == house.trust.identity.keys.spki_sha256
 
 
+async def test_a_fleet_that_renewed_together_leaves_room_for_other_changes(tmp_path, caplog):
+    fleet = [f"pi-{n}" for n in range(300)]
+    async with House(tmp_path / "keys").running() as house:
+
+        def listed(draft):
+            draft.members.update((name, Member(name, (fresh(name, 1), fresh(name, 2)))) for name in fleet)
+
+        await house.keeper.change(listed)
+        house.in_use.update((name, fresh(name, 1).x25519) for name in fleet)
+        retiring = asyncio.create_task(house.renewals.retire())
+        await asyncio.sleep(0)
+        await house.keeper.mark("pi-7", "revoked", by="ann")
+        await retiring
+        for _ in fleet:
+            await house.renewals.retire()
+
+        assert "stays for now" not in caplog.text
+        active = [m for m in house.keeper.current.members if m.id in fleet and m.status == "active"]
+        assert len(active) == 299 and all(len(m.keys) == 1 for m in active)
+
+
+def fresh(name: str, n: int) -> MemberKey:
+    return MemberKey(f"{name}/{n}".encode().ljust(32), bytes([n]) * 32, NOW_S)
+
+
 async def test_a_full_disk_at_renewal_is_said_and_tried_again(tmp_path, monkeypatch, caplog):
     async with House(tmp_path / "keys").running() as house:
         house.clock.advance(31 * DAY_S * 1_000_000_000)
