@@ -41,7 +41,7 @@ LOOK_S: Final = 3600.0
 RETIRE_LOOK_S: Final = 5.0
 """All that renewed meanwhile share a roster version."""
 RETIRE_MAX: Final = CHANGES_MAX // 4
-"""At a look: a fleet that joined together renews together, and joins and revocations wait in the same line."""
+"""At a look: a fleet that joined together renews together; joins and revocations wait in the same line."""
 
 KeyUsed = Callable[[str], bytes | None]
 """The X25519 key that a member proved in the session in use; None: there is no session."""
