@@ -52,13 +52,15 @@ from security.enrolment import (
 )
 from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
 from security.identity import spki_sha256
-from security.roster import ROSTER_BYTES_MAX, Member, MemberKey
+from security.roster import MEMBERS_MAX, ROSTER_BYTES_MAX, Member, MemberKey
 
 log = logging.getLogger(__name__)
 
 ISSUING_MAX = 16  # certificates and roster changes under way; the core bounds who may ask
 SHOWS_MAX = 4  # rosters shown to a restored gateway at once: half a megabyte each
 RENEWALS_MAX = 16  # renewals at once: each costs three P-256 operations before it is believed
+RENEWALS_EACH = 8  # of one member, one more every RENEWAL_PACE_S; each makes a roster that goes to everybody
+RENEWAL_PACE_S = 600  # as often as a node asks again
 HOUR_S = 3600
 
 Persist = Callable[[bytes], Awaitable[None]]
@@ -73,6 +75,7 @@ class Enroller:
         self._authority = authority
         self._keeper = keeper
         self._clock = clock or SystemClock()
+        self._renewed: dict[str, tuple[float, int]] = {}  # member → renewals that count, and at which moment
 
     async def join(self, issue: Issue) -> bytes:
         """The answer for a new member, once a persisted roster lists it. The same again is answered again.
@@ -96,7 +99,7 @@ class Enroller:
         return self._answer(leaf, signed, now_s)
 
     async def renew(self, request: bytes, server_leaf_sha256: bytes) -> bytes:
-        """Raises: EdgeweaveError: not a member's, forged, for another connection, or the disk is full."""
+        """Raises: EdgeweaveError: not a member's, forged, for another connection, too often, a full disk."""
         now_s = self._now_s()
         renewal = open_renewal(
             request, roster=self._keeper.current, server_leaf_sha256=server_leaf_sha256, now_s=now_s
@@ -104,10 +107,26 @@ class Enroller:
         member = self._keeper.current.member(renewal.node_id)
         assert member is not None, "open_renewal answers for active members"
         key = MemberKey(spki_sha256(renewal.key), renewal.x25519, now_s - HOUR_S)
+        if key.spki_sha256 not in {one.spki_sha256 for one in member.keys}:  # else the answer was lost
+            self._count_renewal(member.id)
         signed = await self._keeper.add_key(member.id, key, beside=renewal.signer_spki_sha256)
         leaf = self._authority.issue(renewal.key, member.id, roles=member.roles, now_s=now_s)
         log.info("member renewed its keys", extra={"node": member.id})
         return self._answer(leaf, signed, now_s)
+
+    def _count_renewal(self, member: str) -> None:
+        """Raises: Unavailable: a member that is broken or means harm would have a roster sent for ever."""
+        if len(self._renewed) >= MEMBERS_MAX:
+            listed = self._keeper.current.member
+            self._renewed = {name: held for name, held in self._renewed.items() if listed(name) is not None}
+        now_ns = self._clock.now_ns()
+        counted, at_ns = self._renewed.get(member, (0.0, now_ns))
+        counted = max(0.0, counted - (now_ns - at_ns) / 1e9 / RENEWAL_PACE_S)
+        if counted + 1 > RENEWALS_EACH:
+            raise Unavailable(
+                f"{member} renews too often", fix="try again later", retry_after_s=float(RENEWAL_PACE_S)
+            )
+        self._renewed[member] = counted + 1, now_ns
 
     def _answer(self, leaf_pem: bytes, signed: bytes, now_s: int) -> bytes:
         return accepted(

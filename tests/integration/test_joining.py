@@ -389,6 +389,22 @@ async def test_a_roster_of_another_mesh_does_not_stand_in_the_way_of_joining(gat
     assert store.roster() == gateway.keeper.signed
 
 
+async def test_a_member_that_renews_for_ever_is_told_to_wait(gateway, tmp_path, monkeypatch):
+    """Each time costs everybody a roster; a lost answer asked for again costs nothing and is not counted."""
+    monkeypatch.setattr("gateway.joining.RENEWALS_EACH", 2)
+    await join(await gateway.invite(), tmp_path / "pi", name="pi-1", mdns="none")
+    store = KeyStore(tmp_path / "pi" / "keys")
+    await renew(store)
+    await renew(store)
+    with pytest.raises(Unavailable, match="pi-1 renews too often"):
+        await renew(store, timeout_s=2)
+
+    version = gateway.keeper.current.version
+    gateway.enroller._renewed["pi-1"] = (1.9, gateway.clock.now_ns() - 600 * 10**9)  # ten minutes later
+    await renew(store)
+    assert gateway.keeper.current.version == version + 1
+
+
 async def test_a_revoked_member_does_not_renew(gateway, tmp_path):
     await join(await gateway.invite(), tmp_path / "pi", name="pi-1", mdns="none")
     await gateway.keeper.mark("pi-1", "revoked", by="ann", reason="stolen")

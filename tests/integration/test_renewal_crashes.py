@@ -83,6 +83,7 @@ async def survives(gateway, store: KeyStore) -> None:
 
 async def test_a_node_killed_between_any_two_steps_is_never_locked_out(gateway, tmp_path, monkeypatch):
     monkeypatch.setattr("gateway.roster_keeper.PACE_S", 1e-6)  # fifty versions in a row, not one a second
+    monkeypatch.setattr("gateway.joining.RENEWALS_EACH", 100)
     write, remove = KeyStore.write, KeyStore.remove
     store = await joined(gateway, tmp_path / "pi")
     mine = store.directory
