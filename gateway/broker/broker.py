@@ -13,6 +13,7 @@ its log is `<home>/log/broker.log`. Both programs outlive a killed gateway and a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -210,10 +211,15 @@ class Broker:
                     self._process.send(signal.SIGKILL if hard else signal.SIGTERM)
             case sv.Remember(pid, digest):
                 assert self._process is not None
-                Record(pid, self._process.started, boot_id(), self.kind, digest).write(self._record_file)
+                record = Record(pid, self._process.started, boot_id(), self.kind, digest)
+                try:
+                    record.write(self._record_file)
+                except OSError as error:  # it serves all the same; a gateway that is killed will not find it
+                    _LOG.error("the broker's record cannot be written: %s", error.strerror)
             case sv.Forget():
                 self._probing = False
-                self._record_file.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a record of a dead process misleads nobody
+                    self._record_file.unlink(missing_ok=True)
             case sv.Up(adopted=adopted):
                 if adopted:  # it may have been renewed while nobody was there to tell it
                     self.reload_certificate()
@@ -267,9 +273,9 @@ class Broker:
         if self._process is not None:
             self._process.close()
             self._process = None
-        self._log_file.touch(mode=0o600)
-        self._log_start = self._log_file.stat().st_size
         try:
+            self._log_file.touch(mode=0o600)
+            self._log_start = self._log_file.stat().st_size
             self._check_port()
             self._program.prepare(self._members)
             self._process = Process.spawn(self._program.command(), cwd=self._program.cwd, log=self._log_file)

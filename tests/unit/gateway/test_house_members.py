@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 
 import pytest
 
-from gateway.broker import door_list, embedded
+from gateway.broker import door_list, embedded, supervisor
 from gateway.broker.access import name_of
 from gateway.broker.broker import Broker as RealBroker
 from gateway.broker.embedded import Embedded
+from gateway.broker.process import Process
 from security.errors import Unavailable
 from security.roster import Member, MemberKey, Roster
 
@@ -73,6 +75,24 @@ async def test_a_broker_that_comes_up_and_does_not_take_its_members_says_so(monk
     telling.cancel()
     await asyncio.wait([telling])
     assert names(broker) == ["gateway"]
+
+
+async def test_a_disk_that_refuses_the_brokers_record_does_not_end_the_gateway(monkeypatch, tmp_path, caplog):
+    def full(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    real = RealBroker(
+        home=tmp_path, mesh_id="0" * 16, host="127.0.0.1", port=1, ca_file=tmp_path, cert_file=tmp_path,
+        key_file=tmp_path,
+    )  # fmt: skip
+    monkeypatch.setattr(real, "_program", Embedded(real._listener, lambda number: None))
+    monkeypatch.setattr(real, "_process", Process(os.getpid(), 1))
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_text", full)
+        await real._carry_out(supervisor.Remember(1, "digest"))
+    await real._carry_out(supervisor.Forget())
+
+    assert "record cannot be written: No space left" in caplog.text
 
 
 async def test_who_was_removed_is_not_told_to_the_broker_again(monkeypatch):
