@@ -4,7 +4,7 @@
 
     node                                         gateway
       CA chain, compared with the pin   <------
-      CSR, x25519, name, labels, MAC    ------>  size, rate, MAC, state of the token, CSR, name: in this order
+      CSR, x25519, name, labels, MAC    ------>  size, MAC, rate, CSR, state of the token, name: in this order
                                                  the token is spent on disk *before* a certificate is issued
       leaf, chain, roster, time         <------  the same claim within the code's hour: the same answer
 
@@ -487,9 +487,13 @@ Effect = PersistInvitations | Issue | Reply
 
 @dataclass(frozen=True, slots=True)
 class JoinLimits:
-    """What a flood may cost. A request that proves a fresh use of a code is not counted."""
+    """What a flood may cost.
 
-    per_address: int = 5  # failed or repeated requests a minute
+    A minute's limits hold for all requests that prove no code taken together, and for the repeated ones of
+    each code on their own: no flood without a code, or with somebody else's, closes the door to a good one.
+    """
+
+    per_address: int = 5  # requests a minute; the first use of a code is not counted
     total: int = 30
     pending: int = 64  # nodes that wait for an operator
     pending_s: int = 600
@@ -568,7 +572,9 @@ class JoinDesk:
         self._taken = taken
         self._limits = limits
         self._invitations: dict[str, _Invitation] = {}
-        self._counted: list[tuple[int, str]] = []  # (second, address) of the last minute's requests
+        # (second, address) of the last minute's requests, by the token they proved ("": none). At most
+        # ``total`` for each of ``codes``.
+        self._counted: dict[str, list[tuple[int, str]]] = {}
         self._answers: OrderedDict[str, bytes] = OrderedDict()
         self._polled_s: dict[str, int] = {}
         self._token = 0
@@ -719,16 +725,26 @@ class JoinDesk:
         assert len(names) == len(set(names)), "two claims never wait for one name"
         assert all(one.claim is None for one in self._invitations.values() if one.state == "open")
         assert len(self._answers) <= self._limits.answers, "answers are bounded"
+        assert self._counted.keys() <= {"", *self._invitations}, "only strangers and codes are counted"
+        assert all(len(counted) <= self._limits.total for counted in self._counted.values())
 
     # -- requests
 
     def _asked(self, now_s: int, event: Asked) -> list[Effect]:
-        delay_s = self._too_many(now_s, event.address)
-        if delay_s:
-            return [Reply(event.reply, unavailable("too many joining requests", delay_s))]
+        # The MAC comes first: it costs microseconds, and what strangers send then counts against strangers.
+        token_id, failure = "", None
         try:
             request = read_request(event.request)
             invitation = self._proven(request, event.server_leaf_sha256)
+            token_id = invitation.token_id
+        except (ProtocolViolation, Refused) as error:
+            failure = error
+        delay_s = self._too_many(now_s, token_id, event.address)
+        if delay_s:
+            return [Reply(event.reply, unavailable("too many joining requests", delay_s))]
+        if failure is not None:
+            return [Reply(event.reply, refused(failure.cause, failure.fix))]
+        try:
             claim = _Claim(
                 spki_der(key_of_csr(request.csr)),
                 request.x25519,
@@ -738,9 +754,7 @@ class JoinDesk:
                 now_s,
             )
             return self._claimed(now_s, event.reply, invitation, claim)
-        except ProtocolViolation as error:
-            return [Reply(event.reply, refused(error.cause, error.fix))]
-        except (Refused, BadInput) as error:
+        except (ProtocolViolation, Refused, BadInput) as error:
             return [Reply(event.reply, refused(error.cause, error.fix))]
 
     def _proven(self, request: JoinRequest, server_leaf_sha256: bytes) -> _Invitation:
@@ -767,7 +781,7 @@ class JoinDesk:
             return self._spend(reply, invitation, claim)
         # The same claim again: the reply was lost, or it polls. Polls at a decent pace are not counted.
         if now_s - self._polled_s.get(invitation.token_id, 0) >= _POLL_S - 1:
-            self._uncount()
+            self._uncount(invitation.token_id)
         self._polled_s[invitation.token_id] = now_s
         if len(invitation.replies) >= _REPLIES_MAX:
             return [Reply(reply, unavailable("this node is being answered already", _POLL_S))]
@@ -805,7 +819,7 @@ class JoinDesk:
             self._void_named(claim.name, f"another board replaces {claim.name} since", invitation)
         invitation.claim = claim
         invitation.replies.append(reply)
-        self._uncount()
+        self._uncount(invitation.token_id)
         self._polled_s[invitation.token_id] = claim.asked_s
         return [self._save(invitation)]
 
@@ -895,22 +909,20 @@ class JoinDesk:
 
     # -- bounds
 
-    def _too_many(self, now_s: int, address: str) -> int:
+    def _too_many(self, now_s: int, token_id: str, address: str) -> int:
         """Seconds to wait, or 0 and the request is counted."""
-        self._counted = [(at_s, who) for at_s, who in self._counted if now_s - 60 < at_s <= now_s]
-        own = [at_s for at_s, who in self._counted if who == address]
-        for seen, limit in (
-            (own, self._limits.per_address),
-            ([t for t, _ in self._counted], self._limits.total),
-        ):
+        counted = [one for one in self._counted.get(token_id, ()) if now_s - 60 < one[0] <= now_s]
+        self._counted[token_id] = counted
+        own = [at_s for at_s, who in counted if who == address]
+        for seen, limit in ((own, self._limits.per_address), ([t for t, _ in counted], self._limits.total)):
             if len(seen) >= limit:
                 return max(1, seen[len(seen) - limit] + 60 - now_s)
-        self._counted.append((now_s, address))
+        counted.append((now_s, address))
         return 0
 
-    def _uncount(self) -> None:
-        if self._counted:
-            self._counted.pop()
+    def _uncount(self, token_id: str) -> None:
+        if self._counted.get(token_id):
+            self._counted[token_id].pop()
 
     def _answered_until_s(self, one: _Invitation) -> int:
         """How long a claim may still come for its answer: an approval may be later than the code's end."""
@@ -953,6 +965,7 @@ class JoinDesk:
         del self._invitations[token_id]
         self._answers.pop(token_id, None)
         self._polled_s.pop(token_id, None)
+        self._counted.pop(token_id, None)
 
     def _void(self, one: _Invitation) -> Refused:
         """Why a code is good for nothing any more."""

@@ -535,6 +535,47 @@ def test_failures_are_limited_per_address_and_in_all(gateway, keys):
     assert outcome("a") is Refused
 
 
+def test_a_flood_of_bad_requests_refuses_no_good_code(gateway, keys):
+    """Unknown codes, wrong secrets and noise, from many addresses and from the honest one."""
+    known = gateway.invite()
+    forged = JoinCode(known.root_spki_sha256, known.token_id, bytes(16), ())
+    for n in range(200):
+        wrong = JoinCode.make(gateway.mesh.root_spki_sha256, (), os.urandom(20))
+        bad = (request_for(wrong, keys), request_for(forged, keys), os.urandom(300), b"x" * 9000)[n % 4]
+        address = f"10.1.{n}.1" if n % 3 else "10.0.0.1"
+        with pytest.raises((Refused, Unavailable)):
+            read(gateway, gateway.ask(bad, address=address), keys)
+        gateway.desk.check()
+    with pytest.raises(Unavailable, match="too many joining requests"):
+        read(gateway, gateway.ask(request_for(forged, keys), address="10.9.9.9"), keys)
+
+    for code, name, address in ((known, "pi-1", "10.0.0.1"), (gateway.invite(), "pi-2", "10.0.0.2")):
+        who = NodeKeys.generate()
+        reply = gateway.ask(request_for(code, who, name=name), address=address)
+        assert isinstance(read(gateway, reply, who, name), Joined)
+    gateway.desk.check()
+
+
+def test_whoever_holds_a_spent_code_is_limited_and_hinders_no_other(gateway, keys):
+    spent = gateway.invite()
+    gateway.ask(request_for(spent, keys), address="a")
+    thief = NodeKeys.generate()
+
+    def outcome(address):
+        try:
+            read(gateway, gateway.ask(request_for(spent, thief), address=address), thief)
+        except (Refused, Unavailable) as error:
+            return type(error)
+
+    assert [outcome("t") for _ in range(6)] == [Refused] * 5 + [Unavailable]
+    assert isinstance(read(gateway, gateway.ask(request_for(spent, keys), address="a"), keys), Joined)
+    assert {outcome(f"t{n}") for n in range(40)} == {Refused, Unavailable}
+    other = NodeKeys.generate()
+    reply = gateway.ask(request_for(gateway.invite(), other, name="pi-2"), address="t")
+    assert isinstance(read(gateway, reply, other, "pi-2"), Joined)
+    gateway.desk.check()
+
+
 def test_a_fleet_behind_one_address_can_join(gateway):
     for i in range(40):
         keys = NodeKeys.generate()
