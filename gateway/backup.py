@@ -248,6 +248,18 @@ def read_backup(
     return summary
 
 
+def check_whole(home: Home) -> None:
+    """Before a gateway starts: it would make a new mesh beside the documents of the one that was restored.
+
+    Raises: Refused: a restore into this home was interrupted before its keys were there.
+    """
+    if (home.path / STAGE).exists() and not (home.keys / "issuing.pem").exists():
+        raise Refused(
+            f"a restore into {home.path} was interrupted",
+            fix=f"begin it again: edge-gateway restore FILE; or, for a new mesh, remove {home.path / STAGE}",
+        )
+
+
 def _check_empty(home: Home) -> None:
     if home.keys.is_dir() and any(home.keys.iterdir()):
         raise Refused(

@@ -13,6 +13,7 @@ from edge_node.daemon import options_of, run_daemon, serve
 from edge_node.home import chosen_home, gateway_home
 from edge_node.settings import load
 from gateway.backend import GatewayBackend
+from gateway.backup import check_whole
 from gateway.house import House, open_trust
 from gateway.renewal import gateway_clock
 from gateway.settings import GatewaySettings
@@ -42,6 +43,7 @@ async def _gateway(options: dict[str, str], as_json: bool) -> None:
     )
     with home.hold():
         logs.start(home.logs, settings.log)
+        check_whole(home)
         keystore = KeyStore(home.keys)
         clock = gateway_clock(keystore, SystemClock())
         trust = await asyncio.to_thread(open_trust, keystore, clock)

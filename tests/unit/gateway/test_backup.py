@@ -12,7 +12,7 @@ import pytest
 from edge_node.clock import SystemClock
 from edge_node.home import Home
 from edge_node.store.documents import Documents
-from gateway.backup import read_backup, write_backup
+from gateway.backup import check_whole, read_backup, write_backup
 from gateway.house import open_trust
 from gateway.restoration import RECORD, Restored
 from security import sealing
@@ -181,8 +181,11 @@ def test_an_interrupted_restore_is_begun_anew(file, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             restored(home.path, file)
     assert not any(home.keys.iterdir())
+    with pytest.raises(Refused, match="was interrupted: begin it again"):
+        check_whole(home)  # a gateway would make another mesh in it
 
     restored(home.path, file)
+    check_whole(home)
     assert KeyStore(home.keys).authority(entropy=os.urandom) is not None
 
 
