@@ -20,6 +20,7 @@ A newer roster of ours that a member shows is adopted by the agent, into the vie
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -124,7 +125,7 @@ class RosterKeeper:
 
     @property
     def holds(self) -> bool:
-        """This home is an old copy: until `release` nothing is signed, and nobody is shown what it holds."""
+        """This home is an old copy: until `release` nothing is signed, nor published at the broker."""
         return self._held_back is not None
 
     async def open(
@@ -363,6 +364,14 @@ class RosterKeeper:
                 pass
         await asyncio.sleep(self._pause_s())
 
+    async def _rest(self) -> None:
+        """Until somebody wants a change: a revocation does not wait for the next re-signing."""
+        self._wake.clear()
+        if not self._waiting:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S):
+                    await self._wake.wait()
+
     def _pause_s(self) -> float:
         """Token bucket: how long the next version has to wait."""
         now_ns = self._clock.now_ns()
@@ -397,7 +406,7 @@ class RosterKeeper:
                 else:
                     done.set_exception(failed)
         if failed is not None and not taken:
-            await asyncio.sleep(RETRY_S)  # a re-signing that fails is tried again, not at once
+            await self._rest()  # a re-signing that fails is tried again, not at once
 
     async def _try_commit(self, draft: _Draft) -> EdgeweaveError | None:
         try:

@@ -208,6 +208,23 @@ async def test_a_running_keeper_signs_again_by_itself():
     assert house.keeper.current.version == 2
 
 
+async def test_a_change_does_not_wait_for_a_re_signing_that_failed():
+    house = House()
+    async with kept(house) as keeper:
+        await keeper.add(member("pi-1", 2))
+        house.clock.advance(RESIGN_S * 1_000_000_000)
+        house.disk.full = True
+        with pytest.raises(Unavailable, match="disk is full"):
+            await keeper.mark("pi-1", "revoked", by="ann")
+        for _ in range(9):  # by itself it has tried again, in vain
+            await asyncio.sleep(0)
+        house.disk.full = False
+        async with asyncio.timeout(5):
+            await keeper.mark("pi-1", "revoked", by="ann")
+
+        assert keeper.current.listed("pi-1").status == "revoked"
+
+
 async def test_who_left_may_come_back_who_was_revoked_may_not():
     house = House()
     async with kept(house) as keeper:
