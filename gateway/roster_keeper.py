@@ -28,7 +28,7 @@ from typing import Any, Protocol, TypeVar
 
 from edge_node.clock import Clock, SystemClock
 from security.authority import Authority
-from security.enrolment import name_taken
+from security.enrolment import name_taken, with_new_key
 from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
 from security.identity import GATEWAY
 from security.roster import (
@@ -239,8 +239,7 @@ class RosterKeeper:
     async def add_key(self, node_id: str, key: MemberKey, *, beside: bytes | None = None) -> bytes:
         """A renewal: the new key in front of the old one, until that is retired.
 
-        Args: beside: the key that asked for it, which is in use; None: the newest. A third one (of a renewal
-            whose answer was lost together with its keys) falls out.
+        Args: beside: the key that asked for it, which is in use; None: the newest. See ``with_new_key``.
         Raises: Refused: no active member, or the key that asked is none of its keys any more: what was asked
             by a board that is replaced meanwhile is not granted under its successor's name.
         """
@@ -249,10 +248,8 @@ class RosterKeeper:
             held = _active(draft, node_id)
             if beside is not None and beside not in _spki(held):
                 raise Refused(f"the key that asked is none of {node_id}'s any more", fix=NEW_CODE)
-            if key.spki_sha256 in _spki(held):
-                return
-            old = next((k for k in held.keys if k.spki_sha256 == beside), held.keys[0])
-            draft.members[node_id] = replace(held, keys=(key, old))
+            asked_by = held.keys[0].spki_sha256 if beside is None else beside
+            draft.members[node_id] = with_new_key(held, key, beside=asked_by)
 
         return await self.change(edit)
 

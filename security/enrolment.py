@@ -1109,15 +1109,15 @@ def open_renewal(data: bytes, *, roster: Roster, server_leaf_sha256: bytes, now_
     )
 
 
-def with_new_key(member: Member, renewal: Renewal, *, not_before_s: int) -> Member:
-    """The member's next roster line: the new key first, the one that asked for it behind it.
+def with_new_key(member: Member, fresh: MemberKey, *, beside: bytes) -> Member:
+    """The member's next roster line: the new key first, the one that asked for it (*beside*) behind it.
 
-    A third key (a renewal whose answer was lost together with its keys) falls out.
+    A third key (a renewal whose answer was lost together with its keys) falls out; one that is listed already
+    (only its answer was lost) changes nothing.
     """
-    fresh = MemberKey(spki_sha256(renewal.key), renewal.x25519, not_before_s)
-    kept = [key for key in member.keys if key.spki_sha256 == renewal.signer_spki_sha256]
-    if kept and kept[0].spki_sha256 == fresh.spki_sha256:
-        kept = []
+    if fresh.spki_sha256 in {key.spki_sha256 for key in member.keys}:
+        return member
+    kept = [key for key in member.keys if key.spki_sha256 == beside]
     return Member(member.id, (fresh, *kept), member.roles, member.labels, member.status)
 
 

@@ -81,7 +81,7 @@ def test_the_old_key_asks_for_the_new_one(mesh, old, new):
 def test_both_keys_are_listed_until_the_new_one_was_used(mesh, old, new):
     before = Member("pi-1", (key_of(old),), ("deployer",), {"site": "a"})
     renewal = opened(mesh, request(old, new), before)
-    after = with_new_key(before, renewal, not_before_s=NOW_S)
+    after = with_new_key(before, key_of(new, NOW_S), beside=renewal.signer_spki_sha256)
 
     assert after == replace(before, keys=(key_of(new, NOW_S), key_of(old)))
     assert with_key_used(after, old.spki_sha256) == after
@@ -94,21 +94,15 @@ def test_an_answer_that_was_lost_with_its_keys_leaves_the_old_key_in_charge(mesh
     third = NodeKeys.generate()
     renewal = opened(mesh, request(old, third), both)
 
-    assert with_new_key(both, renewal, not_before_s=NOW_S).keys == (key_of(third, NOW_S), key_of(old))
+    after = with_new_key(both, key_of(third, NOW_S), beside=renewal.signer_spki_sha256)
+    assert after.keys == (key_of(third, NOW_S), key_of(old))
 
 
 def test_the_same_wish_again_changes_nothing(mesh, old, new):
     both = Member("pi-1", (key_of(new, NOW_S), key_of(old)))
     renewal = opened(mesh, request(old, new), both)
 
-    assert with_new_key(both, renewal, not_before_s=NOW_S) == both
-
-
-def test_a_certificate_may_be_renewed_without_a_new_key(mesh, old):
-    member = Member("pi-1", (key_of(old),))
-    renewal = opened(mesh, request(old, old), member)
-
-    assert with_new_key(member, renewal, not_before_s=NOW_S).keys == (key_of(old, NOW_S),)
+    assert with_new_key(both, key_of(new, NOW_S + 9), beside=renewal.signer_spki_sha256) == both
 
 
 def test_the_older_key_goes_when_its_certificate_ends(old, new):
