@@ -6,7 +6,11 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Final, Protocol
+
+AHEAD_S_MAX: Final = 5 * 365 * 24 * 3600
+"""A clock further ahead of everything known (the release, the last roster) is wrong: half a CA's life. A
+roster signed ten years on would be adopted by every member and could never be followed by a true one."""
 
 
 class Clock(Protocol):

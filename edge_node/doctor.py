@@ -34,6 +34,7 @@ from typing import Any, Final, Literal
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from edge_node.clock import AHEAD_S_MAX
 from edge_node.control.server import answers
 from edge_node.functions import values
 from edge_node.functions.bundle import Bundle
@@ -42,14 +43,14 @@ from edge_node.functions.limits import PoolSettings
 from edge_node.functions.runtimes.pool import WorkerPool
 from edge_node.home import Home
 from edge_node.membership.standing import why_out
-from security.certificates import not_after_s, renewal_due_s, spelled_minute
+from security.certificates import floor_s, not_after_s, renewal_due_s, spelled_minute
 from security.errors import BadInput, EdgeweaveError
 from security.keystore import KeyStore
-from security.roster import RosterView
+from security.roster import RosterView, open_roster
 
 OUR_PACKAGES: Final = ("security", "edge_node", "gateway", "device_sim")
 DISTRIBUTION: Final = "edgeweave"
-BUILT_S: Final = 1_763_000_000  # November 2025: no clock of a machine that runs this code is right before
+BEHIND_S_MAX: Final = 3600  # a roster of now may be dated by a gateway whose clock is a little ahead of ours
 DISK_BYTES_MIN: Final = 64 * 1024 * 1024  # the outbox at its bound
 INODES_MIN: Final = 1000  # bundles, logs and their successors are files
 FSYNCS: Final = 5
@@ -97,8 +98,10 @@ def examine(
     worker_start_s_max: float = 20.0,
 ) -> list[Finding]:
     """Everything that can be looked at on any home, daemon or not."""
-    now_s = time.time() if now_s is None else now_s
-    findings = [python(), *packages(), clock(now_s), *directories(home), disk(home.path)]
+    told_s = time.time() if now_s is None else now_s
+    known_s = surely_passed_s(home)
+    now_s = judged_s(told_s, known_s)
+    findings = [python(), *packages(), clock(told_s, known_s), *directories(home), disk(home.path)]
     if home.path.is_dir() and os.access(home.path, os.W_OK):
         findings.append(fsync_time(home.path))
     findings += [memory(), open_files()]
@@ -152,13 +155,37 @@ def packages() -> list[Finding]:
     ]
 
 
-def clock(now_s: float) -> Finding:
+def surely_passed_s(home: Home) -> int:
+    """The latest of the release, the roster and the time that this home keeps; whatever cannot be read is
+    told by other checks."""
+    kept_s = issued_s = 0
+    if not home.keys.is_dir():
+        return floor_s()  # a key store would make it
+    with contextlib.suppress(EdgeweaveError, OSError):
+        store = KeyStore(home.keys)
+        kept_s = store.floor_s()
+        pin, signed = store.root_spki_sha256(), store.roster()
+        if pin is not None and signed is not None:
+            issued_s = open_roster(signed, root_spki_sha256=pin).issued_s
+    return floor_s(kept_s, issued_s)
+
+
+def judged_s(told_s: float, known_s: float) -> float:
+    """What certificates are held against: the machine's time, unless that is certainly wrong. Else a clock
+    in 1970, or years ahead, would be told as certificates that ended and a mesh to be made anew."""
+    return told_s if known_s <= told_s <= known_s + AHEAD_S_MAX else known_s
+
+
+def clock(told_s: float, known_s: float) -> Finding:
     """Nothing of ours trusts the wall clock, but people read it in logs and results."""
-    told = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now_s))
-    if now_s < BUILT_S:
-        return Finding(
-            "clock", "warn", f"the clock says {told}, before this was built", "set it, or install NTP"
-        )
+    told = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(told_s))
+    fix = "set it, or install NTP"
+    if told_s < known_s - BEHIND_S_MAX:
+        text = f"the clock says {told}, earlier than what has surely passed ({spelled_minute(int(known_s))})"
+        return Finding("clock", "warn", text, fix)
+    if told_s > known_s + AHEAD_S_MAX:
+        text = f"the clock says {told}, years after everything known ({spelled_minute(int(known_s))})"
+        return Finding("clock", "warn", text, fix)
     return Finding("clock", "ok", told)
 
 

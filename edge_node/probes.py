@@ -32,7 +32,7 @@ from edge_node.client import Mesh
 from edge_node.control.server import answers
 from edge_node.discovery.mdns import Mdns, chosen_addresses, local_addresses
 from edge_node.discovery.sightings import Address, Advert, Gone, Seen, format_address, parse_address
-from edge_node.doctor import Finding, of_status, reachable
+from edge_node.doctor import Finding, judged_s, of_status, reachable, surely_passed_s
 from edge_node.home import Home
 from edge_node.joining import JOIN_PORT, known_gateways
 from edge_node.wire.topics import Direct, topic_for
@@ -146,7 +146,7 @@ def broker(place: Place, brokers: Iterable[str], *, log_in: bool) -> list[Findin
             context = node_context(place.store.identity_path, place.root)
             with _tls(address, context, dns_name(place.mesh_id, "broker"), place.floor) as line:
                 leaf = read_certificate(line.getpeercert(binary_form=True) or b"")
-                days = (not_after_s(leaf) - time.time()) / 86400
+                days = (not_after_s(leaf) - judged_s(time.time(), floor_s(place.floor))) / 86400
                 told = f"{named} answers by TLS, its certificate has {days:.0f} days left"
                 if not log_in:
                     return [Finding("broker", "ok", told)]
@@ -342,7 +342,7 @@ def ask_daemon(home: Home) -> tuple[list[Finding], dict[str, Any] | None]:
         return [Finding("daemon", "fail", text, f"see {home.logs}/daemon.log, then restart it")], {}
     except EdgeweaveError as error:
         return [Finding("daemon", "fail", error.cause, error.fix or f"see {home.logs}/daemon.log")], {}
-    findings = of_status(status, time.time())
+    findings = of_status(status, judged_s(time.time(), surely_passed_s(home)))
     if trips_ms:
         findings.append(speed(trips_ms, f"{peer} and back"))
     return findings, status

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from cryptography import x509
 
-from edge_node.doctor import Finding, port_free, program_found
+from edge_node.doctor import Finding, judged_s, port_free, program_found, surely_passed_s
 from edge_node.home import Home
 from gateway.settings import GatewaySettings
 from security.certificates import not_after_s, renewal_due_s
@@ -33,7 +33,7 @@ def examine(home: Home, settings: GatewaySettings, status: dict[str, Any] | None
         text = "mosquitto is not installed: the embedded broker serves, at a tenth of its speed"
         program = Finding(program.check, "ok", text)
     findings.append(program)
-    findings += broker_certificate(home, time.time())
+    findings += broker_certificate(home, judged_s(time.time(), surely_passed_s(home)))
     return findings
 
 

@@ -22,7 +22,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from edge_node.clock import Clock, FlooredClock
+from edge_node.clock import AHEAD_S_MAX, Clock, FlooredClock
 from gateway.roster_keeper import CHANGES_MAX, RosterKeeper
 from security.authority import Authority
 from security.certificates import floor_s, renewal_due_s, spelled_minute
@@ -34,9 +34,6 @@ from security.roster import Roster, open_roster
 
 log = logging.getLogger(__name__)
 
-AHEAD_S_MAX: Final = 5 * 365 * 24 * 3600
-"""A clock further ahead of everything known (the release, the last roster) is wrong: half a CA's life. A
-roster signed ten years on would be adopted by every member and could never be followed by a true one."""
 LOOK_S: Final = 3600.0
 RETIRE_LOOK_S: Final = 5.0
 """All that renewed meanwhile share a roster version."""

@@ -257,6 +257,20 @@ def test_certificates_and_roster_are_held_against_the_time(home, joined, days, c
     assert bool(findings[check].fix) == (verdict != "ok")
 
 
+@pytest.mark.parametrize(("years", "words"), [(-56, "earlier than"), (10, "years after everything known")])
+def test_a_clock_that_is_certainly_wrong_is_told_and_nothing_is_judged_by_it(home, joined, years, words):
+    """Else a lost RTC battery would be told as a CA that ended: make a new mesh."""
+    now_s = time.time()
+    findings = {each.check: each for each in doctor.examine(home, now_s=now_s + years * 365 * DAY_S)}
+
+    assert findings["clock"].verdict == "warn" and words in findings["clock"].detail
+    assert findings["clock"].fix
+    for check in ("certificate", "issuing CA", "root", "roster"):
+        assert findings[check].verdict == "ok", findings[check]
+    known_s = doctor.surely_passed_s(home)
+    assert doctor.clock(known_s - 60, known_s).verdict == "ok", "the gateway's clock may be a little ahead"
+
+
 def test_a_roster_without_this_member_is_a_failure(home, joined):
     authority, _ = joined
     other = MemberKey(bytes(32), bytes(32), 0)

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from edge_node.clock import FlooredClock, ManualClock
+from edge_node.clock import AHEAD_S_MAX, FlooredClock, ManualClock
 from gateway.house import open_trust
-from gateway.renewal import AHEAD_S_MAX, Renewals, doubt_of, gateway_clock, retirements
+from gateway.renewal import Renewals, doubt_of, gateway_clock, retirements
 from gateway.roster_keeper import RosterKeeper
 from security.authority import Authority
 from security.certificates import DAY_S, HOUR_S, RELEASED_S, not_before_s
