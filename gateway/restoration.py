@@ -1,7 +1,7 @@
 """Restoration: a gateway whose home is an old copy asks its members what it has forgotten, before it signs.
 
     restored ─► listening ──every member showed its roster─────────────────► settled: sign again, from STEP on
-                    │     ──one did, and GRACE passed──────────────────────►
+                    │     ──most did, and GRACE passed─────────────────────►
                     └     ──there is none to ask, or the operator settles──►
 
 Between the backup and now the lost gateway has signed versions that members hold. A version with one of
@@ -9,7 +9,8 @@ those numbers and another content would be a fork, and the backup's own list wou
 were revoked since. So nothing is signed or published until members have shown the roster they hold (kinds 4
 and 5 of the handshake frames, and the retained topic of a broker that lives on): it bears our own signature,
 nobody can invent one. And the next version is STEP above the highest that was seen, so that a number used by
-a version that nobody could show is not used twice.
+a version that nobody could show is not used twice. Time alone ends it only after most members were heard: one
+that was revoked since, alone with its old roster, would otherwise be let in again by waiting.
 
 A core. In: Members, Came, Went, Shown, Settle. Out: Ask, Settled. The record of it is kept in the key store
 under ``RECORD``; ``status`` reads it. Not here: making and reading backups (``backup``), holding the keeper
@@ -27,7 +28,7 @@ RECORD: Final = "restored"
 STEP: Final = 1 << 20
 """More versions than a gateway signs between two backups: one a second, its fastest pace, for twelve days."""
 GRACE_NS: Final = 600 * SECOND
-"""From the first member's word on: each reconnects within seconds, and each knows what the others know."""
+"""From the word of most members on: each reconnects within seconds, and each knows what the others know."""
 ASK_NS: Final = 11 * SECOND
 """Asked again after this long: a member answers at most once in 10 s."""
 
@@ -183,7 +184,7 @@ class Restoration:
 
     def check(self) -> None:
         assert not self._heard & self._up.keys(), "who was heard is not asked again"
-        assert (self._until_ns is None) == (not self._heard), "the grace runs from the first word on"
+        assert self._until_ns is None or self._heard, "the grace runs from the word of most on"
         assert self._over or not self.record.settled_s
 
     def _shown(self, now_ns: int, peer: str, version: int) -> None:
@@ -195,8 +196,6 @@ class Restoration:
             return  # a broker may keep an old one: it proves no member's word
         self._heard.add(peer)
         self._up.pop(peer, None)
-        if self._until_ns is None:
-            self._until_ns = now_ns + GRACE_NS
 
     def _judged(self, now_ns: int) -> list[Effect]:
         if self._members is None:
@@ -205,6 +204,11 @@ class Restoration:
             return self._settle("it has no members to ask")
         if self._members <= self._heard:
             return self._settle("every member was heard")
+        most = 2 * len(self._members & self._heard) > len(self._members)
+        if not most:
+            self._until_ns = None  # the roster that was shown lists others: theirs is the word to wait for
+        elif self._until_ns is None:
+            self._until_ns = now_ns + GRACE_NS
         if self._until_ns is not None and now_ns >= self._until_ns:
             return self._settle(f"waited long enough for {', '.join(self.unheard[:8])}")
         return []

@@ -80,13 +80,31 @@ def test_a_member_that_does_not_answer_is_asked_again_while_it_is_there():
     assert drive(core, (11 * ASK_NS, Came("pi-1"))) == [Ask("pi-1")]
 
 
-def test_a_member_that_never_comes_holds_it_up_for_the_grace_after_the_first_word():
-    core = listening("pi-1", "pi-9")
-    drive(core, (5 * SECOND, Came("pi-1")), (6 * SECOND, Shown("pi-1", 13)))
+def test_a_member_that_never_comes_holds_it_up_for_the_grace_after_the_word_of_most():
+    core = listening("pi-1", "pi-2", "pi-9")
+    drive(core, (5 * SECOND, Shown("pi-1", 13)), (6 * SECOND, Shown("pi-2", 13)))
 
     assert core.deadline_ns() == 6 * SECOND + GRACE_NS
     assert core.tick(6 * SECOND + GRACE_NS - 1) == []
     assert core.tick(6 * SECOND + GRACE_NS) == [Settled("waited long enough for pi-9")]
+
+
+def test_one_that_was_revoked_since_cannot_wait_the_others_out():
+    """Its old roster lists it as active; nobody else has come to say otherwise."""
+    core = listening("pi-1", "pi-2", "pi-9")
+    drive(core, (0, Shown("pi-9", 12)))
+
+    assert core.deadline_ns() is None and core.tick(1000 * GRACE_NS) == []
+    assert drive(core, (1, Settle())) == [Settled("by the operator")]
+
+
+def test_a_roster_that_lists_more_members_asks_for_the_word_of_most_of_them():
+    core = listening("pi-1")
+    drive(core, (0, Members(frozenset({"pi-1", "pi-2", "pi-3"}))), (0, Shown("pi-1", 13)))
+
+    assert core.deadline_ns() is None
+    assert drive(core, (SECOND, Shown("pi-2", 13))) == []
+    assert core.deadline_ns() == SECOND + GRACE_NS
 
 
 def test_without_any_word_it_waits_for_ever_or_for_the_operator():
