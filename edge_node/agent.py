@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_node.clock import Clock, SystemClock
 from edge_node.discovery.neighbours import Neighbours
+from edge_node.discovery.sightings import format_address
 from edge_node.extension import Extension
 from edge_node.functions.bundle import BundleStore
 from edge_node.functions.invocation import Completion, Invocation
@@ -997,6 +998,7 @@ class Agent:
             },
             "broker": {"connected": self.link.up, "address": _text_of(getattr(self.link, "address", None))},
             "mdns": self.neighbours.interface or "auto",
+            "joining": {"addresses": [format_address(each) for each in self.neighbours.gateways()]},
             "peers_up": self.detector.up(),
             "peers": self.detector.states(),
             "versions": {self.node_id: self.abilities.own.version, **self.abilities.versions()},

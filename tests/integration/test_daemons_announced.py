@@ -19,10 +19,12 @@ def test_a_node_announces_the_broker_that_it_found(tmp_path):
         gateway, node = bed.pair()
         status = gateway.ask(lambda mesh: mesh.status())
         seen = asyncio.run(watch(status["mesh"], {"gateway", node.name}))
+        heard = node.until("it sights the gateway's door", lambda told: told["joining"]["addresses"])
 
     told = seen[node.name]
     assert (told.role, told.joins) == ("node", ())
     assert [f"{host}:{port}" for host, port in told.brokers] == [status["broker"]["address"]]
+    assert heard["joining"]["addresses"] == status["joining"]["addresses"]
 
 
 def test_a_node_whose_broker_address_died_finds_the_new_one_by_a_neighbour(tmp_path):
