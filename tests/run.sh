@@ -6,6 +6,7 @@ wanted=()
 [[ -x /usr/sbin/mosquitto ]] || command -v mosquitto >/dev/null || wanted+=(mosquitto)
 command -v ip >/dev/null || wanted+=(iproute2)
 command -v nft >/dev/null || [[ -x /usr/sbin/nft ]] || wanted+=(nftables)
+compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || wanted+=(libfaketime)
 if ((${#wanted[@]})); then
   if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
     echo "installing system packages for the tests: ${wanted[*]}"
