@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from edge_node.scheduling.estimates import sound_speed
 from edge_node.wire.messages import (
     DIGEST_BYTES_MAX,
     DIGEST_ENTRIES_MAX,
@@ -44,7 +45,7 @@ def entry_of(peer: str, load: Load) -> DigestEntry:
     workers = max(1, load.workers)
     wait_ms = (load.backlog_ms + load.leased_ms) // workers
     down = load.draining  # it takes nothing: for a candidate that is the same
-    return DigestEntry(peer, max(0, min(WAIT_MS_MAX, wait_ms)), load.workers, load.speed, down)
+    return DigestEntry(peer, max(0, min(WAIT_MS_MAX, wait_ms)), load.workers, sound_speed(load.speed), down)
 
 
 def has_moved(told: DigestEntry | None, now: DigestEntry) -> bool:

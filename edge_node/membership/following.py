@@ -25,6 +25,8 @@ FOLLOWED_MAX: Final = 16
 """Each costs its beats, at most 150 bytes a second; so a node hears as much however large the mesh."""
 LAN_MAX: Final = 6
 REPLACE_NS: Final = 60 * SECOND
+CAPACITY_MAX: Final = 1e9
+"""A peer may say anything; more than this is taken for this, so that a sum over all members is finite."""
 DOWN_NS: Final = 600 * SECOND
 """Who went down this long ago is taken for a stranger again."""
 
@@ -42,7 +44,7 @@ class Sighted(msgspec.Struct, frozen=True):
 
 
 class Capacity(msgspec.Struct, frozen=True):
-    """Event: what the peer could do: workers times speed, >= 0."""
+    """Event: what the peer could do, as it says: workers times speed."""
 
     peer: str
     amount: float
@@ -97,7 +99,7 @@ class Following:
                 return self._sighted(now_ns, peer)
             case Capacity(peer, amount):
                 if peer in self._capacity or self._is_candidate(peer):
-                    self._capacity[peer] = amount
+                    self._capacity[peer] = min(amount, CAPACITY_MAX) if amount > 0.0 else 0.0  # NaN is none
                 return []
             case Came(peer):
                 self._down.pop(peer, None)
@@ -193,7 +195,7 @@ class Following:
         near = [peer for peer in there if peer in self._lan]
         if by == "network" and near and sum(each in self._lan for each in self._followed) < LAN_MAX:
             return self._rng.choice(near)
-        weights = [max(0.0, self._capacity.get(peer, 0.0)) for peer in there]
+        weights = [self._capacity.get(peer, 0.0) for peer in there]
         if by == "capacity" and any(weights):
             return self._rng.choices(there, weights)[0]
         return self._rng.choice(there)

@@ -41,6 +41,9 @@ DUMP_BYTES_MAX = 64 * 1024
 DUMP_PLACES_MAX = 16
 """Places of one function that are written down; the class stands for the others."""
 DUMP_VERSION = 1
+SPEED_MIN = 1e-6
+SPEED_MAX = 1e6
+"""A peer may say any speed; what is divided or multiplied by one within these stays a finite number."""
 STALE_S = 1.0
 SECOND_HAND_NS = 500_000_000
 """Beats of a second, gathered once a second: news that was passed on is half a second old on average."""
@@ -90,8 +93,13 @@ class _Kept(msgspec.Struct, frozen=True, array_like=True):
 
 def class_of(speed: float, label: str = "") -> str:
     """The class of a place: its speed to a quarter octave (19 % a step), and its label if it has one."""
-    octave = round(4.0 * math.log2(speed)) if 1e-6 < speed < 1e6 else 0
+    octave = round(4.0 * math.log2(speed)) if SPEED_MIN < speed < SPEED_MAX else 0
     return f"{octave} {label}" if label else str(octave)
+
+
+def sound_speed(told: float) -> float:
+    """A speed that a peer told, if it can be reckoned with; else that of the reference board."""
+    return told if SPEED_MIN < told < SPEED_MAX else 1.0
 
 
 class Estimates:
@@ -273,7 +281,7 @@ class PeerWait:
 
     def heard(self, now_ns: int, load: Load, fleet: FleetWait) -> None:
         self.workers = max(1, load.workers)
-        self.speed = load.speed if 0.0 < load.speed < 1e6 else 1.0
+        self.speed = sound_speed(load.speed)
         self.draining = load.draining
         self._backlog_s = max(0, load.backlog_ms + load.leased_ms) / 1e3
         self._heard_ns = self._own_ns = now_ns
@@ -288,7 +296,7 @@ class PeerWait:
         if self._own_ns is not None and now_ns - self._own_ns < int(1e9 * STALE_S):
             return False
         self.workers = max(1, workers)
-        self.speed = speed if 0.0 < speed < 1e6 else 1.0
+        self.speed = sound_speed(speed)
         self._backlog_s = max(0.0, wait_s) * self.workers
         self._heard_ns = now_ns - SECOND_HAND_NS
         return True

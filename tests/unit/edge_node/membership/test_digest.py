@@ -106,3 +106,15 @@ def test_a_digest_is_never_larger_than_a_kilobyte(news):
             assert len(encode_message(told)) <= DIGEST_BYTES_MAX
             assert len(told.entries) <= DIGEST_ENTRIES_MAX
             assert len({entry.id for entry in told.entries}) == len(told.entries)
+
+
+def test_a_speed_that_is_no_number_is_told_once_and_as_that_of_the_reference_board():
+    digest = Digest(rng=Random(1))
+    for second in range(1, 4):
+        digest.noted(second * SECOND, "a", Load(1, 0, 0, float("nan")))
+        digest.noted(second * SECOND, "b", Load(1, 0, 0, float("inf")))
+        told = digest.tick(second * SECOND)
+        if second == 1:
+            assert told is not None and [entry.speed for entry in told.entries] == [1.0, 1.0]
+        else:
+            assert told is None, "nothing has changed"

@@ -144,3 +144,16 @@ def test_subscriptions_are_always_those_of_the_followed(seed, script):
                 standing.remove(effect.peer)
         following.check()
         assert sorted(standing) == following.followed and len(standing) <= FOLLOWED_MAX
+
+
+def test_what_a_peer_says_of_its_capacity_never_ends_the_choice():
+    """One member with a board of infinite speed must not end everybody's daemon."""
+    following = node()
+    following.handle(0, members(*MANY[:40]))
+    for each, amount in zip(MANY[:40], [float("inf"), float("nan"), -1.0, 1e308] * 10, strict=True):
+        following.handle(0, Capacity(each, amount))
+
+    for minute in range(1, 100):
+        following.tick(minute * 60 * SECOND)
+        following.check()
+    assert len(following.followed) == FOLLOWED_MAX
