@@ -20,6 +20,7 @@ Not here: fetching of large inputs and outputs (the shell hands in whole ones), 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -137,6 +138,11 @@ BREAKER_AFTER = 4
 BREAKER_NS_MAX = 30 * SECOND
 """Refusals and lapses in a row that open the breaker of a peer; then one task at a time tries it again."""
 STRANDED_NS = SECOND // 2
+STRANDED_TRIED = 32
+"""Of the tasks that nobody can take now so many are tried again in that time: one try looks at every member
+that is up, and ten thousand of them must not take the loop. News of a peer that fits does not wait for it."""
+STRANDED_LOOKED = 1024
+"""… of which so many are looked at, in turn."""
 SHY_NS = SECOND // 10
 """A peer that just refused or let a lease lapse is not chosen again at once."""
 BACKOFF_NS = SECOND // 20
@@ -575,7 +581,7 @@ class Desk:
             candidates.append(here)
         if not candidates:
             self._stranded[task.id] = None
-            self._retry.set(task.id, now_ns + STRANDED_NS)
+            self._retry.set(task.id, now_ns + STRANDED_NS * (1 + len(self._stranded) // STRANDED_TRIED))
             self._look(now_ns, out)
             return
         if self._stranded:
@@ -742,6 +748,26 @@ class Desk:
             entry = parked.popleft()
             if entry.state is State.WAITING and entry.task.id not in self._retry:
                 self._offer(now_ns, entry, view, self._candidate(now_ns, entry.task, view), out)
+
+    def _unstrand(self, now_ns: int, view: _View, out: list[Effect]) -> None:
+        """News of a peer: tasks that nobody could take and that fit it, as many as it has room for."""
+        if not self._open_to(view) or view.shy_until_ns > now_ns or view.wait.draining:
+            return
+        room = self._room(view, 1.0, False) - self._leases.count(view.name)
+        for task_id in list(islice(self._stranded, STRANDED_LOOKED)) if room > 0 else ():
+            entry = self._ledger.open.get(task_id)
+            del self._stranded[task_id]  # to the end, if it stays: the others have their turn
+            if entry is None or entry.state is not State.WAITING:
+                continue
+            excluded = entry.excluded is not None and view.name in entry.excluded
+            if excluded or not _fits(entry.task, view.labels, view.lacks):
+                self._stranded[task_id] = None
+                continue
+            self._retry.drop(task_id)
+            self._place(now_ns, entry, out)
+            room -= 1
+            if room <= 0:
+                return
 
     def _rebalance(self, now_ns: int, out: list[Effect]) -> None:
         """Own tasks that still wait for a worker here may by now be done sooner elsewhere.
@@ -1195,6 +1221,8 @@ class Desk:
             self._unpark(now_ns, view, out)
         if self._holder.queued:
             self._feed(now_ns, view, out)
+        if self._stranded:
+            self._unstrand(now_ns, view, out)
 
     def _news(self, now_ns: int, view: _View, load: Load) -> None:
         """A load in the peer's own words."""
@@ -1212,6 +1240,8 @@ class Desk:
         self._news(now_ns, view, message)
         if self._holder.queued:
             self._feed(now_ns, view, out)
+        if self._stranded:
+            self._unstrand(now_ns, view, out)
 
     def _beat(self, now_ns: int, peer: str, message: Beat, out: list[Effect]) -> None:
         self._load_heard(now_ns, peer, message.load, out)
@@ -1291,13 +1321,8 @@ class Desk:
         self._unpark(now_ns, view, out)
         if not was_up and self._holder.queued and view.wait.fresh(now_ns):
             self._feed(now_ns, view, out)
-        for task in list(self._stranded):
-            entry = self._ledger.open.get(task)
-            if entry is None or entry.state is not State.WAITING:
-                del self._stranded[task]
-            else:
-                self._retry.drop(task)
-                self._place(now_ns, entry, out)
+        if self._stranded:
+            self._unstrand(now_ns, view, out)
 
     def _peer_down(self, now_ns: int, event: PeerDown, out: list[Effect]) -> None:
         view = self._views.get(event.peer)

@@ -520,3 +520,68 @@ def test_estimates_of_a_peer_are_kept_by_its_class_too():
     zero = node.desk._candidate(node.now_ns, a_task("x"), node.desk._views["pi-3"])
 
     assert zero.service_s == pytest.approx(0.4, rel=0.2)
+
+
+class TestStranded:
+    """What no member that is up can take: it waits, and costs little while it does."""
+
+    COUNT = 400
+
+    def stranded(self, monkeypatch):
+        node = Node(up=["pi-3", "pi-4"], offers_max=64)
+        for n in range(self.COUNT):
+            assert node.submit(f"t{n}", labels={"zone": "hall"}) and not node.desk._live[0].name == "pi-2"
+        tries: list[str] = []
+        peers_for = Desk._peers_for
+        monkeypatch.setattr(
+            Desk,
+            "_peers_for",
+            lambda desk, now, entry, *more: tries.append(entry.task.id) or peers_for(desk, now, entry, *more),
+        )
+        return node, tries
+
+    def test_a_thousand_of_them_are_tried_a_few_at_a_time_and_each_in_its_turn(self, monkeypatch):
+        node, tries = self.stranded(monkeypatch)
+        most = 0
+        for _ in range(4 * 20):
+            before = len(tries)
+            node.now_ns += SECOND // 4
+            node.desk.tick(node.now_ns, WALL)
+            most = max(most, len(tries) - before)
+
+        assert most <= 64 and len(set(tries)) == self.COUNT
+
+    def test_news_of_others_costs_them_no_try(self, monkeypatch):
+        node, tries = self.stranded(monkeypatch)
+        for peer in ("pi-3", "pi-4") * 10:
+            node.now_ns += 10 * MS
+            node.desk.handle(node.now_ns, WALL, Heard(peer, Load(1, 0)))
+
+        assert tries == []
+
+    def test_all_of_them_go_to_the_one_that_fits_as_fast_as_it_takes_them(self, monkeypatch):
+        node, _ = self.stranded(monkeypatch)
+        desk, done_by = node.desk, 0
+        effects = desk.handle(node.now_ns, WALL, PeerUp("pi-2", MS))
+        while todo := [message.task for _, message in offers(effects)]:
+            effects = []
+            for task in todo:
+                node.now_ns += MS
+                effects += desk.handle(
+                    node.now_ns, WALL, Heard("pi-2", Result(task, 1, "done", run_us=1000, load=Load(1, 0)))
+                )
+                done_by += 1
+            for append in of_type(effects, Append):
+                effects += desk.handle(node.now_ns, WALL, Persisted(append.serial))
+
+        assert done_by == self.COUNT, "no tick was needed"
+        desk.check()
+
+
+@pytest.mark.parametrize("speed", [5e-324, float("inf"), float("nan"), -1.0])
+def test_whatever_speed_a_peer_tells_of_itself_it_can_be_reckoned_with(speed):
+    node = Node(up=["pi-2"])
+    node.desk.estimates.observe("room.changes", "pi-3", 0.5, 1.0, 0)
+    node.hear("pi-2", Load(1, 0, 0, speed))
+
+    assert [peer for peer, _ in offers(node.submit("t1", where="pi-2"))] == ["pi-2"]
