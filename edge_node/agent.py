@@ -28,6 +28,7 @@ from edge_node.discovery.sightings import format_address
 from edge_node.extension import Extension
 from edge_node.functions.bundle import BundleStore
 from edge_node.functions.invocation import Completion, Invocation
+from edge_node.functions.prefetch import Came, Missed, Prefetch, Reachable, Wanted
 from edge_node.functions.provision import AskCatalogue, CannotRun, Provision, Start, Want
 from edge_node.functions.publishing import Publisher
 from edge_node.functions.runtimes.runtime import OnDone, OnStarted, Runtime
@@ -194,6 +195,15 @@ class Agent:
             has_bundle=self.bundles.has,
             body=self.bodies.get,
         )
+        ahead = settings.functions
+        self.prefetch = Prefetch(
+            has_bundle=self.bundles.has,
+            kept_bytes=self.bundles.kept_bytes,
+            idle=lambda: not self.desk.works_wait and not self.blobs.busy,
+            holders=self._code_holders,
+            rng=random.Random(int.from_bytes(entropy(8), "big")),  # noqa: S311  when and whom to ask, not keys
+            bytes_max=ahead.prefetch_bytes_max if ahead.prefetch else 0,
+        )
 
         self._next_token = 1
         self._replies: dict[int, Callable[[desk_events.Reply], None]] = {}
@@ -296,6 +306,7 @@ class Agent:
                     self.experience.load()
                     now_ns, wall_ms = self.clock.now_ns(), self.clock.wall_ms()
                     self._roster_into_cores(now_ns, wall_ms)
+                    self._prefetch_wanted(now_ns)
                     for task, _ in open_tasks:
                         self._opened(task)
                     self._carry_out(now_ns, wall_ms, self.desk.restore(now_ns, wall_ms, open_tasks))
@@ -364,6 +375,7 @@ class Agent:
             self.channels.deadline_ns(),
             self.blobs.deadline_ns(),
             self.provision.deadline_ns(),
+            self.prefetch.deadline_ns(),
             self.presence.deadline_ns(),
             self._group_duties.deadline_ns() if self._group_duties is not None else None,
         )
@@ -383,6 +395,9 @@ class Agent:
         due = self.provision.deadline_ns()
         if due is not None and due <= now_ns:
             self._provided(now_ns, wall_ms, self.provision.tick(now_ns))
+        due = self.prefetch.deadline_ns()
+        if due is not None and due <= now_ns:
+            self._provided(now_ns, wall_ms, list(self.prefetch.tick(now_ns)))
         if self.presence.deadline_ns() <= now_ns:
             self._judged(now_ns, wall_ms, self.presence.tick(now_ns, wall_ms))
         if self._group_duties is not None:
@@ -585,6 +600,8 @@ class Agent:
                 case detector.Up(peer):
                     log.info("peer is up", extra={"peer": peer})
                     self._peer_up(now_ns, wall_ms, peer)
+                    if peer == GATEWAY:
+                        self.prefetch.handle(now_ns, Reachable())
                     self.notes.peer({"id": peer, "up": True, "at_ms": wall_ms})
                     if self.extension is not None:
                         self.extension.peer_changed(peer, True, "")
@@ -912,12 +929,14 @@ class Agent:
             self.bodies.keep(body)
         self._put_all(self.outputs.body_came(digest, body))
         self.publisher.bundle_came(now_ns, wall_ms, digest)
+        self.prefetch.handle(now_ns, Came(digest))
         self._provided(now_ns, wall_ms, self.provision.fetched(digest))
 
     def _body_missed(self, now_ns: int, wall_ms: int, digest: bytes, reason: str) -> None:
         self._provided(now_ns, wall_ms, self.provision.not_fetched(digest, reason))
         self.outputs.body_missed(digest)
         self.publisher.bundle_missed(now_ns, digest, reason)
+        self.prefetch.handle(now_ns, Missed(digest))
 
     def _fetch_output(self, now_ns: int, wall_ms: int, peer: str, result: messages.Result) -> None:
         digest = result.output_digest
@@ -940,7 +959,23 @@ class Agent:
 
     def catalogue_changed(self, now_ns: int, wall_ms: int) -> None:
         self._provided(now_ns, wall_ms, self.provision.catalogue_changed())
+        self._prefetch_wanted(now_ns)
         self._look_due.set()
+
+    def _prefetch_wanted(self, now_ns: int) -> None:
+        members = len(self.roster.current.members) if self.roster.current else 1
+        self.prefetch.handle(now_ns, Wanted(self.publisher.code(), members))
+
+    def _code_holders(self) -> list[str]:
+        """Whom to ask for code ahead of its use: the gateway, then two of those that we speak with."""
+        if not self.link.up:
+            return []
+        up = self.detector.up()
+        others = [peer for peer in up if peer != GATEWAY]
+        near = [peer for peer in others if self.channels.has(peer)] or others
+        drawn = random.Random(int.from_bytes(self.entropy(8), "big"))  # noqa: S311  a choice of peers, not keys
+        chosen = drawn.sample(near, min(2, len(near)))
+        return [GATEWAY, *chosen] if GATEWAY in up else chosen
 
     async def _look_at_ourselves(self) -> None:
         """What the catalogue's functions require and we lack: looked for in a thread when it has changed."""

@@ -145,6 +145,26 @@ class WorkerSettings(Section, frozen=True, kw_only=True):
     ] = 20.0
 
 
+class FunctionSettings(Section, frozen=True, kw_only=True):
+    """The code of deployed functions."""
+
+    prefetch: Annotated[
+        bool,
+        Meta(
+            description="Fetch the code of every deployed function in idle moments, so that a node that is "
+            "cut off can run also what it never ran. false: fetch it when it is to run."
+        ),
+    ] = True
+    prefetch_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**40,
+            description="Bytes of code kept here, above which none is fetched ahead. Raising it costs disk.",
+        ),
+    ] = 64 * 1024 * 1024
+
+
 class TrustSettings(Section, frozen=True, kw_only=True):
     """What to do when the signed member list has not been renewed in time."""
 
@@ -177,6 +197,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     discovery: DiscoverySettings = DiscoverySettings()
     tasks: TaskSettings = TaskSettings()
     worker: WorkerSettings = WorkerSettings()
+    functions: FunctionSettings = FunctionSettings()
     trust: TrustSettings = TrustSettings()
     log: LogSettings = LogSettings()
 

@@ -182,6 +182,15 @@ class BundleStore:
             if len(path.name) == 64 and set(path.name) <= set("0123456789abcdef")
         )
 
+    def kept_bytes(self) -> int:
+        """Of everything that lies here."""
+        total = 0
+        with contextlib.suppress(OSError), os.scandir(self._directory) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    total += entry.stat().st_size
+        return total
+
     def _sync_directory(self) -> None:
         handle = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -115,6 +115,11 @@ class Publisher:
                 needed.update(manifest.requires)
         return needed
 
+    def code(self) -> tuple[bytes, ...]:
+        """Digests of the bundles that the current functions are in."""
+        names = self.catalogue.names()
+        return tuple(dict.fromkeys(self.catalogue.current(name).digest for name in names))
+
     def wish(self) -> messages.CatalogueWanted:
         """What we ask others for; names that do not fit are sent to us once more, which changes nothing."""
         have: list[tuple[str, int]] = []

@@ -354,6 +354,11 @@ class Desk:
         """Does work of ours lie with this peer?"""
         return self._leases.count(peer) > 0
 
+    @property
+    def works_wait(self) -> bool:
+        """Is there work here that no worker has yet?"""
+        return self._holder.queued > 0
+
     def load(self, now_ns: int) -> Load:
         return self._holder.load(now_ns)
 

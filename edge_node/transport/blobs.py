@@ -74,6 +74,11 @@ class Blobs:
         self._pulls: dict[bytes, _Pull] = {}
         self._queue: list[_Pull] = []
 
+    @property
+    def busy(self) -> bool:
+        """Something is being fetched."""
+        return bool(self._pulls)
+
     def want(self, now_ns: int, digest: bytes, holders: list[str]) -> list[Effect]:
         """Pull *digest* from the first of *holders* that has it; asking again while it runs adds holders."""
         running = self._pulls.get(digest) or next((p for p in self._queue if p.digest == digest), None)

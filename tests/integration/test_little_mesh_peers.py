@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from edge_node.client import Mesh
+from edge_node.settings import FunctionSettings, NodeSettings
 from tests.support.little_mesh import FUNCTIONS, LittleMesh
 
 pytestmark = pytest.mark.slow
@@ -42,7 +43,8 @@ async def test_a_busy_node_shares_its_burst_with_peers_and_gateway(tmp_path):
 
 
 async def test_code_and_large_inputs_come_from_a_peer_while_the_gateway_is_away(tmp_path):
-    async with LittleMesh(tmp_path, ["gateway", "pi-1", "pi-2"]) as little:
+    only_when_it_runs = NodeSettings(functions=FunctionSettings(prefetch=False))
+    async with LittleMesh(tmp_path, ["gateway", "pi-1", "pi-2"], settings=only_when_it_runs) as little:
         async with Mesh.open(tmp_path / "gateway") as mesh:
             await deploy(mesh)
         await known(little.agents["pi-1"], "toy.blob")
@@ -55,3 +57,18 @@ async def test_code_and_large_inputs_come_from_a_peer_while_the_gateway_is_away(
             assert await mesh.run("toy.blob", bytes(300_000), 5, where="pi-2", deadline_s=20) == b"x" * 5
 
         assert little.agents["pi-2"].bundles.has(digest)
+
+
+async def test_a_node_that_is_cut_off_runs_what_it_never_ran_before(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little:
+        async with Mesh.open(tmp_path / "gateway") as mesh:
+            await deploy(mesh)
+        await known(little.agents["pi-1"], "toy.add")
+        digest = little.agents["pi-1"].catalogue.current("toy.add").digest
+        async with asyncio.timeout(10):
+            while not little.agents["pi-1"].bundles.has(digest):
+                await asyncio.sleep(0.01)
+        await little.stop("gateway")
+
+        async with Mesh.open(tmp_path / "pi-1") as mesh:
+            assert await mesh.run("toy.add", 2, 3, deadline_s=5) == 5
