@@ -1,7 +1,7 @@
 """`make mesh-hosts`: a mesh on several hosts of this machine, real multicast, weather to order.
 
     python -m examples.hosts [--hosts 6] [--seconds 30] [--loss 5] [--bandwidth 10mbit] [--delay 20ms]
-                             [--partition] [--broker auto|mosquitto|embedded]
+                             [--jitter 5ms] [--partition] [--broker auto|mosquitto|embedded]
 
 Hosts are network namespaces on a switch without an uplink; nothing leaves this machine. The gateway runs on
 one, a node on every other; the nodes get join codes that name no address and find the gateway by mDNS. Every
@@ -36,6 +36,7 @@ EVERY_S = 0.2  # a task a host of 0.05 s
 BUSY_EVERY_S = 0.03  # one host asks for more than its one worker can do: the rest goes elsewhere
 BUSY = "host-1"
 SETTLE_S_MAX = 60.0
+PINGS = 5
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -62,11 +63,13 @@ class Story:
         await self.mesh.start(WORK)
         weather = {
             "loss_percent": options.loss, "bandwidth": options.bandwidth or "", "delay_ms": options.delay,
+            "jitter_ms": options.jitter,
         }  # fmt: skip
         for missing in self.network.weather(**weather):
             say(f"not available here, left out: {missing}")
         asked = ", ".join(f"{name.split('_')[0]} {value}" for name, value in weather.items() if value)
         say(f"weather: {asked or 'fair'}")
+        await self.tell_round_trips()
         stop = asyncio.Event()
         async with one_error(), asyncio.TaskGroup() as group:
             drivers = [
@@ -90,6 +93,15 @@ class Story:
             for task in [*drivers, watch]:
                 task.cancel()
         return self.verdict()
+
+    async def tell_round_trips(self) -> None:
+        """The mesh's own pings: through the broker, which runs beside the gateway."""
+        members = self.mesh.members
+        for peer in [name for name in members if name != BUSY][:2]:
+            with contextlib.suppress(EdgeweaveError):  # not in reach yet, in such weather
+                async with Mesh.open(members[BUSY].home) as mesh:
+                    trips = [(await mesh.call("ping", {"node": peer}))["rtt_ms"] for _ in range(PINGS)]
+                say(f"round trip {BUSY} to {peer}: {min(trips):.1f} ms at best of {PINGS}")
 
     async def drive(self, member: Member, stop: asyncio.Event) -> None:
         """A task every moment, as a program on that host would."""
@@ -193,7 +205,15 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30, help="of work (30)")
     parser.add_argument("--loss", type=percent, default=0, help="percent of frames")
     parser.add_argument("--bandwidth", type=bandwidth, help="of every cable, as 10mbit")
-    parser.add_argument("--delay", type=milliseconds, default=0, help="of every cable, as 20ms")
+    parser.add_argument(
+        "--delay",
+        type=milliseconds,
+        default=0,
+        help="of what every host sends, as 20ms: 40 ms there and back",
+    )
+    parser.add_argument(
+        "--jitter", type=milliseconds, default=0, help="by which delays differ, up or down, as 5ms"
+    )
     parser.add_argument(
         "--partition", action="store_true", help="cut the last host off for a third of the time"
     )

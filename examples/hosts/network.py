@@ -10,7 +10,10 @@ Needs root. A bridge lives in the switch's namespace, veth pairs go from it into
 an uplink or a default route, so real mDNS may be spoken with default flags.
 
 Loss and partitions are rules of the bridge (nft), bandwidth is a token bucket at both ends of each cable
-(tc tbf). Delay needs the netem queue, which not every kernel has: `weather` then says so and goes on.
+(tc tbf). Delay is netem's; on a kernel without that queue a process of ours (``delay``) stands between each
+cable and the bridge: port0 leaves the bridge, a veth pair takes its place.
+
+    host: eth0 ── port0 ═ delay box ═ plug0 ── wire0 :bridge
 
 Nothing stays behind: a guard, a shell in a session of its own, waits for our end, however it comes, and
 removes these namespaces and whatever still runs in them.
@@ -22,7 +25,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from security.errors import BadInput, Unavailable
@@ -35,6 +40,7 @@ _GUARD: Final = (
     'ip netns delete "$name" 2> /dev/null; done'
 )
 _TABLE: Final = "bridge weather"
+_BOX: Final = Path(__file__).with_name("delay.py")
 
 
 def run(*words: str) -> str:
@@ -83,6 +89,7 @@ class Network:
         self.hosts = list(hosts)
         self.switch = f"{self.mark}-switch"
         self._guard: subprocess.Popen[bytes] | None = None
+        self._box: subprocess.Popen[bytes] | None = None
 
     def name(self, host: str) -> str:
         return f"{self.mark}-{host}"
@@ -133,6 +140,7 @@ class Network:
 
     def close(self) -> None:
         """Remove what we made. Processes in it keep their namespace alive; ending them is their owner's."""
+        self._end_box()
         for name in self.namespaces:
             subprocess.run(
                 ["ip", "netns", "delete", name], capture_output=True, check=False, env={"PATH": PATH}
@@ -154,19 +162,23 @@ class Network:
             "add chain bridge weather split { type filter hook forward priority 0; }",
             "flush chain bridge weather split",
         )
-        ours = ", ".join(f'"{self.port(host)}"' for host in apart)
+        ours = ", ".join(f'"{port}", "{_wire(port)}"' for port in map(self.port, apart))
         for one, other in (("iifname", "oifname"), ("oifname", "iifname")):
             self._bridge(f"add rule bridge weather split {one} {{ {ours} }} {other} != {{ {ours} }} drop")
 
     def heal(self) -> None:
         self._bridge("flush chain bridge weather split")
 
-    def weather(self, *, loss_percent: int = 0, bandwidth: str = "", delay_ms: int = 0) -> list[str]:
+    def weather(
+        self, *, loss_percent: int = 0, bandwidth: str = "", delay_ms: int = 0, jitter_ms: int = 0
+    ) -> list[str]:
         """The same on every cable, replacing what was. What this kernel cannot do, in words.
 
-        Args: bandwidth: as tc says it, "10mbit"; delay_ms: added once in each direction.
-        Raises: BadInput: a value that nft or tc does not take.
+        Args: bandwidth: as tc says it, "10mbit"; delay_ms: added once in each direction, that is to what a
+            host sends, give or take jitter_ms.
+        Raises: BadInput: a value that nft or tc does not take. Unavailable: the delay box does not start.
         """
+        self._unplug_box()
         missing = []
         try:
             self._bridge(
@@ -184,10 +196,15 @@ class Network:
                 missing.append("loss: nft is not installed")
             else:
                 raise BadInput(f"loss of {loss_percent} %: {error}", fix="choose 0 to 99") from None
+        has_netem = True
         for host in self.hosts:
             ends = (self.name(host), "eth0"), (self.switch, self.port(host))
             for netns, device in ends:
-                missing += self._shape(netns, device, bandwidth, delay_ms)
+                parent = self._shape(netns, device, bandwidth, missing)
+                if delay_ms and netns != self.switch and has_netem:
+                    has_netem = _netem(netns, device, parent, delay_ms, jitter_ms)
+        if delay_ms and not has_netem:
+            self._plug_box(delay_ms, jitter_ms)
         return list(dict.fromkeys(missing))
 
     def lost(self) -> int:
@@ -195,27 +212,62 @@ class Network:
         told = run("ip", "netns", "exec", self.switch, *self._nft, f"list chain {_TABLE} loss")
         return sum(map(int, re.findall(r"counter packets (\d+)", told)))
 
-    def _shape(self, netns: str, device: str, bandwidth: str, delay_ms: int) -> list[str]:
+    def _shape(self, netns: str, device: str, bandwidth: str, missing: list[str]) -> list[str]:
+        """Where a further queue is to be added, in tc's words."""
         tc = ["tc", "-n", netns, "qdisc"]
-        missing: list[str] = []
         subprocess.run(
             [*tc, "del", "dev", device, "root"], capture_output=True, check=False, env={"PATH": PATH}
         )
         parent = ["root", "handle", "1:"]
+        if not bandwidth:
+            return parent
         try:
-            if bandwidth:
-                run(*tc, "add", "dev", device, *parent, "tbf", "rate", bandwidth, "burst", "32kbit",
-                    "latency", "400ms")  # fmt: skip
-                parent = ["parent", "1:1", "handle", "10:"]
-            if delay_ms and netns != self.switch:  # once a direction
-                run(*tc, "add", "dev", device, *parent, "netem", "delay", f"{delay_ms}ms")
+            run(*tc, "add", "dev", device, *parent, "tbf", "rate", bandwidth, "burst", "32kbit",
+                "latency", "400ms")  # fmt: skip
         except OSError as error:
-            if "qdisc kind is unknown" in str(error) or "not installed" in str(error):
-                what = "delay: this kernel has no netem queue" if "netem" in str(error) else f"tc: {error}"
-                missing.append(what)
-            else:
+            if not _is_lacking(error):
                 raise BadInput(f"bandwidth {bandwidth!r}: {error}", fix="write it as 10mbit") from None
-        return missing
+            missing.append(f"tc: {error}")
+            return parent
+        return ["parent", "1:1", "handle", "10:"]
+
+    def _plug_box(self, delay_ms: int, jitter_ms: int) -> None:
+        """Between every cable and the bridge. Nobody sees a link go."""
+        cables = []
+        for port in map(self.port, self.hosts):
+            wire, plug = _wire(port), f"plug{port.removeprefix('port')}"
+            ip("-n", self.switch, "link", "add", wire, "type", "veth", "peer", "name", plug)
+            for device in (port, plug):  # nothing of the switch's own on the line
+                ip("-n", self.switch, "link", "set", device, "addrgenmode", "none")
+            ip("-n", self.switch, "link", "set", plug, "up")
+            ip("-n", self.switch, "link", "set", port, "nomaster")
+            ip("-n", self.switch, "link", "set", wire, "master", "br0", "up")
+            cables.append(f"{port}:{plug}")
+        enter = [shutil.which("ip", path=PATH) or "ip", "netns", "exec", self.switch]
+        self._box = subprocess.Popen(
+            [*enter, sys.executable, "-I", str(_BOX), str(delay_ms), str(jitter_ms), *cables],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        assert self._box.stdout is not None
+        if self._box.stdout.readline() != b"ready\n":
+            self._unplug_box()
+            raise Unavailable("the delay box did not start", fix="see above; go on without --delay")
+
+    def _unplug_box(self) -> None:
+        if self._box is None:
+            return
+        self._end_box()
+        for port in map(self.port, self.hosts):
+            ip("-n", self.switch, "link", "delete", _wire(port))
+            ip("-n", self.switch, "link", "set", port, "master", "br0")
+
+    def _end_box(self) -> None:
+        if self._box is not None:
+            self._box.kill()  # it holds nothing but frames
+            self._box.wait(10)
+            assert self._box.stdout is not None
+            self._box.stdout.close()
+            self._box = None
 
     def _bridge(self, *commands: str) -> None:
         run("ip", "netns", "exec", self.switch, *self._nft, "; ".join([f"add table {_TABLE}", *commands]))
@@ -223,3 +275,24 @@ class Network:
     @property
     def _nft(self) -> list[str]:
         return [shutil.which("nft", path=PATH) or "nft"]
+
+
+def _wire(port: str) -> str:
+    """The bridge's port in its stead while a delay box stands between."""
+    return f"wire{port.removeprefix('port')}"
+
+
+def _is_lacking(error: OSError) -> bool:
+    return "qdisc kind is unknown" in str(error) or "not installed" in str(error)
+
+
+def _netem(netns: str, device: str, parent: list[str], delay_ms: int, jitter_ms: int) -> bool:
+    """Does this kernel have it? Raises: BadInput: it does, and takes no such delay."""
+    try:
+        run("tc", "-n", netns, "qdisc", "add", "dev", device, *parent, "netem",
+            "delay", f"{delay_ms}ms", f"{jitter_ms}ms")  # fmt: skip
+    except OSError as error:
+        if not _is_lacking(error):
+            raise BadInput(f"delay of {delay_ms} ms: {error}", fix="write it as 20ms") from None
+        return False
+    return True

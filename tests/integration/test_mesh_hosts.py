@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.mosquitto, pytest.
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = ["a", "b", "c"]
+SPARE = "d"  # a host whose node joins in one test only
 
 
 class Hosts:
@@ -46,13 +47,13 @@ class Hosts:
         node.prefix = self.network.prefix(name)
         return node
 
-    def join(self, name: str):
+    def join(self, node):
         """By a code that names no address: the gateway must be sighted."""
         code = JoinCode.parse(self.bed.cli(self.gateway, "invite").text)
         bare = dataclasses.replace(code, addresses=()).text()
-        told = self.bed.cli(self.nodes[name], "join", bare, "--name", name)
+        told = self.bed.cli(node, "join", bare, "--name", node.name)
         assert told.code == 0, told
-        return self.nodes[name]
+        return node
 
     def all_up(self) -> None:
         members = [self.gateway, *self.nodes.values()]
@@ -68,11 +69,14 @@ class Hosts:
 def hosts(tmp_path_factory):
     if not shutil.which("nft", path=PATH):
         pytest.skip("nft is not installed")
-    with Network(["gw", *NODES]) as network, Bed(tmp_path_factory.mktemp("hosts"), broker="mosquitto") as bed:
+    with (
+        Network(["gw", *NODES, SPARE]) as network,
+        Bed(tmp_path_factory.mktemp("hosts"), broker="mosquitto") as bed,
+    ):
         hosts = Hosts(bed, network)
         hosts.gateway.start()
         with ThreadPoolExecutor() as pool:
-            for node in pool.map(hosts.join, NODES):
+            for node in pool.map(hosts.join, hosts.nodes.values()):
                 node.launch()
         for node in hosts.nodes.values():
             node.connected()
@@ -141,6 +145,34 @@ def test_five_percent_of_lost_packets_cost_no_task_and_settle_none_twice(hosts):
         hosts.network.weather()
 
     assert settled(a) == (before[0] + 120, before[1] + 120)
+
+
+def test_with_delay_on_every_cable_a_mesh_joins_places_work_and_settles(hosts):
+    """Netem, or the delay box. The round trip is a lower bound; d is twice as far as the gateway, since the
+    broker runs beside that."""
+    delay_ms = 20
+    a = hosts.nodes["a"]
+    assert hosts.network.weather(delay_ms=delay_ms) == []
+    try:
+        before = settled(a)
+        d = hosts.node(SPARE)
+        hosts.join(d).start().connected().knows("toys.add")
+        a.until("a sees d", lambda s: SPARE in s["peers_up"])
+        for peer, cables in (("gateway", 2), (SPARE, 4)):
+            trips_ms = [ping_ms(a, peer) for _ in range(3)]
+            assert min(trips_ms) >= cables * delay_ms, (peer, trips_ms)
+            assert set(ran(a, where=peer, count=2)) == {peer}
+        assert set(a.ask(lambda mesh: crowd(mesh, 12))) - {"a", "local"}, "more than one worker can do"
+        assert settled(a) == (before[0] + 16, before[1] + 16)
+        d.term()
+        assert hosts.bed.cli(d, "leave").code == 0
+    finally:
+        hosts.network.weather()
+    hosts.all_up()
+
+
+def ping_ms(daemon, peer: str) -> float:
+    return daemon.ask(lambda mesh: mesh.call("ping", {"node": peer}))["rtt_ms"]
 
 
 async def in_turn(mesh, where: str, count: int) -> list[int]:

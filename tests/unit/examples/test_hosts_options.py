@@ -11,10 +11,12 @@ from security.errors import BadInput
 
 def test_the_options_of_the_documentation_are_taken():
     told = options_of(
-        ["--hosts", "6", "--loss", "5", "--bandwidth", "10mbit", "--delay", "20ms", "--partition"]
-    )
+        ["--hosts", "6", "--loss", "5", "--bandwidth", "10mbit", "--delay", "20ms", "--jitter", "5ms",
+         "--partition"]
+    )  # fmt: skip
 
-    assert (told.hosts, told.loss, told.bandwidth, told.delay, told.partition) == (6, 5, "10mbit", 20, True)
+    assert (told.hosts, told.loss, told.bandwidth, told.partition) == (6, 5, "10mbit", True)
+    assert (told.delay, told.jitter) == (20, 5)
 
 
 def test_without_options_the_weather_is_fair():
@@ -31,6 +33,7 @@ def test_without_options_the_weather_is_fair():
         ("--bandwidth", "fish", "10mbit"),
         ("--bandwidth", "0mbit", "10mbit"),
         ("--delay", "1s", "20ms"),
+        ("--jitter", "fish", "20ms"),
         ("--hosts", "9", "choose from"),
     ],
 )
