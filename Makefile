@@ -18,7 +18,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt deploy/setup.sh
 demo: setup      ## gateway + five nodes on real sensor data, < 60 s; one is killed on purpose, one revoked
 	@exec $(BIN)/python -m examples.demo $(ARGS)
 
-mesh-hosts: setup ## several hosts on this machine (root): real mDNS, partitions, loss, bandwidth
+mesh-hosts: setup ## several hosts on this machine (root): real mDNS, partitions, loss, delay, bandwidth
 	@exec $(BIN)/python -m examples.hosts $(ARGS)
 
 test: setup      ## the whole test suite; as root it installs missing system packages
