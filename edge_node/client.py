@@ -690,11 +690,17 @@ async def _connect(home: Home) -> _Connection:
         raise
 
 
-def _nobody(home: Home, error: OSError) -> _Lost:
+def _nobody(home: Home, error: OSError) -> _Lost | Refused:
     is_gateway = home.path.name == "gateway" or (home.keys / "issuing.pem").exists()
     program = "edge-gateway" if is_gateway else "edge-node"
     if isinstance(error, PermissionError):
         return _Lost(f"the daemon at {home.socket} belongs to another user", fix="run this as that user")
+    from edge_node.membership.standing import check_home  # only where nobody answers: it loads X.509
+
+    try:  # a daemon that is shut out closes its door first and ends then; nobody can start it again
+        check_home(home)
+    except errors.Refused as out:
+        return Refused(out.cause, fix=out.fix, reason="no member")
     return _Lost(
         f"no daemon answers at {home.socket}", fix=f"start it with `{program} up --home {home.path}`"
     )

@@ -195,7 +195,7 @@ class Members:
         """None: nobody answers."""
         if not member.alive or member.stopped:
             return None
-        with contextlib.suppress(Unavailable, TimeoutError):
+        with contextlib.suppress(Unavailable, Refused, TimeoutError):  # none there, or no member any more
             async with asyncio.timeout(wait_s), Mesh.open(member.home) as mesh:
                 return await mesh.status()
         return None

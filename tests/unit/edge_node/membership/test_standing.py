@@ -7,6 +7,8 @@ import os
 
 import pytest
 
+from edge_node import client
+from edge_node.client import Mesh, MeshUnavailable
 from edge_node.home import Home
 from edge_node.membership import standing
 from edge_node.membership.standing import Standing, check_home
@@ -107,6 +109,26 @@ async def test_who_is_not_let_in_asks_the_joining_port_until_it_answers(monkeypa
     with pytest.raises(Refused, match="lost on the train"):
         await asyncio.wait_for(node.standing.run(), 5)
     assert (node.asked, node.answers) == (4, [])
+
+
+async def test_a_program_without_a_daemon_is_told_of_the_revocation_and_not_to_start_it(tmp_path):
+    """Also in the moment between the end of the daemon's socket and that of its process."""
+    home = Home(tmp_path / "h")
+    home.create()
+    store = KeyStore(home.keys)
+    store.save_root(AUTHORITY.root_pem)
+    leaf = AUTHORITY.issue(OLD.public, "pi-2", now_s=NOW_S)
+    store.save_identity(OLD, leaf_pem=leaf, issuing_pem=AUTHORITY.issuing_pem)
+    store.save_roster(listing(1, OLD))
+    mesh = Mesh(home)
+    with pytest.raises(MeshUnavailable, match="start it with"):
+        await mesh.status()
+
+    store.save_roster(listing(2, OLD, **REVOKED))
+    with pytest.raises(client.Refused, match=SAID) as told:
+        await mesh.result("a task that it had accepted")
+
+    assert told.value.reason == "no member" and "edge-node up" not in told.value.fix
 
 
 def test_a_command_without_a_daemon_says_that_there_cannot_be_one(tmp_path):
