@@ -33,6 +33,7 @@ from edge_node.functions.provision import AskCatalogue, CannotRun, Provision, St
 from edge_node.functions.publishing import Publisher
 from edge_node.functions.runtimes.runtime import OnDone, OnStarted, Runtime
 from edge_node.home import Home
+from edge_node.logs import Seldom
 from edge_node.membership import detector, presence
 from edge_node.membership.abilities import Abilities
 from edge_node.membership.heartbeat import BEAT_NS_MAX
@@ -226,6 +227,7 @@ class Agent:
         self._look_due = asyncio.Event()
         self._draining = False
         self._publish_errors: Counter[str] = Counter()
+        self._newer_rosters = Seldom()
         self._handlers: dict[type, Callable[[int, int, Any], None]] = {
             Delivery: self._delivered,
             LinkUp: self._link_up,
@@ -463,7 +465,9 @@ class Agent:
                 if self._group_duties is not None:
                     self._group_duties.session(now_ns, wall_ms, peer, False)
             case channel.RosterWanted(peer, version):
-                log.info("a newer roster is spoken of", extra={"peer": peer, "version": version})
+                if count := self._newer_rosters.due(now_ns):  # a broker can invent the names
+                    about = {"peer": peer, "version": version, "times": count}
+                    log.info("a newer roster is spoken of", extra=about)
                 self.channels.ask_roster(now_ns, peer)
             case channel.RosterOffered(peer, signed):
                 self.adopt_roster(now_ns, wall_ms, signed)

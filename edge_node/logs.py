@@ -55,6 +55,24 @@ class ShortLines(logging.Formatter):
         return " ".join(parts)
 
 
+class Seldom:
+    """For a line that strangers can cause at will: at most one in 10 s, with how many times it was meant."""
+
+    def __init__(self, pause_ns: int = 10_000_000_000) -> None:
+        self._pause_ns = pause_ns
+        self._last_ns: int | None = None
+        self._count = 0
+
+    def due(self, now_ns: int) -> int:
+        """It happened once more. How many times since the last line; 0: not a line now."""
+        self._count += 1
+        if self._last_ns is not None and now_ns < self._last_ns + self._pause_ns:
+            return 0
+        count, self._count = self._count, 0
+        self._last_ns = now_ns
+        return count
+
+
 class RollingFile(logging.FileHandler):
     """``name``, ``name.1``, … as the standard library's RotatingFileHandler writes them.
 

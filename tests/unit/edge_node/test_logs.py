@@ -82,3 +82,11 @@ def test_old_files_are_numbered_and_the_oldest_goes(tmp_path):
 
     kept = {each.name: each.read_text().split()[1] for each in sorted(tmp_path.iterdir())}
     assert kept == {"daemon.log": "3", "daemon.log.1": "2", "daemon.log.2": "1"}
+
+
+def test_what_strangers_can_cause_is_a_line_in_ten_seconds_with_its_count():
+    seldom, second = logs.Seldom(), 1_000_000_000
+
+    told = [(at, count) for at in range(25) for _ in range(4) if (count := seldom.due(at * second))]
+
+    assert told == [(0, 1), (10, 40), (20, 40)]
