@@ -33,6 +33,7 @@ class Heartbeat:
         self._seq = 0
         self._sent_ns: int | None = None
         self._due_ns = 0
+        self._paused_ns = 0  # no beat before this
         self._load: Load | None = None
 
     def tick(self, now_ns: int, wall_ms: int, load: Load) -> Beat | None:
@@ -63,7 +64,7 @@ class Heartbeat:
     def moved(self, now_ns: int) -> None:
         """Our load may have changed."""
         at_ns = now_ns if self._sent_ns is None else max(now_ns, self._sent_ns + BEAT_NS)
-        self._due_ns = min(self._due_ns, at_ns)
+        self._due_ns = min(self._due_ns, max(at_ns, self._paused_ns))
 
     def hasten(self, now_ns: int) -> None:
         """Somebody came who may not have heard us: beat as soon as the second is over, changed or not."""
@@ -71,8 +72,8 @@ class Heartbeat:
         self.moved(now_ns)
 
     def pause(self, until_ns: int) -> None:
-        """No beat before this moment."""
-        self._due_ns = until_ns
+        """No beat before this moment, whatever happens to us."""
+        self._due_ns = self._paused_ns = until_ns
 
     def deadline_ns(self) -> int:
         return self._due_ns

@@ -81,3 +81,16 @@ def test_after_a_goodbye_there_is_no_beat():
     heart.pause(60 * SECOND)
 
     assert heart.tick(59 * SECOND, 0, BUSY) is None
+
+
+def test_after_a_goodbye_no_change_makes_it_speak_again():
+    """Work that ends while the process does would revive us for everybody who was told that we are gone."""
+    heart = Heartbeat(incarnation=1, boot_id=b"")
+    heart.tick(0, 0, BUSY)
+    heart.pause(60 * SECOND)
+    heart.moved(5 * SECOND)
+    heart.hasten(5 * SECOND)
+
+    assert heart.tick(5 * SECOND, 0, IDLE) is None
+    assert heart.deadline_ns() == 60 * SECOND
+    assert heart.tick(60 * SECOND, 0, IDLE) is not None
