@@ -151,6 +151,8 @@ BELIEVED_AFTER = 3
 """Refusals like "unknown function" may pass soon: this many of one place make them final."""
 REBALANCE_NS = SECOND // 4
 REBALANCE_TASKS = 32
+REBALANCE_STUCK = 4
+"""Tasks with labels that found no better place, after which no more are tried: each looks at every peer."""
 REBALANCE_GAIN = 0.7
 ATTEMPTS_KEPT = 32
 NOTES_PER_S = 50
@@ -784,23 +786,27 @@ class Desk:
         if not self._live or not self._holder.queued:
             return
         wait_s = self._holder.wait_s(now_ns)
-        could_leave = False
+        could_leave = full = False
+        stuck = 0
         for task_id in self._holder.own_waiting(REBALANCE_TASKS):
             entry = self._ledger.open[task_id]
-            if entry.task.where != ANY:
+            choosy = bool(entry.task.labels or entry.task.requires)  # what holds for one holds for no other
+            if stuck >= REBALANCE_STUCK:
+                break
+            if full and not choosy:
                 continue
             could_leave = True
             away = self._peers_for(now_ns, entry, True)
             if not away:
-                break
+                full, stuck = full or not choosy, stuck + choosy
+                continue
             here = self._here(now_ns, entry.task, wait_s)
             left_s = None if entry.deadline_ns is None else (entry.deadline_ns - now_ns) / 1e9
             why = choose([*away, here], self.me, left_s, self._rng)
-            if why.chosen == self.me:
-                break
-            chosen = next(candidate for candidate in away if candidate.place == why.chosen)
-            if chosen.completion_s > REBALANCE_GAIN * here.completion_s:
-                break
+            chosen = next((candidate for candidate in away if candidate.place == why.chosen), None)
+            if chosen is None or chosen.completion_s > REBALANCE_GAIN * here.completion_s:
+                full, stuck = full or not choosy, stuck + choosy
+                continue
             if self._move(now_ns, entry, self._views[why.chosen], chosen, why, out):
                 wait_s = max(0.0, wait_s - here.service_s / self._settings.workers)
         if could_leave and wait_s > LOOK_WAIT_S:
@@ -817,7 +823,7 @@ class Desk:
         for task_id in self._holder.own_waiting(FEED_TASKS):
             entry = self._ledger.open[task_id]
             task = entry.task
-            if task.where != ANY or (entry.excluded is not None and view.name in entry.excluded):
+            if entry.excluded is not None and view.name in entry.excluded:
                 continue
             if (task.labels or task.requires) and not _fits(task, view.labels, view.lacks):
                 continue

@@ -24,6 +24,7 @@ from edge_node.scheduling import admission
 from edge_node.tasks.agenda import Agenda
 from edge_node.tasks.events import Effect, Run, Stop, Tell, WorkDone
 from edge_node.tasks.states import Refusal
+from edge_node.tasks.task import ANY
 from edge_node.wire.messages import Accept, Load, Offer, Progress, Refuse, Result
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class Holder:
         self.draining = False
         self._jobs: dict[str, Job] = {}
         self._own: dict[str, Task] = {}  # the tasks behind own jobs
+        self._free: dict[str, None] = {}  # those of them that may run anywhere
+        self._choosy: dict[str, None] = {}  # and those that may, where a place fits
         self._queue: list[_Queued] = []
         self._remote: list[_Queued] = []  # those whose input has to be fetched
         self._remote_s = 0.0
@@ -188,6 +191,8 @@ class Holder:
         job.priority = _class(task.priority)
         job.seen = seen
         self._own[task.id] = task
+        if task.where == ANY:
+            (self._choosy if task.labels or task.requires else self._free)[task.id] = None
         self._enqueue(now_ns, job)
 
     def offer(self, now_ns: int, peer: str, offer: Offer, out: list[Effect]) -> None:
@@ -442,9 +447,14 @@ class Holder:
             ran.move_to_end(digest)
 
     def own_waiting(self, count: int) -> list[str]:
-        """Own tasks that no worker has seen, latest first."""
+        """Own tasks that no worker has seen and that may leave, latest first: those for any place, then those
+        for some, so that neither keeps the other here."""
+        found = self._waiting_of(self._free, count)
+        return found + self._waiting_of(self._choosy, max(count // 4, count - len(found)))
+
+    def _waiting_of(self, tasks: dict[str, None], count: int) -> list[str]:
         found: list[str] = []
-        for looked, task in enumerate(reversed(self._own)):
+        for looked, task in enumerate(reversed(tasks)):
             if looked >= 4 * count or len(found) >= count:
                 break
             if self._jobs[task].phase is Phase.QUEUED:
@@ -502,6 +512,8 @@ class Holder:
             del self._jobs[job.task]
             if not job.foreign:
                 del self._own[job.task]
+                self._free.pop(job.task, None)
+                self._choosy.pop(job.task, None)
         self._progress.drop(job.task)
 
     # ── answers ───────────────────────────────────────────────────────────────────────────────────────
@@ -561,6 +573,11 @@ class Holder:
         waiting = {id(item[3]) for item in self._queue + self._remote}
         assert all(id(job) in waiting for job in queued)
         assert set(self._own) == {task for task, job in self._jobs.items() if not job.foreign}
+        anywhere = {task for task, own in self._own.items() if own.where == ANY}
+        assert (
+            self._free.keys() | self._choosy.keys() == anywhere
+            and not self._free.keys() & self._choosy.keys()
+        )
         assert self._fetching.items() <= self._released.items() and len(self._fetching) <= FETCHING_MAX
         # One may start while the window is full.
         assert len(self._released) <= DEPTH_MAX * self.workers + FETCHING_MAX

@@ -522,6 +522,26 @@ def test_estimates_of_a_peer_are_kept_by_its_class_too():
     assert zero.service_s == pytest.approx(0.4, rel=0.2)
 
 
+@pytest.mark.parametrize("how", [{"labels": {"zone": "here"}}, {"where": "local"}])
+@pytest.mark.parametrize("by", ["its beat", "time"])
+def test_work_that_must_stay_here_does_not_keep_the_rest_here(monkeypatch, how, by):
+    """Many newer tasks for this place alone: those for any place still leave."""
+    monkeypatch.setitem(LABELS, "pi-1", {"zone": "here"})
+    node = Node()
+    node.desk.estimates.observe("room.changes", "pi-1", 0.5, 1.0, 10)
+    for n in range(10):
+        node.submit(f"t{n}")
+    for n in range(200):
+        node.submit(f"here{n}", **how)
+    node.say(PeerUp("pi-2", 2 * MS))
+    if by == "time":
+        monkeypatch.setattr(Desk, "_feed", lambda *told: None)
+    effects = node.hear("pi-2", Load(1, 0)) + node.wait(SECOND // 4) + node.wait(SECOND // 4)
+
+    assert {offer.task for _, offer in offers(effects)} <= {f"t{n}" for n in range(10)}
+    assert len(offers(effects)) == AHEAD_TASKS
+
+
 class TestStranded:
     """What no member that is up can take: it waits, and costs little while it does."""
 
