@@ -63,6 +63,7 @@ CONFIRM_NS: Final = SECOND  # how long an answered peer may take to confirm befo
 HINT_NS: Final = 10 * SECOND
 OLD_KEYS_NS: Final = 60 * SECOND
 REKEY_NS: Final = 3600 * SECOND
+NEWER_NS: Final = 10 * SECOND  # how long a session rests on a key that has a newer one beside it
 REKEY_RESPONDER_NS: Final = 10 * SECOND  # later, so that both sides do not start at once
 LIFE_NS_MAX: Final = 2 * REKEY_NS  # a session that cannot be renewed ends: forward secrecy before reach
 REKEY_SEQ: Final = 1 << 20
@@ -642,6 +643,8 @@ class Sessions:
             self._drop(peer, stale)
         session.until_ns = FOREVER
         session.rekey_ns = session.born_ns + REKEY_NS + (0 if session.initiator else REKEY_RESPONDER_NS)
+        if not self._is_newest(session):  # a handshake begun before a renewal ended after it
+            session.rekey_ns = now_ns + NEWER_NS
         self._give_up(peer)
         peer.start_ns = None
         peer.wanted = False
@@ -653,6 +656,11 @@ class Sessions:
         if len(self._sealing) > self._sessions_max:
             others = (s for s in self._sealing.values() if s is not session)
             self._lose(self._peers[min(others, key=lambda s: (s.used_ns, s.order)).peer], "too many sessions")
+
+    def _is_newest(self, session: _Session) -> bool:
+        """Whether it rests on the first key of both sides."""
+        listed = self._keys_of(session.peer)
+        return not listed or (session.peer_key, session.own_key) == (listed[0], self._own_keys()[0].public)
 
     def _worn(self, now_ns: int, session: _Session) -> None:
         """Many parcels under one key: renew it in time, end it at the last number."""

@@ -617,6 +617,25 @@ def test_a_new_key_beside_the_old_one_renews_the_session_without_a_gap():
     assert house["a"].handle(7 * SECOND, RosterChanged()) == []
 
 
+def test_a_handshake_that_a_renewal_overtook_soon_gives_way_to_the_newer_key():
+    """b's m1 under its former key is answered while the roster brings the newer one."""
+    house = House("a", "b")
+    a, b = house["a"], house["b"]
+    answered = a.handle(0, FrameReceived("b", frame_of(b.handle(0, Wanted("a")))))
+    new = bytes(range(32))
+    house.statics["b"].insert(0, new)
+    house.roster["b"].insert(0, public_of(new))
+    a.handle(SECOND // 10, RosterChanged())
+    house.deliver(SECOND // 5, "a", answered)
+    assert a.key_of("b") == house.roster["b"][1]
+
+    while a.key_of("b") != public_of(new):
+        now_ns, who = min((house[name].deadline_ns(), name) for name in "ab")
+        assert now_ns <= 13 * SECOND
+        house.deliver(now_ns, who, house[who].tick(now_ns))
+    talk(house, now_ns, "a", "b")
+
+
 def test_a_key_taken_off_the_roster_ends_its_session():
     house = House("a", "b")
     house.meet(0, "a", "b")
