@@ -9,6 +9,9 @@ Imports neither typer, rich nor anything else that only a terminal needs: it sta
 
 from __future__ import annotations
 
+import edge_node.slim  # noqa: F401  first: what is loaded before it cannot be left out any more
+
+# isort: split
 import asyncio
 import contextlib
 import json

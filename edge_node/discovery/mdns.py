@@ -53,7 +53,7 @@ class LocalAddress:
 
 def local_addresses() -> list[LocalAddress]:
     """Every address of this machine, as the system tells it."""
-    import ifaddr
+    from edge_node.discovery.slim_ifaddr import ifaddr
 
     found: list[LocalAddress] = []
     for adapter in ifaddr.get_adapters():

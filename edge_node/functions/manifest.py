@@ -7,15 +7,20 @@ Not here: checking arguments against it (``arguments``), running it (``runtimes`
 
 from __future__ import annotations
 
-import ast
 import keyword
 import re
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from edge_node.functions.decorator import DEFAULT_MEMORY_MB, DEFAULT_OUTPUT_BYTES_MAX, DEFAULT_TIMEOUT_S
+from edge_node.stand_ins import Later
 from security.errors import BadInput, ProtocolViolation
+
+if TYPE_CHECKING:
+    import ast
+else:
+    ast = Later("ast")  # half a megabyte that only a deployment and a caller need
 
 SOURCE_BYTES_MAX = 1024 * 1024  # of one file: it crosses radio links and is parsed by the daemon
 TIMEOUT_S_MAX = 24 * 3600.0
