@@ -643,7 +643,7 @@ class Agent:
     def _peer_down(self, now_ns: int, wall_ms: int, peer: str, *, quiet: bool = False) -> None:
         event = desk_events.PeerDown(peer, quiet=quiet or not self.link.up)
         self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, event))
-        if self.link.up:  # it is away, not we: nobody's work waits for what it was to send
+        if self.link.up and not quiet:  # it is away, not we: nobody's work waits for what it was to send
             self._blob_effects(now_ns, wall_ms, self.blobs.peer_down(now_ns, peer))
 
     def _peer_up(self, now_ns: int, wall_ms: int, peer: str, *, restarted: bool = False) -> None:

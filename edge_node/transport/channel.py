@@ -204,6 +204,7 @@ class Channels:
         """The peer left the roster: its session and stream go."""
         self._after(now_ns, self._sessions.handle(now_ns, session.PeerForgotten(peer)))
         self._streams.pop(peer, None)
+        self._topics.pop(peer, None)
         self._met.discard(peer)
         self._agenda.drop(peer)
         self._dirty.pop(peer, None)

@@ -10,6 +10,7 @@ import pytest
 from edge_node.client import Mesh
 from edge_node.discovery.sightings import Seen, Sighting
 from edge_node.membership.abilities import own_version
+from edge_node.membership.detector import Down, Quiet
 from edge_node.transport.memory import MemoryLink
 from edge_node.wire.topics import Presence
 from tests.support.little_mesh import LittleMesh
@@ -177,3 +178,22 @@ async def test_a_node_whose_broker_died_takes_another_from_a_sighted_member(tmp_
         pi.neighbours._on_event(Seen(sighting))
 
         await until(lambda: pi.broker_addresses() == [("127.0.0.1", 1), ("127.0.0.1", 2)])
+
+
+async def test_a_peer_that_is_merely_quiet_may_still_send_what_it_was_asked_for(tmp_path):
+    """Nothing is known against it; and what waits behind other transfers was not even asked for yet."""
+    async with LittleMesh(tmp_path, ["gateway"]) as little:
+        agent, done = little.agents["gateway"], asyncio.Event()
+        busy: list[bool] = []
+
+        def story(now_ns: int, wall_ms: int) -> None:
+            agent.blobs.want(now_ns, bytes(32), ["pi-2"])
+            for verdict in (Quiet("pi-2"), Down("pi-2", "no probe was answered")):
+                agent._judged(now_ns, wall_ms, [verdict])
+                busy.append(agent.blobs.busy)
+            done.set()
+
+        agent.soon(story)
+        await done.wait()
+
+    assert busy == [True, False]
