@@ -32,6 +32,9 @@ from edge_node.wire.messages import Beat, DigestEntry, FleetDigest, GroupKeys, G
 if TYPE_CHECKING:
     from random import Random
 
+SECOND: Final = 1_000_000_000
+MEET_NS: Final = 10 * SECOND
+"""Between two tries to meet a peer whose beats seem to be of an earlier life: a broker can say them again."""
 DIRECT_MAX: Final = 64
 """Peers that are told directly when our link is back: the others hear the beat to everybody, or ask."""
 
@@ -111,6 +114,7 @@ class Presence:
         self.following = None if is_gateway else following.Following(me=me, always=GATEWAY, rng=rng)
         self.digest = Digest(rng=rng) if is_gateway else None
         self._members: frozenset[str] = frozenset()
+        self._meet_ns = 0  # nobody is met for an old frame before this
 
     # ── what others say ───────────────────────────────────────────────────────────────────────────
 
@@ -122,7 +126,11 @@ class Presence:
         if not payload:
             return self._judged(now_ns, wall_ms, self.detector.handle(now_ns, detector.WillSeen(src)))
         out: list[Effect] = []
-        for heard in self.groupcast.delivered(now_ns, topic, payload):
+        self.groupcast.outlived = ""
+        news = self.groupcast.delivered(now_ns, topic, payload)
+        if self.groupcast.outlived:
+            return self._outlived(now_ns, src)
+        for heard in news:
             message: Any = heard.message
             if type(message) is Beat:
                 life = self.detector.life_of(src)
@@ -137,6 +145,16 @@ class Presence:
             elif type(message) is FleetDigest:
                 out += self._told_of(now_ns, wall_ms, message)
         return out
+
+    def _outlived(self, now_ns: int, peer: str) -> list[Effect]:
+        """A frame of an earlier life than that of record, from one who is not there: it was said again by the
+        broker, or the member's home was restored and its clock went back. A session tells which.
+        """
+        follows = self.following is None or self.following.follows(peer)
+        if self.detector.is_up(peer) or not follows or now_ns < self._meet_ns:
+            return []
+        self._meet_ns = now_ns + MEET_NS
+        return [detector.Probe(peer)]  # makes a session where there is none
 
     def heard(self, now_ns: int, wall_ms: int, peer: str) -> list[Effect]:
         """A parcel of *peer* was opened in its session; the hot path."""

@@ -28,8 +28,9 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from edge_node.transport.channel import Heard
 from edge_node.wire.codec import Unsupported, encode_message, group_context, pack, unpack
@@ -50,23 +51,20 @@ ANSWER_NS: Final = 5 * SECOND  # between two answers to one peer: it asks every 
 VIOLATIONS_MAX: Final = 256  # different causes counted
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(msgspec.Struct, frozen=True):
     """Effect: send this in the pairwise session with *peer*, acknowledged; make one if there is none."""
 
     peer: str
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(msgspec.Struct, frozen=True):
     """Effect: ``KeyStore.save_group_secrets(stored)``; a node waits for nothing (unsaved: asked again)."""
 
     stored: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Adopted:
+class Adopted(msgspec.Struct, frozen=True):
     """Effect: a higher epoch holds; frames go out under it. ``shown_by``: who handed it to us."""
 
     epoch: int
@@ -110,6 +108,8 @@ class Groupcast:
         self._begun_ns: int | None = None
         self.violations: Counter[str] = Counter()
         self.stale = 0
+        self.outlived = ""
+        """Whose frame was of an earlier life than the newest heard; the caller clears it."""
         self.unsupported = 0
         self.unknown_epochs = 0
 
@@ -181,8 +181,11 @@ class Groupcast:
         if beat is None:
             raise ProtocolViolation("group frame without a beat")
         order = (beat.incarnation, beat.seq)
-        if order <= self._newest.get(src, (-1, -1)):
+        newest = self._newest.get(src, (-1, -1))
+        if order <= newest:
             self.stale += 1
+            if beat.incarnation < newest[0]:
+                self.outlived = src
             return []
         self._room(self._newest)
         self._newest[src] = order

@@ -330,3 +330,66 @@ def test_a_beat_in_a_session_makes_a_lost_order_right():
     node.presence.beat_heard(air.now_ns, "b", Beat(1, Load(1, 0), 0, b"anotherX", 0))
     air.run(6)
     assert [e for e in node.news if isinstance(e, Beaten) and e.beat.incarnation == 0]
+
+
+def reborn_lower(air: Air, *, seed: int = 5) -> Member:
+    """b ends, its home is restored and its clock set back: it begins under a lower incarnation."""
+    air.members["b"].presence.check()
+    air.silent.add("b")
+    air.run(1)
+    back = Member("b", incarnation=3, seed=seed)
+    air.members["b"] = back
+    air.roster(back)
+    air.silent.discard("b")
+    return back
+
+
+def of_b(member: Member) -> list[Any]:
+    return [effect for effect in member.news if isinstance(effect, Probe) and effect.peer == "b"]
+
+
+def test_a_life_below_the_one_remembered_is_met_in_a_session():
+    """What its beats cannot prove a session does; nobody waits for work to make one."""
+    air = Air(Member("gateway"), Member("a"), Member("b", incarnation=1_000))
+    air.run(6)
+    follower = air.members["a"]
+    assert follower.presence.detector.is_up("b")
+    back = reborn_lower(air)
+    air.run(20)
+    assert follower.presence.detector.states()["b"] == "down"
+    follower.news.clear()
+    air.run(65)
+
+    assert not follower.presence.detector.is_up("b"), "a beat alone proves nothing"
+    assert 1 <= len(of_b(follower)) <= 7, "at most one in ten seconds"
+
+    beat = back.presence.heartbeat.direct(0, back.load)  # as the session that it made brings it
+    follower.carry_out(follower.presence.ready(air.now_ns, 0, "b"))
+    follower.presence.beat_heard(air.now_ns, "b", beat)
+    met = len(of_b(follower))
+    air.run(30)
+    assert follower.presence.detector.is_up("b")
+    assert len(of_b(follower)) == met
+
+
+def test_old_frames_said_again_of_who_is_up_lead_to_nothing():
+    air = Air(Member("gateway"), Member("a"), Member("b", incarnation=1_000))
+    older = Member("b", incarnation=3, seed=9)
+    frame = older.presence.groupcast.seal(0, [Beat(1, Load(2, 0), 0, b"old life", 3)])
+    air.run(6)
+    air.publish("b", Publish(topics.topic_for(topics.Presence(MESH, "b")), frame))
+
+    assert of_b(air.members["a"]) == of_b(air.members["gateway"]) == []
+
+
+def test_of_whom_a_node_does_not_follow_it_meets_nobody():
+    air = Air(Member("gateway"), Member("a"), Member("b", incarnation=1_000))
+    air.run(6)
+    follower = air.members["a"]
+    follower.presence.following.follows = lambda peer: peer == "gateway"
+    reborn_lower(air)
+    air.run(20)
+    follower.news.clear()
+    air.run(30)
+
+    assert of_b(follower) == []
