@@ -12,8 +12,9 @@ the worst a hint may do is cost a little work. Not here: what to do about them (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from security.errors import BadInput, ProtocolViolation
 
@@ -31,8 +32,7 @@ HASH_BYTES: Final = 8
 NO_HASH: Final = bytes(HASH_BYTES)  # in a hint to a member whose key we do not know
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
+class Control(msgspec.Struct, frozen=True):
     kind: int
     attempt: bytes  # 8, names one handshake; zero in hints
     roster_version: int  # of the sender

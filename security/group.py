@@ -47,6 +47,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
@@ -183,20 +184,17 @@ def open_grant(grant: bytes, secret: bytes, *, group: str, root_spki_sha256: byt
 # -- epochs held
 
 
-@dataclass(frozen=True, slots=True)
-class Adopted:
+class Adopted(msgspec.Struct, frozen=True):
     """A higher epoch: sent under from now on. Persist ``Epochs.to_bytes()``."""
 
     epoch: Epoch
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """The current epoch again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lower:
+class Lower(msgspec.Struct, frozen=True):
     """A good epoch, but not above the current one: whoever showed it is behind."""
 
     epoch: Epoch
@@ -390,15 +388,13 @@ class GroupSender:
         assert len(self._sealers) <= OPENERS_MAX
 
 
-@dataclass(frozen=True, slots=True)
-class EpochUnknown:
+class EpochUnknown(msgspec.Struct, frozen=True):
     """Nothing was opened: the frame *claims* an epoch above ours. Ask for keys, but only now and then."""
 
     epoch: int
 
 
-@dataclass(slots=True, eq=False)
-class _Stream:
+class _Stream(msgspec.Struct, eq=False):
     window: ReplayWindow
     openers: dict[tuple[bytes, str], Opener]  # by (the secret's digest, topic)
 

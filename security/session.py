@@ -32,11 +32,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Final
 
 import cbor2
+import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
@@ -91,42 +91,36 @@ class Replayed(ProtocolViolation):
 # -- events
 
 
-@dataclass(frozen=True, slots=True)
-class FrameReceived:
+class FrameReceived(msgspec.Struct, frozen=True):
     """A control frame (first byte 0x86); ``src`` is what the topic says, which proves nothing."""
 
     src: str
     frame: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """Traffic waits for ``peer``: handshakes are tried until ``Ready``, ``Unwanted`` or ``PeerForgotten``."""
 
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unwanted:
+class Unwanted(msgspec.Struct, frozen=True):
     """No traffic waits any more: an attempt under way gives up after a few sends."""
 
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class RosterChanged:
+class RosterChanged(msgspec.Struct, frozen=True):
     """``keys_of``, ``static`` or ``roster_version`` may answer differently from now on."""
 
 
-@dataclass(frozen=True, slots=True)
-class PeerForgotten:
+class PeerForgotten(msgspec.Struct, frozen=True):
     """Drop all that is known of ``peer``, its boot id included: the next ``Ready`` will be fresh."""
 
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class BootSeen:
+class BootSeen(msgspec.Struct, frozen=True):
     """Presence showed this boot id; if it is not our session's, a handshake starts, nothing is dropped."""
 
     peer: str
@@ -138,14 +132,12 @@ Event = FrameReceived | Wanted | Unwanted | RosterChanged | PeerForgotten | Boot
 # -- effects
 
 
-@dataclass(frozen=True, slots=True)
-class SendFrame:
+class SendFrame(msgspec.Struct, frozen=True):
     peer: str
     frame: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True):
     """From now on ``seal`` works for ``peer``, under new keys. ``fresh``: its boot id is not the one of the
     last ``Ready`` (or there was none): message numbers start anew in both directions."""
 
@@ -154,15 +146,13 @@ class Ready:
     fresh: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Confirm:
+class Confirm(msgspec.Struct, frozen=True):
     """Seal and send a parcel to ``peer`` at once, an empty one if nothing waits: it proves our keys."""
 
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class RosterWanted:
+class RosterWanted(msgspec.Struct, frozen=True):
     """``peer`` speaks of a roster that is not ours; ``version`` is what it announced. Fetch one from the
     gateway, else ``ask_roster`` that peer."""
 
@@ -170,31 +160,27 @@ class RosterWanted:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class RosterOffered:
+class RosterOffered(msgspec.Struct, frozen=True):
     """``peer`` sent this; it is worth what its signature is worth."""
 
     peer: str
     signed: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RosterAsked:
+class RosterAsked(msgspec.Struct, frozen=True):
     """``peer`` would like our roster: answer with ``offer_roster``."""
 
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class SessionLost:
+class SessionLost(msgspec.Struct, frozen=True):
     """``seal`` no longer works for ``peer``; say ``Wanted`` if traffic waits."""
 
     peer: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
+class Dropped(msgspec.Struct, frozen=True):
     """A control frame was not followed; for the log and the counters."""
 
     src: str
@@ -228,15 +214,13 @@ def key_hash(public: bytes) -> bytes:
     return hashlib.sha256(public).digest()[: control.HASH_BYTES]
 
 
-@dataclass(frozen=True, slots=True)
-class _OwnKey:
+class _OwnKey(msgspec.Struct, frozen=True):
     private: bytes
     public: bytes
     hash: bytes
 
 
-@dataclass(slots=True, eq=False)
-class _Session:
+class _Session(msgspec.Struct, eq=False):
     peer: str
     order: int  # when it was begun here; the highest proved one is sealed under
     initiator: bool
@@ -250,15 +234,14 @@ class _Session:
     born_ns: int
     used_ns: int
     until_ns: int  # our receive keys end (FOREVER while current)
-    window: ReplayWindow = field(default_factory=ReplayWindow)
+    window: ReplayWindow = msgspec.field(default_factory=ReplayWindow)
     seq: int = 0  # the last number sealed
     rekey_seq: int = REKEY_SEQ
     rekey_ns: int = FOREVER
     proved: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class _Attempt:
+class _Attempt(msgspec.Struct, eq=False):
     order: int
     id: bytes
     noise: KK
@@ -271,8 +254,7 @@ class _Attempt:
     sends: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class _Peer:
+class _Peer(msgspec.Struct, eq=False):
     name: str
     wanted: bool = False  # traffic waits
     start_ns: int | None = None  # when to start an attempt
@@ -282,8 +264,12 @@ class _Peer:
     attempt: _Attempt | None = None
     started_ns: int = -FOREVER
     answered_ns: int = -FOREVER
-    answers: dict[bytes, tuple[bytes, _Session]] = field(default_factory=dict)  # attempt → m2's Noise part
-    sessions: dict[bytes, _Session] = field(default_factory=dict)  # own kid → all that we still open under
+    answers: dict[bytes, tuple[bytes, _Session]] = msgspec.field(
+        default_factory=dict
+    )  # attempt → m2's Noise part
+    sessions: dict[bytes, _Session] = msgspec.field(
+        default_factory=dict
+    )  # own kid → all that we still open under
     current: _Session | None = None
     boot_id: bytes | None = None  # of the last Ready
 

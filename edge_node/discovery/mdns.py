@@ -19,9 +19,11 @@ import contextlib
 import ipaddress
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from edge_node.clock import Clock, SystemClock
 from edge_node.discovery.sightings import ADDRESSES_MAX, Advert, Gone, Seen, properties_of, sighting_from
@@ -41,8 +43,7 @@ RESOLVERS = 4
 OnSighting = Callable[[Seen | Gone], None]
 
 
-@dataclass(frozen=True, slots=True)
-class LocalAddress:
+class LocalAddress(Struct, frozen=True):
     """One address of this machine."""
 
     interface: str

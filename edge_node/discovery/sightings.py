@@ -20,7 +20,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from edge_node.wire.ids import is_mesh_id, is_node_id
 from security.errors import BadInput, ProtocolViolation
@@ -86,8 +88,7 @@ def _is_ip(text: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class Advert:
+class Advert(msgspec.Struct, frozen=True):
     """What a member says of itself.
 
     ``listens`` are the hosts on which ``join_port`` answers (a wildcard stands for every address of the
@@ -102,8 +103,7 @@ class Advert:
     listens: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
+class Sighting(msgspec.Struct, frozen=True):
     """One announcement, checked for shape and believed for nothing.
 
     ``addresses`` are (ip, join port; 0 = takes no joining requests).
@@ -192,44 +192,38 @@ def _is_useful_ip(text: str) -> bool:
     return not (ip.is_unspecified or ip.is_multicast)
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """Event: an announcement came in, again or anew."""
 
     sighting: Sighting
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(msgspec.Struct, frozen=True):
     """Event: an announcement was withdrawn or ran out."""
 
     instance: str
 
 
-@dataclass(frozen=True, slots=True)
-class Members:
+class Members(msgspec.Struct, frozen=True):
     """Event: the roster of this mesh; announcements of its members are never pushed out by strangers'."""
 
     mesh_id: str
     ids: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Appeared:
+class Appeared(msgspec.Struct, frozen=True):
     """Effect: an announcement that we did not have."""
 
     sighting: Sighting
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(msgspec.Struct, frozen=True):
     """Effect: the same announcement says something else now."""
 
     sighting: Sighting
 
 
-@dataclass(frozen=True, slots=True)
-class Vanished:
+class Vanished(msgspec.Struct, frozen=True):
     """Effect: withdrawn, run out, or pushed out."""
 
     sighting: Sighting
@@ -239,8 +233,7 @@ Event = Seen | Gone | Members
 Effect = Appeared | Changed | Vanished
 
 
-@dataclass(slots=True)
-class Sightings:
+class Sightings(msgspec.Struct):
     """The bounded table.
 
     Args:
@@ -255,7 +248,7 @@ class Sightings:
     per_id: int = 4
     lifetime_ns: int = 2 * 75 * 60 * 1_000_000_000  # twice the TTL of a DNS-SD pointer (RFC 6762, 10)
     refused: int = 0  # announcements that found no place
-    _table: dict[str, Sighting] = field(default_factory=dict)  # oldest announcement first
+    _table: dict[str, Sighting] = msgspec.field(default_factory=dict)  # oldest announcement first
     _mesh_id: str = ""
     _members: frozenset[str] = frozenset()
 

@@ -11,8 +11,9 @@ Not here: bundles (``bundle``), persistence (``snapshot`` and ``restore`` are by
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused
 
@@ -40,22 +41,19 @@ class Entry(Protocol):
     def raw(self) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Adopted:
+class Adopted(msgspec.Struct, frozen=True):
     """It is the current one now."""
 
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """Nothing new: this very entry is here."""
 
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(msgspec.Struct, frozen=True):
     """Lower than what is here; refused."""
 
     name: str
@@ -63,8 +61,7 @@ class Stale:
     current: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
+class Fork(msgspec.Struct, frozen=True):
     """Two contents under one version: an alarm. The first one stays."""
 
     name: str

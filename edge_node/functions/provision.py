@@ -14,7 +14,8 @@ manifest and not from the offer. A core; bodies and bundles are kept by the shel
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from edge_node.tasks.events import Run
 from edge_node.tasks.states import Refusal
@@ -24,31 +25,27 @@ WAITING_MAX = 4096
 """Runs being provided for; the desk bounds them in time, this bounds a mistake."""
 
 
-@dataclass(frozen=True, slots=True)
-class Authorised:
+class Authorised(msgspec.Struct, frozen=True):
     """What the signed manifest allows."""
 
     timeout_s: float
     memory_mb: int
 
 
-@dataclass(frozen=True, slots=True)
-class AskCatalogue:
+class AskCatalogue(msgspec.Struct, frozen=True):
     """Effect: ask these members for newer entries."""
 
     peers: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
+class Want(msgspec.Struct, frozen=True):
     """Effect: fetch this body from one of these holders."""
 
     digest: bytes
     holders: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """Effect: everything is here."""
 
     run: Run
@@ -57,8 +54,7 @@ class Start:
     memory_mb: int
 
 
-@dataclass(frozen=True, slots=True)
-class CannotRun:
+class CannotRun(msgspec.Struct, frozen=True):
     run: Run
     reason: Refusal
     detail: str
@@ -67,8 +63,7 @@ class CannotRun:
 Effect = AskCatalogue | Want | Start | CannotRun
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(msgspec.Struct):
     run: Run
     until_ns: int
     for_digest: bytes | None = None  # the body that it waits for; None: the catalogue

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from edge_node.wire.messages import BlobChunk, BlobMissing, BlobWanted, Message
 
@@ -27,8 +28,7 @@ admit (4 096 runs, the results on lease, 64 publications). 16 bodies are 128 MiB
 IDLE_NS = 30_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(msgspec.Struct, frozen=True):
     """Effect: send this message; chunks travel in the bulk lane."""
 
     peer: str
@@ -36,16 +36,14 @@ class Tell:
     bulk: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """Effect: the body is here and its digest agrees."""
 
     digest: bytes
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class NotFetched:
+class NotFetched(msgspec.Struct, frozen=True):
     """Effect: no holder could give it."""
 
     digest: bytes
@@ -55,11 +53,10 @@ class NotFetched:
 Effect = Tell | Fetched | NotFetched
 
 
-@dataclass(slots=True)
-class _Pull:
+class _Pull(msgspec.Struct):
     digest: bytes
     holders: list[str]  # still to be tried; [0] is asked now
-    chunks: dict[int, bytes] = field(default_factory=dict)
+    chunks: dict[int, bytes] = msgspec.field(default_factory=dict)
     total: int | None = None
     size: int = 0
     asked_to: int = 0  # first chunk that has not been asked for

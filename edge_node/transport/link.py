@@ -13,8 +13,9 @@ is in ``mqtt``, how a test does it in ``memory``. One contract test runs over al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from edge_node.transport.inbox import Inbox
 
@@ -36,8 +37,7 @@ PAYLOAD_BYTES_MAX: Final = 257 * 1024
 LINK_DOWN: Final = "link down"
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """A message arrived. `retained`: it lay at the broker before we subscribed."""
 
     topic: str
@@ -45,22 +45,19 @@ class Delivery:
     retained: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LinkUp:
+class LinkUp(msgspec.Struct, frozen=True):
     """Connected, and every subscription stands. `number` counts connections of this link from 1."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class LinkDown:
+class LinkDown(msgspec.Struct, frozen=True):
     """Not connected any more, or (told once a reason) not able to connect."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True):
     """The broker has taken the message (QoS 1) or the socket has (QoS 0); else `refused` says why not.
 
     It never means that the receiver has it: that is the application's acknowledgement.

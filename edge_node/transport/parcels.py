@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from edge_node.wire import messages
 from edge_node.wire.codec import encode_message, pack
@@ -28,8 +29,7 @@ MS = 1_000_000
 SECOND = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class ParcelLimits:
+class ParcelLimits(msgspec.Struct, frozen=True):
     """Bounds of one stream."""
 
     parcel_bytes: int = 128 * 1024  # a larger parcel delays the live lane by its own transmission
@@ -46,16 +46,14 @@ class ParcelLimits:
     gap_max: int = 16_384  # numbers a receiver keeps above the first missing one
 
 
-@dataclass(slots=True)
-class _Out:
+class _Out(msgspec.Struct):
     raw: bytes
     expires_ns: int
     tries: int = 0
     resend_ns: int = 0
 
 
-@dataclass(slots=True)
-class Counters:
+class Counters(msgspec.Struct):
     sent: int = 0
     resent: int = 0
     given_up: int = 0
@@ -64,8 +62,7 @@ class Counters:
     parcels_in: int = 0
 
 
-@dataclass(slots=True)
-class _Window:
+class _Window(msgspec.Struct):
     last: int  # highest number in the parcel
     left: int  # numbers of it that are unacknowledged
     sent_ns: int = 0

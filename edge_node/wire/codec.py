@@ -10,7 +10,6 @@ house nobody sees a dict. Sealing is ``security.envelope``; numbering is ``trans
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import cbor2
@@ -25,8 +24,7 @@ PLAIN_BYTES_MAX = 256 * 1024
 """A parcel is refused above this size before it is decoded (memory of a small board)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unsupported:
+class Unsupported(msgspec.Struct, frozen=True):
     """A message with a tag that this version does not know: counted, not answered."""
 
     tag: int | None

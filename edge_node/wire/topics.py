@@ -9,8 +9,9 @@ A member writes only where <src> is itself and reads only where <dst> is itself,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 from edge_node.wire.ids import GATEWAY, is_mesh_id, is_node_id
 from security.errors import ProtocolViolation
@@ -18,28 +19,24 @@ from security.errors import ProtocolViolation
 VERSION = "1"
 
 
-@dataclass(frozen=True, slots=True)
-class Direct:
+class Direct(msgspec.Struct, frozen=True):
     mesh: str
     dst: str
     src: str
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     mesh: str
     group: str
     src: str
 
 
-@dataclass(frozen=True, slots=True)
-class Presence:
+class Presence(msgspec.Struct, frozen=True):
     mesh: str
     src: str
 
 
-@dataclass(frozen=True, slots=True)
-class RosterTopic:
+class RosterTopic(msgspec.Struct, frozen=True):
     mesh: str
 
 
