@@ -18,6 +18,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import msgspec
+
 from security.canonical import a_bytes, a_count, a_list, a_map, a_text, decode, each, encode
 from security.certificates import not_after_s, read_certificate, spelled_minute, spki_sha256_of, verify_chain
 from security.errors import ProtocolViolation, Refused
@@ -50,8 +52,7 @@ NEW_CODE = "ask for a new code (`edge-gateway invite`)"
 _KEYS = frozenset(("v", "mesh", "version", "prev", "issued", "until", "brokers", "deployers", "members"))
 
 
-@dataclass(frozen=True, slots=True)
-class MemberKey:
+class MemberKey(msgspec.Struct, frozen=True):
     """One generation of a member's keys; two are listed while a renewal is under way, newest first."""
 
     spki_sha256: bytes
@@ -71,8 +72,7 @@ class Member:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RosterDraft:
+class RosterDraft(msgspec.Struct, frozen=True):
     """What the authority is asked to sign; it adds the mesh and the validity."""
 
     version: int
@@ -287,8 +287,7 @@ def _an_id(value: object, what: str) -> str:
 # -- what a member holds
 
 
-@dataclass(frozen=True, slots=True)
-class Adopted:
+class Adopted(msgspec.Struct, frozen=True):
     """A newer roster: persist ``signed``, then act on the members that changed."""
 
     roster: Roster
@@ -296,15 +295,13 @@ class Adopted:
     changed: tuple[str, ...]  # ids that came, went, or whose keys, roles, labels or status changed
 
 
-@dataclass(frozen=True, slots=True)
-class Ignored:
+class Ignored(msgspec.Struct, frozen=True):
     """The same roster again, or a lower version than the one held."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
+class Fork(msgspec.Struct, frozen=True):
     """The same version with another content: two authorities, or one restored from a backup. Alarm."""
 
     version: int

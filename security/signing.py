@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
@@ -48,8 +48,7 @@ _X5CHAIN, _SPKI = 33, -70001
 _HEADER_BYTES_MAX = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(msgspec.Struct, frozen=True):
     """A payload whose signature holds, and whose it is."""
 
     payload: bytes
@@ -177,16 +176,14 @@ def _check(key: ec.EllipticCurvePublicKey, signature: bytes, context: bytes, pay
 # -- catalogue entries (code)
 
 
-@dataclass(frozen=True, slots=True)
-class Deployer:
+class Deployer(msgspec.Struct, frozen=True):
     """Someone of the roster who may sign code."""
 
     id: str
     spki: bytes  # DER
 
 
-@dataclass(frozen=True, slots=True)
-class EntryDraft:
+class EntryDraft(msgspec.Struct, frozen=True):
     """A name's next version. ``manifest`` (requires, limits, labels, parameters) is opaque here."""
 
     mesh: str
@@ -197,8 +194,7 @@ class EntryDraft:
     issued_s: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     mesh: str
     name: str
     version: int

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from edge_node.tasks.agenda import Agenda
 from edge_node.transport.parcels import ParcelLimits, Stream
@@ -32,16 +33,14 @@ VIOLATIONS_MAX = 256
 CONTROL = 0x86
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(msgspec.Struct, frozen=True):
     """The peer, proved by the envelope, said this."""
 
     peer: str
     message: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(msgspec.Struct, frozen=True):
     """Effect: put this payload on the link."""
 
     peer: str
@@ -49,30 +48,26 @@ class Publish:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PeerReady:
+class PeerReady(msgspec.Struct, frozen=True):
     """A session with the peer works; ``restarted``: it is a new process since we last spoke."""
 
     peer: str
     restarted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PeerLost:
+class PeerLost(msgspec.Struct, frozen=True):
     peer: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class RosterWanted:
+class RosterWanted(msgspec.Struct, frozen=True):
     """Effect: somebody knows a newer roster, or a member we do not know; fetch one."""
 
     peer: str
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class RosterOffered:
+class RosterOffered(msgspec.Struct, frozen=True):
     peer: str
     signed: bytes
 

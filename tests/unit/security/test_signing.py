@@ -1,9 +1,9 @@
 """COSE_Sign1 and catalogue entries."""
 
 import hashlib
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from pycose.keys import EC2Key
 from pycose.keys.curves import P256
 from pycose.messages import CoseMessage, Sign1Message
