@@ -93,8 +93,10 @@ class Prefetch:
     def handle(self, now_ns: int, event: Event) -> None:
         match event:
             case Wanted(digests, members):
+                due_ns = now_ns + FIRST_NS + self._some(FIRST_NS + SPREAD_NS * members)
+                # What waited for its moment already does not wait for a new one at each deploy.
+                self._due_ns = min(due_ns, self._due_ns) if self._todo else due_ns
                 self._todo = deque(dict.fromkeys(digests) if self._bytes_max else ())
-                self._due_ns = now_ns + FIRST_NS + self._some(FIRST_NS + SPREAD_NS * members)
                 self._misses = 0
             case Reachable():
                 self._due_ns = min(self._due_ns, now_ns + FIRST_NS + self._some(FIRST_NS))

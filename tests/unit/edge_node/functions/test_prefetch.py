@@ -146,3 +146,13 @@ def test_what_comes_for_others_changes_nothing():
     node.core.handle(10 * SECOND, Came(B))
 
     assert node.core.deadline_ns() is None, "A is still under way"
+
+
+def test_a_mesh_that_deploys_all_the_time_puts_no_fetch_off_for_ever():
+    for seed in range(30):
+        node, asked = Node(seed=seed), []
+        for n in range(20):
+            node.core.handle(node.now_ns, Wanted((A, bytes([n]) * 32), members=1000))
+            asked += node.run(5)
+
+        assert asked and asked[0][0] <= 1 + (FIRST_NS + 1000 * SPREAD_NS) / SECOND
