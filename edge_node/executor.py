@@ -177,7 +177,7 @@ class MeshExecutor(concurrent.futures.Executor):
             zip(*iterables, strict=False), lambda args: self._submit(offer, args, {}), self._window, end_s
         )
         ahead.fill()
-        return _results(ahead)
+        return _Results(ahead)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work; what was submitted still ends.
@@ -234,15 +234,30 @@ class _Ahead:
         return value
 
 
-def _results(ahead: _Ahead) -> Iterator[Any]:
-    try:
-        while ahead.futures:
-            yield ahead.take()  # not through a variable: values may be large
-        if ahead.error is not None:
-            raise ahead.error
-    finally:
-        for left in ahead.futures:
-            left.cancel()
+class _Results(Iterator[Any]):
+    """What ``map`` gives out. No generator: one that never began would not notice that it is given up."""
+
+    def __init__(self, ahead: _Ahead) -> None:
+        self._ahead = ahead
+
+    def __next__(self) -> Any:
+        ahead = self._ahead
+        try:
+            if ahead.futures:
+                return ahead.take()
+        except BaseException:
+            self.close()
+            raise
+        error, ahead.error = ahead.error, None
+        raise error or StopIteration
+
+    def close(self) -> None:
+        """Cancel what is in flight; nothing comes any more."""
+        futures, self._ahead.error = self._ahead.futures, None
+        while futures:
+            futures.popleft().cancel()
+
+    __del__ = close
 
 
 # ── what a callable is called on the mesh ─────────────────────────────────────────────────────────────

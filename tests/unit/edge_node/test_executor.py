@@ -211,6 +211,14 @@ def test_waiting_for_a_result_has_a_timeout_of_its_own(mesh):
     assert not future.done()
 
 
+def test_an_iterator_that_is_given_up_before_it_began_cancels_too(mesh):
+    results = mesh.map("test.hold", range(5))
+    ahead = list(results._ahead.futures)
+    del results
+
+    assert len(ahead) == 5 and all(future.cancelled() for future in ahead)
+
+
 def test_options_go_with_every_task(home, backend):
     options = {"where": "pi-2", "ttl_s": 60, "priority": 3, "labels": {"site": "a"}}
     with MeshExecutor(home=home, deadline_s=9.0, **options) as mesh:
