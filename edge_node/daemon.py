@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from edge_node import logs
+from edge_node import logs, residence
 from edge_node.agent import Agent
 from edge_node.backend import AgentBackend
 from edge_node.clock import Clock, SystemClock
@@ -304,6 +304,7 @@ async def serve(
         await _linked(agent, stop)
         if not stop.is_set():
             _tell_ready(agent, home, ready, as_json)
+            loop.call_later(residence.SETTLED_S, residence.give_back_code, residence.code_mapped())
         ends = {running, serving, house.create_task(stop.wait(), name="stop")}
         if standing is not None:
             agent.at_turn_end.append(standing.look)

@@ -1,0 +1,76 @@
+"""Giving back pages of code that only the start needed.
+
+Half of a node's resident memory is mapped from files, most of it code of shared libraries: libcrypto and
+the cryptography package, libpython, SQLite, zeroconf. Starting runs through much of that once (registering
+types and algorithms, parsing certificates, a TLS handshake), and the kernel maps sixteen pages round each
+that is touched, so that much of what counts as resident was never read. What an idle node runs comes back at
+the next call, out of the page cache.
+
+    kB resident from files, x86_64:    24 700 before · 10 400 after · 20 300 a minute later, and after five
+
+What is dropped must be nothing but a copy of its file: executable, private, never written, and no library
+that a thread is loading at this moment, whose pages may become its data. So only mappings count that are the
+same as some seconds before. Breakpoints that a debugger writes into code make it written, and it stays.
+
+Rejected: mappings that are read-only but not executable, among which are the relocated pointers of loaded
+libraries; doing it again and again, which would only move the cost into the node's work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Iterable, Iterator, Set
+from pathlib import Path
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+SETTLED_S: Final = 15.0
+"""After the start: by then there are sessions, announcements and the functions' files."""
+_MADV_DONTNEED: Final = 4  # of Linux on every architecture that CPython is built for
+
+Mapping = tuple[int, int, str]  # address, bytes, file
+
+
+def code_of_files(smaps: Iterable[str]) -> Iterator[Mapping]:
+    """The mappings of code that is as it stands in its file. Args: smaps: lines of /proc/self/smaps."""
+    mapping: Mapping | None = None
+    for line in smaps:
+        fields = line.split(maxsplit=5)
+        if not fields[0].endswith(":"):  # from-to rwxp offset device inode path
+            mapping = None
+            if len(fields) == 6 and fields[1] == "r-xp" and fields[5].startswith("/"):
+                begin, end = (int(each, 16) for each in fields[0].split("-"))
+                mapping = (begin, end - begin, fields[5].rstrip())
+        elif mapping is not None and fields[0] == "Anonymous:":  # what was written since it was mapped
+            if fields[1] == "0":
+                yield mapping
+            mapping = None
+
+
+def code_mapped() -> frozenset[Mapping]:
+    """What may be given back some seconds later; nothing where there is no /proc."""
+    try:
+        with Path("/proc/self/smaps").open() as smaps:
+            return frozenset(code_of_files(smaps))
+    except OSError:
+        return frozenset()
+
+
+def give_back_code(before: Set[Mapping]) -> int:
+    """Drop the code that was mapped *before* and still is; returns the bytes offered.
+
+    It takes a few milliseconds, and a microsecond for every page that is wanted again.
+    """
+    try:
+        madvise = ctypes.PyDLL(None).madvise  # holding the interpreter: nobody imports a library meanwhile
+    except (OSError, AttributeError):
+        return 0
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    offered = 0
+    for address, size, _ in sorted(before & code_mapped()):
+        if madvise(address, size, _MADV_DONTNEED) == 0:  # a locked mapping refuses, and stays
+            offered += size
+    log.debug("code given back", extra={"bytes": offered})
+    return offered

@@ -1,0 +1,77 @@
+"""Only code that is a copy of its file is given back, and what was given back still runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_node.residence import code_mapped, code_of_files
+
+ROOT = Path(__file__).resolve().parents[3]
+
+SMAPS = """\
+7f0000000000-7f0000004000 r--p 00000000 08:01 11 /usr/lib/libone.so
+Rss:                  16 kB
+Anonymous:             0 kB
+7f0000004000-7f0000010000 r-xp 00004000 08:01 11 /usr/lib/libone.so
+Size:                 48 kB
+Rss:                  40 kB
+Anonymous:             0 kB
+VmFlags: rd ex mr mw me
+7f0000010000-7f0000012000 rw-p 00010000 08:01 11 /usr/lib/libone.so
+Anonymous:             8 kB
+7f0000020000-7f0000021000 r-xp 00000000 08:01 12 /opt/with a space/libtwo.so
+Anonymous:             0 kB
+7f0000030000-7f0000031000 r-xp 00000000 08:01 13 /usr/lib/written.so
+Anonymous:             4 kB
+7f0000040000-7f0000041000 r-xp 00000000 00:00 0
+Anonymous:             0 kB
+7fff00000000-7fff00002000 r-xp 00000000 00:00 0 [vdso]
+Anonymous:             0 kB
+"""
+
+
+def test_only_unwritten_code_of_files_counts():
+    assert list(code_of_files(SMAPS.splitlines(keepends=True))) == [
+        (0x7F0000004000, 0xC000, "/usr/lib/libone.so"),
+        (0x7F0000020000, 0x1000, "/opt/with a space/libtwo.so"),
+    ]
+
+
+@pytest.mark.skipif(not code_mapped(), reason="needs Linux's /proc")
+@pytest.mark.slow
+def test_what_was_given_back_is_gone_and_still_runs():
+    """In a process of its own: keys, TLS and SQLite work on after their code was dropped."""
+    code = """if True:
+        import sqlite3, ssl
+        from pathlib import Path
+        from edge_node.residence import code_mapped, give_back_code
+        from security.identity import NodeKeys
+
+        def resident_kb():
+            return int(Path("/proc/self/status").read_text().split("RssFile:")[1].split()[0])
+
+        def work():
+            ssl.create_default_context()
+            return NodeKeys.generate().spki_sha256, sqlite3.connect(":memory:").execute("select 1").fetchone()
+
+        work()
+        before, mapped = resident_kb(), code_mapped()
+        assert give_back_code(frozenset()) == 0
+        offered = give_back_code(mapped)
+        after = resident_kb()
+        assert offered > 1_000_000 and after < before - 2_000, (offered, before, after)
+        assert work()[1] == (1,)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stderr
