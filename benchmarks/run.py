@@ -2,6 +2,9 @@
 
     python -m benchmarks.run [--rounds 5] [--broker mosquitto|embedded] [--no-dask]
 
+What needs hosts of its own, and so root, has commands of its own (docs/performance.md): what idle daemons
+cost, `python -m benchmarks.bench_idle`, and `python -m benchmarks.bench_discovery`.
+
 Dask is installed into an environment of its own (.venv-bench), never into the project's.
 """
 
@@ -63,7 +66,8 @@ def main() -> None:
         print(f"{name:22}{value:>10.2f}   {wanted[name]}")
     print(f"node, idle, with mDNS {report['node_idle_mb']:>9.1f} MB (MiB)   <= 50")
     print(f"node up to ready      {report['node_ready_s']:>9.2f} s    <= 3")
-    print(f"(report: {target.relative_to(root)}; seal + open: python -m benchmarks.bench_envelope)")
+    print(f"(report: {target.relative_to(root)}; seal + open: python -m benchmarks.bench_envelope;")
+    print(" eight idle nodes, memory, processor and wire: python -m benchmarks.bench_idle)")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from edge_node import residence
 from edge_node.client import Mesh
 
 SOURCE = '''
@@ -176,7 +177,7 @@ def run(rounds: int, broker: str, dask_python: Path | None) -> dict[str, Any]:
     """All rounds, in turns; medians and ratios."""
     found: dict[str, list[dict[str, float]]] = {"edgeweave": [], "process_pool": [], "dask": []}
     with mesh(broker) as (gateway, at_gateway, at_node), ProcessPoolExecutor(1) as pool:
-        time.sleep(5)  # let mDNS announce itself and the node come to rest
+        time.sleep(residence.SETTLED_S + 10)  # let mDNS announce itself and the node come to rest
         idle_mb = at_node.resident_mb()
         asyncio.run(deploy(gateway))
         dask = Dask(dask_python) if dask_python is not None else None

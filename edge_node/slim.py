@@ -3,13 +3,13 @@
 | left out | asked for by | kB |
 |---|---|---|
 | ast | inspect, and so asyncio and dataclasses | 500 |
-| locale | subprocess | 160 |
-| typing_extensions; msgspec.inspect and JSON schemas | msgspec | 450 |
-| email.utils | cryptography.x509, to check mail addresses in names | 600 |
-| keys as OpenSSH writes them | cryptography.hazmat.primitives.serialization | 200 |
-| ctypes.util | ifaddr, to find libc by way of a compiler's tools, in a process of its own | 450 |
+| locale | subprocess | 350 |
+| typing_extensions, msgspec.inspect, JSON schemas | msgspec | 1 000 |
+| email.utils, and with it calendar | cryptography.x509, to check mail addresses in names | 800 |
+| keys as OpenSSH writes them | cryptography.hazmat.primitives.serialization | 650 |
 
-kB of a node's resident memory, each without this one alone. paho's part is in ``transport.slim_paho``.
+kB that a node grows by if it imports this one first; they share some. paho's part is in
+``transport.slim_paho``, ifaddr's (550) in ``discovery.slim_ifaddr``, OpenSSL's host names in ``transport.mqtt``.
 Nothing is lost: what is asked for after all is loaded then (``stand_ins``).
 """
 

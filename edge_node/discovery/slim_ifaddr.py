@@ -1,6 +1,6 @@
 """ifaddr without ``ctypes.util``, which it imports to find libc and never asks again.
 
-That module brings tempfile, shutil, bz2 and lzma, 0.45 MB of a node's 50, and finds libc by running
+That module brings tempfile, shutil, bz2 and lzma, 0.5 MB of a node's 50, and finds libc by running
 ``ldconfig`` in a process of its own, at every start. The C library is what this interpreter is linked with:
 ``CDLL(None)``. A process that has imported ``ctypes.util`` already keeps it.
 """
