@@ -9,7 +9,7 @@
 | keys as OpenSSH writes them | cryptography.hazmat.primitives.serialization | 650 |
 
 kB that a node grows by if it imports this one first; they share some. paho's part is in
-``transport.slim_paho``, ifaddr's (550) in ``discovery.slim_ifaddr``, OpenSSL's host names in ``transport.mqtt``.
+``transport.slim_paho``, ifaddr's (550) in ``discovery.slim_ifaddr``.
 Nothing is lost: what is asked for after all is loaded then (``stand_ins``).
 """
 
