@@ -29,6 +29,19 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def swept():
+    """A preloaded process that is killed leaves its memory of the lie behind."""
+
+    def lying() -> set[Path]:
+        return {path for kind in ("faketime_shm_*", "sem.faketime_*") for path in Path("/dev/shm").glob(kind)}
+
+    before = lying()
+    yield
+    for path in lying() - before:
+        path.unlink(missing_ok=True)
+
+
 def set_clock(daemon: Daemon, ahead_s: int) -> Daemon:
     """This daemon's and its commands', now and for whatever is started later."""
     file = daemon.bed.path / f"{daemon.name}.clock"
