@@ -1,9 +1,9 @@
 """How well one node's burst spreads over its peers: real daemons, mosquitto, everything on.
 
-    python -m benchmarks.bench_spread [--rounds 3] [--tasks 500] [--broker mosquitto|embedded]
+    python -m benchmarks.bench_spread [--rounds 3] [--tasks 1000] [--ms 20] [--broker mosquitto|embedded]
 
 A gateway and nodes on loopback play boards of equal and of unequal speed (`[board] slowdown`): a task takes
-0.5 ms of the machine's CPU and 40 ms of a board of speed 1, so that two cores carry all the boards. One node
+0.25 ms of the machine's CPU and 20 ms of a board of speed 1, so that two cores carry all the boards. One node
 is given a burst of tasks of a function that nobody has seen run; the same burst with `where="local"` is what
 it takes alone. Rounds take turns, and only ratios within a round mean anything. The owner is the slowest
 board. Other work on the machine lowers the figures: messages need its cores, the boards hardly do.
@@ -27,7 +27,6 @@ from typing import Any
 from benchmarks.whole_path import Daemon, program
 from edge_node.client import Mesh
 
-CPU_S = 0.0005
 SLOWEST = 80.0  # slowdown of a board of speed 1
 WANTED = {"equal": 0.9, "unequal": 1 / 1.15}
 FLEETS: dict[str, dict[str, float]] = {
@@ -92,12 +91,12 @@ def _settings(speed: float, *, gateway: bool = False) -> str:
     return f"{section}[board]\nslowdown = {SLOWEST / speed}\n"
 
 
-async def burst(there: Mesh, function: str, tasks: int, where: str) -> float:
+async def burst(there: Mesh, function: str, tasks: int, cpu_s: float, where: str) -> float:
     """Seconds until all of them have their results."""
     begin = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(tasks):
-            group.create_task(there.run(function, CPU_S, where=where))
+            group.create_task(there.run(function, cpu_s, where=where))
     return time.perf_counter() - begin
 
 
@@ -105,10 +104,12 @@ async def known_everywhere(homes: dict[str, Path], function: str) -> None:
     """Every node has the bundle: fetching code once is not what is measured here."""
     async with Mesh.open(homes["a"]) as there:
         for name in homes:
-            await there.run(function, CPU_S, where=name, deadline_s=60)
+            await there.run(function, 0.0001, where=name, deadline_s=60)
 
 
-async def measure(homes: dict[str, Path], rounds: int, tasks: int) -> tuple[list[float], list[float], Any]:
+async def measure(
+    homes: dict[str, Path], rounds: int, tasks: int, cpu_s: float
+) -> tuple[list[float], list[float], Any]:
     """Seconds of each round alone and together, and the counters of every board: who ran how much."""
     async with Mesh.open(homes["gateway"]) as there:
         await there.call(
@@ -118,8 +119,8 @@ async def measure(homes: dict[str, Path], rounds: int, tasks: int) -> tuple[list
     alone, together = [], []
     async with Mesh.open(homes["a"]) as there:
         for number in range(rounds):
-            alone.append(await burst(there, f"spread.burn{2 * number}", tasks // 4, "local"))
-            together.append(await burst(there, f"spread.burn{2 * number + 1}", tasks, "any"))
+            alone.append(await burst(there, f"spread.burn{2 * number}", tasks // 4, cpu_s, "local"))
+            together.append(await burst(there, f"spread.burn{2 * number + 1}", tasks, cpu_s, "any"))
     ran = {}
     for name, home in homes.items():
         async with Mesh.open(home) as there:
@@ -133,14 +134,16 @@ async def measure(homes: dict[str, Path], rounds: int, tasks: int) -> tuple[list
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default 3)")
-    parser.add_argument("--tasks", type=int, default=500, help="tasks of a burst (default 500)")
+    parser.add_argument("--tasks", type=int, default=1000, help="tasks of a burst (default 1000)")
+    parser.add_argument("--ms", type=float, default=20.0, help="of a task on a board of speed 1 (default 20)")
     parser.add_argument("--broker", choices=("mosquitto", "embedded"), default="mosquitto")
     options = parser.parse_args()
     report = {}
     print(f"{'':10}{'speed-up':>10}{'ideal':>8}{'share of it':>13}   wanted")
     for name, speeds in FLEETS.items():
         with fleet(speeds, options.broker) as homes:
-            alone, together, tasks = asyncio.run(measure(homes, options.rounds, options.tasks))
+            cpu_s = options.ms / 1e3 / SLOWEST
+            alone, together, tasks = asyncio.run(measure(homes, options.rounds, options.tasks, cpu_s))
         # A quarter of the burst is enough to know what the owner takes alone.
         ups = [4 * one / all_ for one, all_ in zip(alone, together, strict=True)]
         ideal = sum(speeds.values()) / speeds["a"]
