@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.daemons import left_behind
+
 pytest.importorskip("numpy")
 pytest.importorskip("amqtt")
 
@@ -31,19 +33,6 @@ def start(tmp_path: Path, *options: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def left_behind(tmp_path: Path) -> list[str]:
-    """Processes that still carry this run's mark, or name its directory."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if str(tmp_path).encode() in words and int(process.name) != os.getpid():
-            found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return found
 
 
 @pytest.mark.slow

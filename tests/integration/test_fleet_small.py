@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.daemons import left_behind
+
 pytest.importorskip("amqtt")
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,18 +88,6 @@ def run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT, env={**environment, "TMPDIR": str(short)}, stdin=subprocess.DEVNULL, capture_output=True,
         text=True, timeout=100, check=False,
     )  # fmt: skip
-
-
-def left_behind(tmp_path: Path) -> list[str]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if str(tmp_path).encode() in words and int(process.name) != os.getpid():
-            found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return found
 
 
 @pytest.mark.slow

@@ -402,3 +402,16 @@ def running_marks(path: Path) -> list[int]:
     """Pids of workers inside ``toys.until(path)``."""
     marks = path.parent.glob(f"{path.name}.*.running")
     return [int(found[1]) for mark in marks if (found := re.search(r"\.(\d+)\.running$", mark.name))]
+
+
+def left_behind(tmp_path: Path) -> list[str]:
+    """Processes that still carry this run's mark, or name its directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(tmp_path).encode() in words and int(process.name) != os.getpid():
+            found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
