@@ -1,0 +1,1 @@
+"""A whole fleet in one process: production cores in virtual time, from one seed."""

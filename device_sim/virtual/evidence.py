@@ -1,0 +1,178 @@
+"""Evidence: what can be seen of a run from outside its members, and what lies on their disks at the end.
+
+    doors    Asked, Answered, Told          what a client at a node's control socket says and hears
+    boards   Ran, Crashed, Started          what somebody standing beside the machines sees
+    wires    Framed, Reached                every payload at the broker: from whom, and whom it reached
+    people   Revoked, Happened, Sampled     what an operator did, what was broken, what `status` answers
+    end      End                            the disks, read after everybody has stopped
+
+Checkers are told of each as it happens and judge at the end; they see no core from inside, so no defect of a
+core can hide from them by being believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A client handed a task to its node. `marker`: bytes within its input that no link may show."""
+
+    at_ns: int
+    node: str
+    task: str
+    function: str
+    ttl_ns: int
+    """True nanoseconds within which it must be settled, once accepted."""
+    marker: bytes = b""
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """The node's word on it: accepted, or refused with a reason."""
+
+    at_ns: int
+    node: str
+    task: str
+    accepted: bool
+    reason: str = ""
+
+
+class Told(msgspec.Struct, frozen=True):
+    """The client heard how its task ended."""
+
+    at_ns: int
+    node: str
+    task: str
+    status: str
+    place: str
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """A worker of `node` ended an attempt; `status` as its completion has it, "killed" if the node died."""
+
+    started_ns: int
+    at_ns: int
+    node: str
+    task: str
+    attempt: int
+    status: str
+
+
+class Crashed(msgspec.Struct, frozen=True):
+    """`how`: kill (the disk keeps what the kernel has), power (only what was fsynced), stop (in order)."""
+
+    at_ns: int
+    node: str
+    how: str
+
+
+class Started(msgspec.Struct, frozen=True):
+    """A process of `node` runs (again) and takes work."""
+
+    at_ns: int
+    node: str
+
+
+class Framed(msgspec.Struct, frozen=True):
+    """`sender` (the name its connection bears) published this at the broker."""
+
+    at_ns: int
+    sender: str
+    topic: str
+    payload: bytes
+
+
+class Reached(msgspec.Struct, frozen=True):
+    """A published payload was handed to `reader`."""
+
+    at_ns: int
+    reader: str
+    topic: str
+    payload: bytes
+
+
+class Revoked(msgspec.Struct, frozen=True):
+    """The gateway told its operator that `node` is out."""
+
+    at_ns: int
+    node: str
+
+
+class Happened(msgspec.Struct, frozen=True):
+    """A fault was injected, or ended: `do` as in the scenario; "heal" is the end of all of them."""
+
+    at_ns: int
+    do: str
+    node: str = ""
+    detail: str = ""
+
+
+class Sampled(msgspec.Struct, frozen=True):
+    """What `edge-node status` answers; None where nobody answers."""
+
+    at_ns: int
+    node: str
+    status: Mapping[str, Any] | None
+
+
+Event = Asked | Answered | Told | Ran | Crashed | Started | Framed | Reached | Revoked | Happened | Sampled
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record of a ledger as it lies on the disk (see ``edge_node.tasks.journal``): its checksum holds."""
+
+    task: str
+    kind: int
+    at_ms: int
+    state: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class End:
+    """The end of a run."""
+
+    at_ns: int
+    healed_ns: int | None
+    """When every fault had ended; None: the run had no liveness phase."""
+    ledgers: Mapping[str, list[Row]]
+    """Of every node whose disk can be read, also of those that are gone for good."""
+    damaged: Mapping[str, list[str]]
+    """What a node's own journal named as damaged."""
+    gone: Mapping[str, str]
+    """Nodes that were taken away for good, and how: kill, revoke, …"""
+    keys: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
+    """The key store of every node: name of the file -> bytes."""
+    outbox_tasks_max: int = 10_000
+    outbox_bytes_max: int = 64 * 1024 * 1024
+
+
+Word = Literal["passed", "failed", "not applicable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A checker's word. `violations`: one line each, the first twenty; `why`: for "not applicable"."""
+
+    name: str
+    promise: str
+    word: Word
+    violations: tuple[str, ...] = ()
+    why: str = ""
+    first_ns: int | None = None
+    """The moment of the first violation, where it has one: shortening a run begins there."""
+
+
+class Checker(Protocol):
+    """Judges one promise. Made for one run."""
+
+    name: str
+    promise: str
+
+    def saw(self, event: Event) -> None: ...
+    def verdict(self, end: End) -> Verdict: ...
