@@ -20,5 +20,5 @@ if ! "$venv/bin/python" -c 'import sys' 2>/dev/null; then
   "$python" -m venv "$venv" || fail "could not create $venv"
 fi
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt \
-  -e '.[gateway,examples,dev]' 2> >(grep -v '^WARNING' >&2) || fail "installing the packages failed: is a package index reachable?"
+  -e '.[gateway,examples,report,dev]' 2> >(grep -v '^WARNING' >&2) || fail "installing the packages failed: is a package index reachable?"
 touch "$venv/.ready"
