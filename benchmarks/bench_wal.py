@@ -2,7 +2,7 @@
 
     python benchmarks/bench_wal.py [DIRECTORY]     on the disk of DIRECTORY; by default the temporary one
 
-The reason for `Journal._grow_wal`: one row a commit, synchronous = FULL.
+The reason for `SqliteLedger._grow_wal`: one row a commit, synchronous = FULL.
 """
 
 from __future__ import annotations

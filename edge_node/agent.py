@@ -289,7 +289,9 @@ class Agent:
         """Until cancelled. ``ready`` is set once work is accepted."""
         self.publisher.restore()
         self._look_due.set()
-        self.journal.start(asyncio.get_running_loop(), self._on_persisted, self._on_persist_failed)
+        self.journal.start(
+            asyncio.get_running_loop().call_soon_threadsafe, self._on_persisted, self._on_persist_failed
+        )
         open_tasks = await asyncio.to_thread(self.journal.open_tasks)
         self.link.subscribe(topics.subscriptions(self.mesh_id, self.node_id))
         async with contextlib.AsyncExitStack() as stack:

@@ -30,7 +30,7 @@ async def main(path, first):
         sys.stdout.flush()
     def failed(serials, reason):
         raise SystemExit(reason)
-    journal.start(asyncio.get_running_loop(), told, failed)
+    journal.start(asyncio.get_running_loop().call_soon_threadsafe, told, failed)
     serial = 0
     while True:
         for _ in range(20):

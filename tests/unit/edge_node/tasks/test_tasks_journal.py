@@ -7,8 +7,9 @@ import sqlite3
 
 import pytest
 
-from edge_node.tasks import journal as journal_module
+from edge_node.store import ledger as ledger_module
 from edge_node.tasks.journal import Journal, MemoryJournal, StoreDamaged, set_aside
+from edge_node.tasks.rows import ROWS_MAX
 from edge_node.tasks.task import Accepted, Attempt, Closed, Fenced, Noted, Outcome, Task
 from security.errors import BadInput, Unavailable
 
@@ -28,7 +29,7 @@ class Running:
         self.failed: list[tuple[list[int], str]] = []
         self.said = asyncio.Event()
         self.serial = 0
-        journal.start(asyncio.get_running_loop(), self._on_persisted, self._on_failed)
+        journal.start(asyncio.get_running_loop().call_soon_threadsafe, self._on_persisted, self._on_failed)
 
     def _on_persisted(self, serials):
         self.persisted += serials
@@ -145,12 +146,12 @@ async def test_a_full_disk_fails_the_append_and_recovers(tmp_path):
     journal = Journal(tmp_path / "j.db", MESH, "pi-1")
     running = Running(journal)
     await running.write(Accepted(a_task("t1")))
-    pages = journal._writer.execute("PRAGMA page_count").fetchone()[0]
-    journal._writer.execute(f"PRAGMA max_page_count = {pages}")
+    pages = journal._store._writer.execute("PRAGMA page_count").fetchone()[0]
+    journal._store._writer.execute(f"PRAGMA max_page_count = {pages}")
     await running.write(Accepted(a_task("t2", input=b"x" * 100_000)), Closed("t2", Outcome("done")))
 
     assert running.failed and "full" in running.failed[0][1]
-    journal._writer.execute("PRAGMA max_page_count = 1000000")
+    journal._store._writer.execute("PRAGMA max_page_count = 1000000")
     await running.write(Closed("t2", Outcome("failed")), Accepted(a_task("t2")))
     assert journal.get("t2").outcome is None, "what followed a lost accept is not kept"
     journal.close()
@@ -236,17 +237,15 @@ async def test_a_flipped_bit_in_a_row_is_named_and_nothing_is_invented(tmp_path)
 async def test_a_commit_takes_everything_that_has_gathered(tmp_path, monkeypatch):
     """Group commit: a thousand appends must not be a thousand fsyncs."""
     statements = []
-    real = journal_module.insert_statement
-    monkeypatch.setattr(
-        journal_module, "insert_statement", lambda rows: statements.append(rows) or real(rows)
-    )
+    real = ledger_module.insert_statement
+    monkeypatch.setattr(ledger_module, "insert_statement", lambda rows: statements.append(rows) or real(rows))
     running = Running(Journal(tmp_path / "j.db", MESH, "pi-1"))
 
     await running.write(*(Accepted(a_task(f"t{i}")) for i in range(1000)))
 
     assert sum(statements) == 1000
     assert len(statements) < 100
-    assert max(statements) <= journal_module.ROWS_MAX
+    assert max(statements) <= ROWS_MAX
     running.journal.close()
 
 
@@ -255,7 +254,7 @@ async def test_a_record_without_bytes_fails_its_commit_and_not_the_thread(tmp_pa
     told = []
     journal = Journal(tmp_path / "ledger.db", "0" * 16, "pi-1")
     journal.start(
-        asyncio.get_running_loop(),
+        asyncio.get_running_loop().call_soon_threadsafe,
         lambda serials: told.append(("kept", serials)),
         lambda serials, reason: told.append(("failed", serials)),
     )

@@ -1,0 +1,232 @@
+"""The ledger's rows in one SQLite file (WAL, synchronous = FULL).
+
+Opening checks that the file is of this mesh, this node and a version that we can read. A writer and a reader
+connection: readers never wait for an fsync. Thread-safe as SQLite is: one writing thread, any that read one
+after the other. Not here: what a row says (`edge_node.tasks.rows`), what shares a commit
+(`edge_node.tasks.journal`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from edge_node.tasks.rows import Row, Settled, StoreDamaged
+from security.errors import BadInput, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x65775F6A  # "ew_j"
+DAMAGED_FIX = "it can be set aside and looked at with sqlite3 .recover"
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS records(
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    body BLOB NOT NULL,
+    crc INTEGER NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS records_by_id ON records(id, kind);
+"""
+_OPEN = """
+SELECT a.id FROM records AS a WHERE a.kind = 0
+AND NOT EXISTS (SELECT 1 FROM records AS c WHERE c.id = a.id AND c.kind = 1)
+"""
+
+
+def insert_statement(rows: int) -> str:
+    values = ",".join(["(?,?,?,?,?,?)"] * rows)
+    return f"INSERT OR IGNORE INTO records(id, kind, at_ms, state, body, crc) VALUES {values}"  # noqa: S608
+
+
+class SqliteLedger:
+    """A `LedgerStore` in one SQLite file.
+
+    Args: path: of the file, made (0600) if missing.   mesh_id, node_id: whose it must be.
+        connect: opens the file; for tests that stand between SQLite and its file.
+    Raises (constructor): BadInput: a file of another mesh, another node or a newer version.
+    StoreDamaged: not a database, or a torn one. Unavailable: it cannot be opened or written at all.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        mesh_id: str,
+        node_id: str,
+        *,
+        connect: Callable[[Path], Any] | None = None,
+    ) -> None:
+        connect = connect or connected
+        self._path = path
+        self._connect = connect
+        try:
+            path.touch(mode=0o600, exist_ok=True)
+            self._writer = connect(path)
+            self._reader = connect(path)
+            with contextlib.suppress(sqlite3.OperationalError):
+                self._reader.execute("PRAGMA query_only = ON")
+            self._check_in(mesh_id, node_id)
+        except OSError as error:
+            raise Unavailable(f"cannot open {path}: {error.strerror}", fix="check its directory") from error
+        except sqlite3.OperationalError as error:
+            raise Unavailable(
+                f"cannot open {path}: {error}",
+                fix="check free space and permissions, or who else has it open",
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise StoreDamaged(f"{path} is damaged: {error}", fix=DAMAGED_FIX) from error
+
+    def _check_in(self, mesh_id: str, node_id: str) -> None:
+        path, writer = self._path, self._writer
+        version = writer.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise BadInput(
+                f"{path} has schema version {version}, this program reads up to {SCHEMA_VERSION}",
+                fix="upgrade edgeweave, or use another --home",
+            )
+        tables = {name for (name,) in writer.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and not {"meta", "records"} <= tables:
+            raise BadInput(
+                f"{path} is a database but not a journal", fix="move it away, or use another --home"
+            )
+        writer.executescript(_SCHEMA)
+        for key, value, what in (("mesh", mesh_id, "mesh"), ("node", node_id, "node")):
+            writer.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
+            (found,) = writer.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            if found != value:
+                raise BadInput(
+                    f"{path} belongs to {what} {found}, not to {value}",
+                    fix=f"start it as {found}, or use another --home",
+                )
+        if version < SCHEMA_VERSION:
+            writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        self._grow_wal()
+
+    def _grow_wal(self) -> None:
+        """Let the WAL reach its full size before anybody waits for it.
+
+        An fsync of a file that grows also commits the file system's own journal; one that overwrites does not
+        (benchmarks/bench_wal.py), and a WAL begins at nothing in every process. So: as many commits as fill
+        it, not synced (NORMAL syncs at checkpoints alone, so nothing durable is at risk), then one
+        checkpoint, after which it is written from its start. Costs 4 MB of writing a start.
+        """
+        writer = self._writer
+        pages = writer.execute("PRAGMA wal_autocheckpoint").fetchone()[0]
+        writer.execute("PRAGMA wal_autocheckpoint = 0")
+        writer.execute("PRAGMA synchronous = NORMAL")
+        try:
+            for number in range(pages):
+                writer.execute("INSERT OR REPLACE INTO meta VALUES ('wal', ?)", (str(number),))
+        finally:
+            writer.execute("PRAGMA synchronous = FULL")
+            writer.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+        writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+
+    def insert(self, rows: Sequence[Row]) -> None:
+        """One statement: see the decision record 0006. Raises: Unavailable: nothing of it was written."""
+        try:
+            self._writer.execute(insert_statement(len(rows)), tuple(chain.from_iterable(rows)))
+        except (sqlite3.Error, OverflowError) as error:
+            raise Unavailable(str(error) or type(error).__name__) from error
+
+    def delete(self, ids: Sequence[str]) -> None:
+        with self._seeing_damage(), contextlib.closing(self._connect(self._path)) as pruner:
+            for first in range(0, len(ids), 500):
+                pruner.execute("BEGIN IMMEDIATE")
+                pruner.executemany(
+                    "DELETE FROM records WHERE id = ?", [(each,) for each in ids[first : first + 500]]
+                )
+                pruner.execute("COMMIT")
+            pruner.executescript("PRAGMA incremental_vacuum")  # `execute` would free one page
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._reader.close()
+        self._writer.close()
+
+    def rows_of(self, task_id: str) -> Sequence[tuple[int, int, bytes, int]]:
+        return self._all("SELECT kind, at_ms, body, crc FROM records WHERE id = ? ORDER BY kind", (task_id,))
+
+    def open_ids(self) -> Sequence[str]:
+        return [task_id for (task_id,) in self._all(_OPEN + " ORDER BY a.seq")]
+
+    def newest(self, limit: int, state: str) -> Sequence[str]:
+        where = ""
+        if state == "open":
+            where = "AND c.id IS NULL"
+        elif state:
+            where = "AND c.state = :state"
+        rows = self._all(
+            "SELECT a.id FROM records AS a "  # noqa: S608  `where` is one of three constants
+            "LEFT JOIN records AS c ON c.id = a.id AND c.kind = 1 "
+            f"WHERE a.kind = 0 {where} ORDER BY a.seq DESC LIMIT :limit",
+            {"state": state, "limit": limit},
+        )
+        return [task_id for (task_id,) in rows]
+
+    def settled(self) -> Sequence[Settled]:
+        rows = self._all(
+            "SELECT c.id, c.at_ms, (SELECT sum(length(r.body)) FROM records AS r WHERE r.id = c.id) "
+            "FROM records AS c WHERE c.kind = 1 ORDER BY c.seq DESC"
+        )
+        return [Settled(*row) for row in rows]
+
+    def every(self) -> Iterator[Row]:
+        with self._seeing_damage():
+            for row in self._reader.execute(
+                "SELECT id, kind, at_ms, state, body, crc FROM records ORDER BY seq"
+            ):
+                yield Row(*row)
+
+    def gaps(self) -> list[str]:
+        try:
+            return [line for (line,) in self._reader.execute("PRAGMA integrity_check") if line != "ok"]
+        except sqlite3.Error as error:
+            return [f"{self._path.name}: {error}"]
+
+    def _all(self, statement: str, values: Any = ()) -> list[Any]:
+        with self._seeing_damage():
+            found: list[Any] = self._reader.execute(statement, values).fetchall()
+        return found
+
+    @contextlib.contextmanager
+    def _seeing_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and "decode" not in str(error):
+                raise Unavailable(f"cannot read {self._path}: {error}") from error
+            raise StoreDamaged(f"{self._path} is damaged: {error}", fix=DAMAGED_FIX) from error
+
+
+def connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=10.0, cached_statements=256
+    )
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in a new file only
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA cache_size = -4096")
+    return connection
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged journal (and its WAL) out of the way, keeping every byte; returns where it went."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    for suffix in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside
