@@ -40,6 +40,14 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     shares: list[list[float]]
 
 
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """Tasks over time: so many were accepted, so many told done, in each interval."""
+
+    interval_s: float = 1.0
+    accepted: list[int] = []
+    completed: list[int] = []
+
+
 class Messages(msgspec.Struct, frozen=True, kw_only=True):
     """What crossed the broker, by kind: direct, presence, roster, handshake, …"""
 
@@ -91,7 +99,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     manifest: Manifest
     figures: dict[str, float]
-    """Everything that `--assert` may name: accepted, completed, failed, refused, lost, p50_ms, p99_ms, …"""
+    """Everything that `--assert` may name; by ``glossary.FIGURES``. What was not measured is not there."""
     latencies_ms: dict[str, list[tuple[float, int]]]
     """By function: (upper bound of a bin in milliseconds, how many), ascending; bins grow by 10 %."""
     load: Load
@@ -100,6 +108,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[Node]
     edges: list[Edge]
     checks: list[Check]
+    rates: Rates = Rates()
     notes: list[str] = []
     """What this kind of run could not do, in sentences."""
     extra: dict[str, Any] = {}
