@@ -8,7 +8,6 @@ are the same words on a node and on the gateway; the gateway adds its own (`gate
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,19 +15,16 @@ import msgspec
 
 from edge_node.agent import Agent
 from edge_node.control import protocol
-from edge_node.functions import values
-from edge_node.functions.arguments import check_arguments
 from edge_node.tasks import events as desk_events
-from edge_node.tasks.task import INPUT_BYTES_MAX, Outcome, Task
-from edge_node.wire.ids import GATEWAY, is_task_id, task_id
+from edge_node.tasks.asking import task_of
+from edge_node.tasks.task import Outcome, Task
+from edge_node.wire.ids import GATEWAY, is_task_id
 from edge_node.wire.messages import Leaving
 from security.certificates import not_after_s
 from security.errors import BadInput, EdgeweaveError, Refused, Unavailable
 
 Reply = Callable[[protocol.Response], None]
 Method = Callable[[dict[str, Any]], Awaitable[object]]
-
-LABELS_MAX = 32  # as many as a function's manifest may ask for
 
 FIXES = {
     "outbox full": "wait for open tasks to settle, or raise [tasks] outbox_tasks_max",
@@ -83,38 +79,13 @@ class AgentBackend:
 
     def _task(self, request: protocol.Submit | protocol.Run) -> Task:
         agent = self.agent
-        if len(request.input) > INPUT_BYTES_MAX:
-            raise BadInput(
-                f"the arguments take {len(request.input) / 1e6:.1f} MB, at most 8.4 MB fit a task",
-                fix="split the input into smaller windows",
-            )
-        entry = agent.catalogue.current(request.function)
-        manifest = agent.publisher.manifest_of(entry.name, entry.digest)
-        assert manifest is not None, "the current entry is in the history"
-        args, kwargs = values.decode_call(request.input)
-        check_arguments(manifest, args, kwargs)
-        if request.deadline_ms is not None and request.deadline_ms <= 0:
-            raise BadInput("the deadline lies in the past", fix="give the seconds from now, more than 0")
-        if request.ttl_ms is not None and request.ttl_ms <= 0:
-            raise BadInput("the ttl lies in the past", fix="give the seconds from now, more than 0")
-        wall_ms = agent.clock.wall_ms()
-        ttl_ms = request.ttl_ms if request.ttl_ms is not None else int(agent.settings.tasks.ttl_s * 1000)
-        return Task(
-            id=task_id(wall_ms, agent.entropy(8)),
-            function=entry.name,
-            digest=entry.digest,
-            input=request.input,
-            input_sha256=hashlib.sha256(request.input).digest(),
+        return task_of(
+            request,
             origin=agent.node_id,
-            where=request.where,
-            priority=request.priority,
-            accepted_at_ms=wall_ms,
-            deadline_ms=request.deadline_ms,
-            ttl_ms=ttl_ms,
-            timeout_s=manifest.timeout_s,
-            memory_mb=manifest.memory_mb,
-            requires=tuple(manifest.requires),
-            labels=_labels(request, manifest.labels),
+            known=agent.publisher,
+            wall_ms=agent.clock.wall_ms(),
+            ttl_ms=int(agent.settings.tasks.ttl_s * 1000),
+            entropy=agent.entropy,
         )
 
     def result(self, request: protocol.Result, reply: Reply) -> None:
@@ -340,21 +311,6 @@ class AgentBackend:
             return {"rtt_ms": 1000 * await self.agent.round_trip_s(peer)}
         except TimeoutError:
             raise Unavailable(f"{peer} does not answer", fix="is it up, and is the broker?") from None
-
-
-def _labels(request: protocol.Submit | protocol.Run, wanted: dict[str, str]) -> dict[str, str]:
-    """What a place must bear: what the signed function asks for, and what the caller adds to it."""
-    if not request.labels:
-        return dict(wanted)
-    if len(request.labels) > LABELS_MAX:
-        raise BadInput(f"{len(request.labels)} labels are asked for, at most {LABELS_MAX} can be")
-    for key, value in request.labels.items():
-        if wanted.get(key, value) != value:
-            raise BadInput(
-                f"{request.function} runs only where {key}={wanted[key]}, not {value}",
-                fix=f"leave {key} out of the labels asked for",
-            )
-    return wanted | request.labels
 
 
 def _text(params: dict[str, Any], key: str) -> str:

@@ -111,7 +111,7 @@ class GatewayBackend(AgentBackend):
         """Answered when it is on disk, spread and cut; ``cut`` False: the broker does not answer now."""
         name = _name(params)
         before = self._house.keeper.current.listed(name)
-        cut = await self._house.revoke(
+        cut = await self._house.shut_out(
             name, by=str(params.get("by") or ""), reason=str(params.get("reason") or "")
         )
         member = self._house.keeper.current.listed(name)

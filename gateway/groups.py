@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable
 
-from edge_node.agent import Agent
+from edge_node.node import Node
 from edge_node.transport.groupcast import GROUP, Tell
 from edge_node.wire.messages import GroupKeys
 from gateway import epochs
@@ -32,11 +32,11 @@ class Groups:
             ),
             entropy=entropy,
         )
-        self._agent: Agent | None = None
+        self._agent: Node | None = None
         self._started = False
 
-    def attach(self, agent: Agent) -> None:
-        self._agent = agent
+    def attach(self, node: Node) -> None:
+        self._agent = node
 
     def roster_in_force(self, now_ns: int, wall_ms: int, roster: Roster) -> None:
         """The members as they are now; the first call is the start."""

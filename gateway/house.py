@@ -18,7 +18,6 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -32,36 +31,26 @@ from edge_node.functions.limits import PoolSettings
 from edge_node.functions.runtimes.runtime import OnDone, OnStarted, Runtime
 from edge_node.home import Home
 from edge_node.transport.inbox import Inbox
-from edge_node.wire import messages
 from edge_node.wire.ids import GATEWAY
-from edge_node.wire.topics import Direct, RosterTopic, topic_for
 from gateway.broker.broker import Broker
 from gateway.broker.door_list import DoorList, admitted
+from gateway.duties import Duties
 from gateway.engines.process_pool import ProcessPoolEngine
-from gateway.fleet import registry as fleet
-from gateway.groups import Groups
-from gateway.homecoming import Homecoming
 from gateway.joining import Enroller, JoiningServer, ServerIdentity, standing_router
 from gateway.renewal import Renewals, certify_broker, certify_self, gateway_clock, is_due
-from gateway.roster_keeper import RosterKeeper
 from gateway.settings import GatewaySettings
-from security import control, tls
+from security import tls
 from security.authority import Authority
 from security.certificates import leaf_sha256
 from security.enrolment import Issue, JoinDesk
 from security.errors import BadInput, EdgeweaveError, Unavailable
 from security.identity import NodeKeys, spki_der
 from security.keystore import KeyStore, StoredIdentity
-from security.roster import Deployer, Member, MemberKey, Roster
-from security.session import key_hash
+from security.roster import Deployer, Member, MemberKey
 
 log = logging.getLogger("gateway.house")
 
 INVITATIONS = "invitations"
-CUT_S = 4.0
-"""How long `revoke` waits for the broker before it says that this is to come."""
-GOODBYE_S = 0.5
-"""Between a member's goodbye and its end: our acknowledgement gets out before the broker shuts it out."""
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  compared with, not bound
 
 
@@ -122,8 +111,8 @@ def free_port(listen: str) -> int:
         return int(trial.getsockname()[1])
 
 
-class House:
-    """All parts of a running gateway; the agent's `Extension`."""
+class House(Duties):
+    """All parts of a running gateway."""
 
     def __init__(
         self,
@@ -134,16 +123,16 @@ class House:
         *,
         clock: Clock | None = None,
     ) -> None:
+        super().__init__(
+            authority=trust.authority,
+            keystore=keystore,
+            deployer=trust.deployer,
+            clock=clock or gateway_clock(keystore, SystemClock()),
+            entropy=os.urandom,
+        )
         self.home = home
         self.settings = settings
-        self.keystore = keystore
         self.trust = trust
-        self.clock: Clock = clock or gateway_clock(keystore, SystemClock())
-        self.registry = fleet.Registry()
-        self.groups = Groups(trust.authority)
-        self.keeper = RosterKeeper(
-            trust.authority, keystore, on_changed=self._roster_signed, clock=self.clock
-        )
         self.enroller = Enroller(trust.authority, self.keeper, clock=self.clock)
         self.renewals = Renewals(
             keystore,
@@ -157,12 +146,6 @@ class House:
         self.joining: JoiningServer | None = None
         self.agent: Agent | None = None
         self.broker: Broker | None = None
-        self.door_list: DoorList | None = None
-        record = Homecoming.record_of(keystore)
-        self.homecoming = (
-            Homecoming(record, keystore, self.keeper, self.clock, self._ask_roster) if record else None
-        )
-        self._leaving: asyncio.Queue[Member] = asyncio.Queue(maxsize=64)
 
     # ── building ──────────────────────────────────────────────────────────────────────────────────
 
@@ -252,7 +235,7 @@ class House:
             self._persist_invitations,
             self._joined,
             on_renewal=self.enroller.renew,
-            routers=[standing_router(self.keeper, lambda: self._own_leaf, self._roster_handed)],
+            routers=[standing_router(self.keeper, lambda: self._own_leaf, self.roster_handed)],
             clock=self.clock,
         )
 
@@ -288,15 +271,11 @@ class House:
 
     async def run(self) -> None:
         """The gateway's own tasks, until cancelled."""
-        assert self.broker is not None and self.door_list is not None
+        assert self.broker is not None
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.keeper.run(), name="roster-keeper")
+            group.create_task(super().run(), name="duties")
             group.create_task(self.broker.run(), name="broker")
-            group.create_task(self.door_list.run(), name="door-list")
-            group.create_task(self._let_leave(), name="leaving")
             group.create_task(self.renewals.run(), name="renewal")
-            if self.homecoming is not None:
-                group.create_task(self.homecoming.run(), name="homecoming")
 
     def _key_used(self, member: str) -> bytes | None:
         return self.agent.sessions.key_of(member) if self.agent is not None else None
@@ -306,83 +285,19 @@ class House:
         self._joining_context.load_cert_chain(self.keystore.identity_path)
         self._own_leaf = leaf_sha256(identity.leaf.public_bytes(Encoding.DER))
 
-    def _roster_handed(self, signed: bytes) -> None:
-        """By a member that our broker does not know yet; the agent verifies it, and takes a newer one."""
-        if self.agent is not None:
-            self.agent.soon(partial(self.agent.adopt_roster, signed=signed))
-
-    def _ask_roster(self, peer: str) -> None:
-        if self.agent is not None:
-            channels = self.agent.channels
-            self.agent.soon(lambda now_ns, _: channels.ask_roster(now_ns, peer))
-
     async def close(self) -> None:
         """Stop the broker too: a gateway that stops in order takes it along, a killed one leaves it."""
         if self.broker is not None:
             await self.broker.stop()
 
-    # ── the roster ────────────────────────────────────────────────────────────────────────────────
-
-    def _roster_signed(self, signed: bytes) -> None:
-        """A new version is on disk; called on the loop. The view is the agent's, so it has it already."""
-        if self.door_list is not None:
-            self.door_list.moved()
-        self.registry.handle(self.clock.now_ns(), fleet.Listed(self.keeper.current.members))
-        if self.agent is not None:
-            self.agent.soon(self._spread_roster)
-
-    def _spread_roster(self, now_ns: int, wall_ms: int) -> None:
-        assert self.agent is not None
-        self._tell_the_removed(now_ns)
-        self.agent.roster_moved(now_ns, wall_ms)
-        self.link_up()
-
-    def _tell_the_removed(self, now_ns: int) -> None:
-        """Show them the roster that says so, before their session goes and the broker cuts them."""
-        assert self.agent is not None
-        agent, roster = self.agent, self.keeper.current
-        own = key_hash(agent.keys.x25519_public)
-        for peer in [p for p, _ in agent.channels.streams() if roster.member(p) is None]:
-            frame = control.Control(
-                control.ROSTER, bytes(control.ATTEMPT_BYTES), roster.version, own, control.NO_HASH,
-                self.keeper.signed,
-            )  # fmt: skip
-            try:
-                agent.link.send(0, topic_for(Direct(agent.mesh_id, peer, GATEWAY)), frame.encode())
-            except EdgeweaveError as error:  # no link, or a roster larger than a frame
-                log.debug("removed member not told", extra={"peer": peer, "cause": error.cause})
-
-    async def revoke(self, node: str, *, by: str, reason: str) -> bool:
-        """Shut *node* out: listed as revoked on disk, everyone told, its connection cut.
-
-        Returns: whether the broker took it; if not, it is told as soon as it answers.
-        Raises: BadInput: no such member, or the texts do not fit.
-        """
+    async def shut_out(self, node: str, *, by: str, reason: str) -> bool:
+        """Revoke, and take back what the node has open at the joining desk. See ``Duties.revoke``."""
         assert self.joining is not None
-        await self.joining.desk.withdraw(node)  # first: no claim of its may be answered after it is out
-        await self.keeper.mark(node, "revoked", by=by, reason=reason)
-        log.warning("member revoked", extra={"node": node, "by": by, "cause": reason})
-        assert self.door_list is not None
-        try:
-            async with asyncio.timeout(CUT_S):
-                await self.door_list.told()
-        except TimeoutError:
-            return False
-        return True
+        return await self.revoke(node, by=by, reason=reason, withdraw=self.joining.desk.withdraw)
 
     def _is_taken(self, name: str) -> bool:
         held = self.keeper.current.listed(name)
         return held is not None and held.status != "left"
-
-    async def _let_leave(self) -> None:
-        while True:
-            member = await self._leaving.get()
-            await asyncio.sleep(GOODBYE_S)
-            try:
-                await self.keeper.mark(member.id, "left", by=member.id, seen=member)
-                log.info("member left", extra={"node": member.id})
-            except EdgeweaveError as error:
-                log.warning("member could not leave", extra={"node": member.id, "cause": str(error)})
 
     # ── joining ───────────────────────────────────────────────────────────────────────────────────
 
@@ -402,63 +317,3 @@ class House:
         assert self.joining is not None
         joining = self.settings.joining
         return reachable(joining.listen, self.joining.port, joining.addresses)
-
-    # ── the agent's extension ─────────────────────────────────────────────────────────────────────
-
-    def attach(self, agent: Agent) -> None:
-        self.agent = agent
-
-    def roster_changed(self, roster: Roster, signed: bytes) -> None:
-        """A member showed a newer roster of our own signature: the keeper, whose view it is, has it."""
-        if self.homecoming is None or self.homecoming.over:
-            log.warning("a member showed a newer roster than ours: was this home copied back by hand?")
-        else:
-            self.homecoming.roster_changed(roster)
-        assert self.door_list is not None
-        self.door_list.moved()  # members that this home has forgotten are let in again
-        self.registry.handle(self.clock.now_ns(), fleet.Listed(roster.members))
-        self.link_up()
-
-    def link_up(self) -> None:
-        assert self.agent is not None
-        if self.keeper.holds:
-            return  # what an old copy holds is not published
-        try:
-            topic = topic_for(RosterTopic(self.agent.mesh_id))
-            self.agent.link.send(0, topic, self.keeper.signed, retain=True)
-        except EdgeweaveError as error:
-            log.debug("roster not published now", extra={"cause": error.cause})
-
-    def peer_changed(self, peer: str, up: bool, reason: str) -> None:
-        now_ns = self.clock.now_ns()
-        self.registry.handle(now_ns, fleet.Heard(peer) if up else fleet.WentDown(peer, reason))
-        if self.homecoming is not None:
-            self.homecoming.peer_changed(peer, up)
-
-    def roster_shown(self, peer: str, signed: bytes) -> None:
-        if self.homecoming is not None:
-            self.homecoming.shown(peer, signed)
-
-    def heard(self, peer: str, message: messages.Message) -> None:
-        match message:
-            case messages.Beat(load=load, boot_id=boot_id):
-                heard = fleet.Heard(peer, load, boot_id=boot_id)
-                self.registry.handle(self.clock.now_ns(), heard)
-            case messages.About(version=version):
-                self.registry.handle(self.clock.now_ns(), fleet.Heard(peer, None, version))
-            case messages.Leaving():
-                member = self.keeper.current.member(peer)
-                if member is not None and not self._leaving.full():
-                    self._leaving.put_nowait(member)
-
-    def check_settled(self) -> None:
-        """Raises: Unavailable: this home was restored, and what members know has to be learned first."""
-        if self.keeper.holds:
-            raise Unavailable(
-                "this gateway was restored from a backup and signs nothing until its members were heard",
-                fix="wait for them (`edge-gateway status` names them), or go on without: edge-gateway settle",
-            )
-
-    def deployer_key(self) -> ec.EllipticCurvePrivateKey:
-        self.check_settled()
-        return self.trust.deployer
