@@ -195,7 +195,7 @@ def build_leaf(
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(_authority_key_id(issuing), critical=False)
-        .sign(issuing_key, SHA256())
+        .sign(issuing_key, SHA256(), ecdsa_deterministic=True)
     )
 
 
@@ -415,7 +415,7 @@ def _build_ca(
     )
     if issuer is not None:
         builder = builder.add_extension(_authority_key_id(issuer), critical=False)
-    return builder.sign(issuer_key, SHA256())
+    return builder.sign(issuer_key, SHA256(), ecdsa_deterministic=True)
 
 
 def _key_usage(*, ca: bool) -> x509.KeyUsage:

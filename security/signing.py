@@ -45,6 +45,8 @@ ENTRY_BYTES_MAX = 64 * 1024  # a manifest is text that a person wrote
 _PROTECTED = bytes.fromhex("a10126")
 _TAG = b"\xd2\x84\x43" + _PROTECTED
 _X5CHAIN, _SPKI = 33, -70001
+# RFC 6979: no signature depends on a random source, and what is signed twice is the same bytes.
+_DETERMINISTIC = ec.ECDSA(SHA256(), deterministic_signing=True)
 _HEADER_BYTES_MAX = 4096
 
 
@@ -66,7 +68,7 @@ def sign1(
 ) -> bytes:
     """COSE_Sign1 over *payload*. Give *x5chain* (DER, the signer's own first) or *spki*, its bare key."""
     assert x5chain or spki, "the reader must learn which key to try"
-    signature = key.sign(_to_be_signed(context, payload), ec.ECDSA(SHA256()))
+    signature = key.sign(_to_be_signed(context, payload), _DETERMINISTIC)
     r, s = decode_dss_signature(signature)
     header: dict[int, Any] = {}
     if x5chain:
