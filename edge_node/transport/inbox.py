@@ -72,6 +72,10 @@ class Inbox:
         if self._waiter is not None:
             self._wake()
 
+    def drain(self) -> list[Any]:
+        """All events present, perhaps none; for who is not a coroutine and learns of them otherwise."""
+        return self._taken()
+
     async def take(self, timeout_s: float | None = None) -> list[Any]:
         """All events present, at least one; or an empty list after `timeout_s` seconds (None: wait for ever).
 
