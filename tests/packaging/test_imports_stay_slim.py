@@ -77,6 +77,7 @@ ROOMS = {
     "gateway/fleet": set(),
     "device_sim": {"cli", "screen"},
     "device_sim/devices": {"driver", "series"},
+    "device_sim/scenario": set(),
     "device_sim/report": {"recompute"},
 }
 
