@@ -8,6 +8,7 @@ import random
 
 import cbor2
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
@@ -452,7 +453,9 @@ def test_epochs_only_move_up():
     held.check()
 
 
-def test_the_same_epoch_signed_again_is_held_already():
+def test_the_same_epoch_signed_again_is_held_already(monkeypatch):
+    """Ours is RFC 6979 and repeats; a gateway with another library, or an older one, draws its nonces."""
+    monkeypatch.setattr("security.signing._DETERMINISTIC", ec.ECDSA(SHA256()))
     again = MESH.sign_grant(group="mesh", epoch=1, secret=SECRETS[1], issued_s=NOW_S + 1)
     assert again != GRANTS[1]
     assert epochs(1).adopt(0, again, SECRETS[1]) == Held()
