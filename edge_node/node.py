@@ -26,18 +26,17 @@ from edge_node.clock import Clock
 from edge_node.discovery.neighbours import Neighbours
 from edge_node.discovery.sightings import format_address
 from edge_node.extension import Extension
-from edge_node.functions.bundle import BundleStore
+from edge_node.functions.bundle import Bundles
 from edge_node.functions.invocation import Completion, Invocation
 from edge_node.functions.prefetch import Came, Missed, Prefetch, Reachable, Wanted
 from edge_node.functions.provision import AskCatalogue, CannotRun, Provision, Start, Want
-from edge_node.functions.publishing import Publisher
+from edge_node.functions.publishing import Publisher, Shelf
 from edge_node.functions.runtimes.runtime import OnDone, OnStarted, Runtime
 from edge_node.logs import Seldom
 from edge_node.membership import detector, presence
 from edge_node.membership.abilities import Abilities
 from edge_node.membership.heartbeat import BEAT_NS_MAX
 from edge_node.settings import NodeSettings
-from edge_node.store.documents import Documents
 from edge_node.tasks import events as desk_events
 from edge_node.tasks.desk import Desk, DeskSettings
 from edge_node.tasks.journal import JournalPort
@@ -97,8 +96,8 @@ class Node:
         link: Link,
         runtime: RuntimeFactory,
         journal: JournalPort,
-        documents: Documents,
-        bundles: BundleStore,
+        documents: Shelf,
+        bundles: Bundles,
         notes: Noting,
         neighbours: Neighbours,
         clock: Clock,

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import os
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -83,6 +84,17 @@ _decode = msgspec.msgpack.Decoder(Bundle).decode
 
 def digest_of(data: bytes | memoryview) -> bytes:
     return hashlib.sha256(data).digest()
+
+
+class Bundles(Protocol):
+    """Where bundles are kept by digest: ``BundleStore`` on a disk; another in virtual time."""
+
+    def put(self, data: bytes) -> bytes: ...
+    def get(self, digest: bytes) -> bytes: ...
+    def has(self, digest: bytes) -> bool: ...
+    def path(self, digest: bytes) -> Path: ...
+    def verify(self) -> list[bytes]: ...
+    def kept_bytes(self) -> int: ...
 
 
 class MissingBundle(Unavailable):

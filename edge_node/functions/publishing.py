@@ -20,11 +20,10 @@ from typing import Any, Protocol
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_node.clock import Clock
-from edge_node.functions.bundle import Bundle, BundleStore, digest_of
+from edge_node.functions.bundle import Bundle, Bundles, digest_of
 from edge_node.functions.catalogue import Adopted, Catalogue, Fork
 from edge_node.functions.manifest import Manifest
 from edge_node.functions.provision import Authorised
-from edge_node.store.documents import Documents
 from edge_node.wire import messages
 from edge_node.wire.ids import GATEWAY
 from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
@@ -38,6 +37,12 @@ MESSAGE_BYTES = 96 * 1024
 """Entries or names in one message: a whole catalogue may be many megabytes, a parcel is not."""
 ASKED_MAX = 64
 """Bundles that publications wait for, in all; a deployer that asks for more is refused."""
+
+
+class Shelf(Protocol):
+    """Where the entries are kept: ``store.documents.Documents``."""
+
+    def table(self, name: str, *, key: str) -> Any: ...
 
 
 class House(Protocol):
@@ -61,8 +66,8 @@ class Publisher:
         me: str,
         mesh_id: str,
         roster: RosterView,
-        documents: Documents,
-        bundles: BundleStore,
+        documents: Shelf,
+        bundles: Bundles,
         clock: Clock,
         entropy: Callable[[int], bytes],
     ) -> None:
