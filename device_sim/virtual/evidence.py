@@ -7,16 +7,30 @@
     end      End                            the disks, read after everybody has stopped
 
 Checkers are told of each as it happens and judge at the end; they see no core from inside, so no defect of a
-core can hide from them by being believed.
+core can hide from them by being believed. ``at_ns`` is true time everywhere, never a node's clock, and events
+come in its order. A client says each thing once: a second Told of a task is a second delivery.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
+
+HEAL: Final = "heal"
+"""``Happened.do``: the end of every fault."""
+ENDED: Final = "ended"
+"""``Happened.detail`` of the end of a fault that has one."""
+STOPS_A_NODE: Final = {"pause": "resume", "disk-full": "disk-free", "disk-error": "disk-free", "slow": ""}
+"""Faults under which a node cannot keep its own times, and the verb that ends them (beside ENDED)."""
+DAMAGES_A_STORE: Final = ("disk-flip", "disk-truncate", "disk-zero")
+"""Faults, moments all, after which a store may have lost what it acknowledged, if it names it."""
+CLOCK_LIES: Final = "clock-step"
+"""From then on the node's wall clock is wrong; also for one that boots without knowing the time."""
+JOINS_AGAIN: Final = "join"
+"""A revoked name is a member again, with other keys."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -103,7 +117,10 @@ class Revoked(msgspec.Struct, frozen=True):
 
 
 class Happened(msgspec.Struct, frozen=True):
-    """A fault was injected, or ended: `do` as in the scenario; "heal" is the end of all of them."""
+    """A fault was injected, or ended: `do` as in the scenario; "heal" is the end of all of them.
+
+    `node`: whom it befell, empty: everybody, or nobody in particular. `detail`: "ended" where it ends.
+    """
 
     at_ns: int
     do: str
@@ -131,6 +148,8 @@ class Row:
     at_ms: int
     state: str
     body: bytes
+    written_ns: int | None = None
+    """True time at which the disk had it for good (fsync); None: not known."""
 
 
 @dataclass(slots=True)
@@ -145,7 +164,7 @@ class End:
     damaged: Mapping[str, list[str]]
     """What a node's own journal named as damaged."""
     gone: Mapping[str, str]
-    """Nodes that were taken away for good, and how: kill, revoke, …"""
+    """Nodes that are not there at the end on purpose, and why: kill, stop, revoke, …"""
     keys: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     """The key store of every node: name of the file -> bytes."""
     outbox_tasks_max: int = 10_000
@@ -157,7 +176,8 @@ Word = Literal["passed", "failed", "not applicable"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A checker's word. `violations`: one line each, the first twenty; `why`: for "not applicable"."""
+    """A checker's word. `violations`: one line each, the first twenty of `total`; `why`: of "not applicable",
+    and what a "passed" leaves out."""
 
     name: str
     promise: str
@@ -166,13 +186,17 @@ class Verdict:
     why: str = ""
     first_ns: int | None = None
     """The moment of the first violation, where it has one: shortening a run begins there."""
+    total: int = 0
 
 
 class Checker(Protocol):
-    """Judges one promise. Made for one run."""
+    """Judges one promise. Made for one run. `wants`: the kinds of event that it is told of."""
 
     name: str
     promise: str
+
+    @property
+    def wants(self) -> tuple[type, ...]: ...
 
     def saw(self, event: Event) -> None: ...
     def verdict(self, end: End) -> Verdict: ...

@@ -79,6 +79,7 @@ ROOMS = {
     "device_sim/devices": {"driver", "series"},
     "device_sim/scenario": set(),
     "device_sim/report": {"recompute"},
+    "device_sim/virtual/checkers": set(),
 }
 
 
