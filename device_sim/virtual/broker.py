@@ -80,7 +80,8 @@ class Session:
 
     __slots__ = (
         "_alive", "bearer", "broker", "clean", "client_id", "connection", "down", "filters", "inflight",
-        "keepalive_ns", "last_in_ns", "out", "out_bytes", "queue", "queued_bytes", "unacked", "will", "writable",
+        "keepalive_ns", "last_in_ns", "out", "out_bytes", "queue", "queued_bytes", "unacked",
+        "will", "writable",
     )  # fmt: skip
 
     def __init__(self, broker: VirtualBroker, connection: Connection | None) -> None:

@@ -236,8 +236,8 @@ class VirtualLink:
         self._down("stopped")
 
     def crash(self, *, power: bool = False) -> None:
-        """The process dies and nothing is told to its inbox. Its kernel ends the connection; with *power* gone
-        nobody does, and the broker finds out by itself.
+        """The process dies; its inbox is told nothing. Its kernel ends the connection; with *power* nobody
+        does, and the broker finds out by itself.
         """
         self._running = False
         self.world.cancel(self._backoff)

@@ -1,4 +1,4 @@
-"""One suite for every link: in memory, over mosquitto, over the embedded broker."""
+"""One suite for every link: in memory, in a virtual world, over mosquitto, over the embedded broker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from edge_node.transport.link import LINK_DOWN, PAYLOAD_BYTES_MAX, Delivery, LinkDown, LinkUp, Sent
 from security.errors import BadInput, Refused, Unavailable
-from tests.support.links import KINDS, ROOT, BrokerBed, Ears, MemoryBed, needs, up
+from tests.support.links import KINDS, ROOT, BrokerBed, Ears, MemoryBed, VirtualBed, needs, up
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -20,7 +20,8 @@ async def bed(request, tmp_path_factory):
     if request.param == "memory":
         yield MemoryBed()
         return
-    bed = BrokerBed(request.param, tmp_path_factory.mktemp(request.param))
+    virtual = request.param == "virtual"
+    bed = VirtualBed() if virtual else BrokerBed(request.param, tmp_path_factory.mktemp(request.param))
     async with bed.running():
         yield bed
 

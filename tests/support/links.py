@@ -1,4 +1,4 @@
-"""Beds for links: the same handful of verbs over a broker in memory, mosquitto and amqtt."""
+"""Beds for links: the same handful of verbs over brokers in memory and a virtual world, mosquitto, amqtt."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from typing import Any
 
 import pytest
 
+from device_sim.virtual.broker import VirtualBroker
+from device_sim.virtual.link import VirtualLink
+from device_sim.virtual.network import LinkModel, Network
+from device_sim.virtual.world import World
 from edge_node.transport.inbox import Inbox
 from edge_node.transport.link import Delivery, LinkUp
 from edge_node.transport.memory import MemoryBroker, MemoryLink
 from edge_node.transport.mqtt import MqttLink
 from gateway.broker.access import Access
 from gateway.broker.broker import Broker
+from security.identity import bearer
 from tests.support.certs_for_tests import MESH, Leaf, TestAuthority
 
 ROOT = f"ew/1/{MESH}"
@@ -27,10 +32,11 @@ MEMBERS = ("a", "b", "c")
 MOSQUITTO = bool(shutil.which("mosquitto", path="/usr/bin:/usr/sbin:/usr/local/sbin"))
 KINDS = [
     "memory",
+    "virtual",
     pytest.param("mosquitto", marks=[pytest.mark.mosquitto, pytest.mark.slow]),
     pytest.param("embedded", marks=pytest.mark.slow),
 ]
-BROKERS = KINDS[1:]
+BROKERS = KINDS[2:]
 
 
 def needs(kind: str) -> None:
@@ -80,6 +86,59 @@ class MemoryBed:
 
     def cut(self, link: MemoryLink) -> None:
         self.broker.cut(link.client_id)
+
+
+class VirtualBed:
+    """A world that keeps pace with the clock of the loop that the test runs on."""
+
+    kind = "virtual"
+    pace_s = 0.001
+
+    def __init__(self, seed: int = 1, model: LinkModel | None = None) -> None:
+        self.world = World(seed)
+        self.network = Network(self.world)
+        self.model = model if model is not None else LinkModel()
+        self.bearers = {name: bearer(name, name.encode().ljust(32)) for name in ("gateway", *MEMBERS)}
+        self.broker = VirtualBroker(self.world, self.network, Access(MESH), self.bearers.values())
+
+    def link(
+        self, name: str, ears: Ears, *, will: bool = False, queue_max: int = 256, **options: Any
+    ) -> VirtualLink:
+        self.network.attach(name, self.model)
+        shown = options.pop("bearer", self.bearers.get(name, ""))
+        topic = f"{ROOT}/p/{name}" if will else None
+        return VirtualLink(
+            self.world,
+            self.network,
+            self.broker,
+            name,
+            shown,
+            ears.inbox,
+            will=topic,
+            queue_max=queue_max,
+            **options,
+        )
+
+    def cut(self, link: VirtualLink) -> None:
+        self.broker.cut(link.client_id)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[VirtualBroker]:
+        pace = asyncio.create_task(self._keep_pace(), name="virtual world")
+        try:
+            yield self.broker
+        finally:
+            pace.cancel()
+            await asyncio.wait([pace])
+            if not pace.cancelled():
+                pace.result()  # what was raised in the world is the test's
+
+    async def _keep_pace(self) -> None:
+        loop = asyncio.get_running_loop()
+        begin_s = loop.time()
+        while True:
+            self.world.run_until(round((loop.time() - begin_s) * 1e9))
+            await asyncio.sleep(self.pace_s)
 
 
 class BrokerBed:
