@@ -15,11 +15,13 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from random import Random
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from device_sim.virtual.world import MS
 from edge_node.functions import values
+
+if TYPE_CHECKING:
+    from random import Random
 
 OUTPUTS_KEPT_MAX: Final = 4096
 OUTPUT_BYTES_KEPT_MAX: Final = 32 * 1024 * 1024
