@@ -1,22 +1,30 @@
-"""A recorded series: a CSV file, and the windows of it as a function's argument.
+"""A series, recorded in a CSV file or made by a modelled sensor, and the windows of it as an argument.
 
-In: the file, the columns, the form. Out: rows as dicts, or a numpy array of the least type that holds them
-all, since a sensor's integers should not travel as eight bytes each.
+In: the file or the model, the columns, the form. Out: rows as dicts, or a numpy array of the least type that
+holds them all, since a sensor's integers should not travel as eight bytes each.
 """
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from device_sim.scenario import Trace
+from device_sim.devices.models import MODELS, readings
+from device_sim.scenario import Sensor, Trace
 from edge_node.commands.inputs import read_input
 from security.errors import BadInput
 
 
 class NoSuchColumn(BadInput):
     """A trace names a column that its file lacks."""
+
+
+READINGS_MAX: Final = 200_000
+"""Of one modelled device, kept in memory: some hundred bytes each."""
+ABOUT: Final = ("device", "seq", "at_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,27 @@ class Series:
                 if isinstance(row[column], str) or row[column] is None:
                     raise BadInput(f"{path.name}:{number}: {column} is {row[column]!r}, not a number")
         return cls(_array([[row[column] for column in columns] for row in rows]))
+
+    @classmethod
+    def sensed(cls, sensor: Sensor, device: str, count: int, rng: random.Random) -> Series:
+        """So many readings of a modelled sensor.
+
+        Raises: BadInput: more than READINGS_MAX; NoSuchColumn.
+        """
+        if count > READINGS_MAX:
+            raise BadInput(
+                f"{count} readings of one device", fix=f"at most {READINGS_MAX}: sample slower or replay less"
+            )
+        measured = MODELS[sensor.kind].columns
+        known = [*ABOUT, *measured] if sensor.form == "rows" else list(measured)
+        missing = [column for column in sensor.columns if column not in known]
+        if missing:
+            raise NoSuchColumn(f"a {sensor.kind} has no column {missing[0]!r}; it has {', '.join(known)}")
+        columns = list(sensor.columns) or known
+        taken = [reading.row for reading in islice(readings(sensor, device, rng), count)]
+        if sensor.form == "rows":
+            return cls([{column: row[column] for column in columns} for row in taken])
+        return cls(_array([[row[column] for column in columns] for row in taken]))
 
     def __len__(self) -> int:
         return len(self.readings)

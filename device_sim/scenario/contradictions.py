@@ -68,10 +68,10 @@ def _of_service(name: str, service: ServiceTable) -> Problems:
         yield path, f'expected STEM.NAME in quotes, as [services."gait.spectrum"], got {name!r}'
     if service.distribution == "trace" and not service.file:
         yield (*path, "file"), "missing; expected the file of the recorded milliseconds"
-    if service.distribution != "trace":
+    if service.distribution not in ("trace", "real"):
         for key in ("file", "column"):
             if getattr(service, key):
-                yield (*path, key), f"only distribution = 'trace' has a {key}"
+                yield (*path, key), f"only distribution = 'trace' or 'real' has a {key}"
 
 
 def _of_run(scenario: Scenario) -> Problems:

@@ -75,36 +75,44 @@ class ServiceTable(_Table, frozen=True, kw_only=True):
     """How long a function takes in the world, on a board of speed 1."""
 
     distribution: Literal["constant", "exponential", "lognormal", "trace", "real"] = "constant"
-    """real: the function itself is called for its output; the time is constant."""
+    """real: the function itself is called for its output; its time is recorded in a file, or constant."""
     mean_ms: Annotated[float, Meta(gt=0, le=3_600_000)] = 20.0
     cv: Annotated[float, Meta(gt=0, le=100)] = 1.0
     """Standard deviation over mean, of lognormal."""
     file: str = ""
-    """Recorded milliseconds, of trace; relative to the scenario."""
+    """Recorded milliseconds, of trace and real; relative to the scenario."""
     column: str = ""
     per_kb_ms: Ms = 0.0
     """More for each 1024 bytes of input."""
+    import_ms: Ms = 0.0
+    """More for the first run on each worker."""
     output_bytes: Size = 64
+    poison: bool = False
+    """Its runs take their worker with them."""
 
 
 class LinkTable(_Table, frozen=True, kw_only=True):
-    """The way between a node and the broker."""
+    """The way between a node and the broker: a ``virtual.network.LinkModel``, and when it is away."""
 
-    delay_ms: Ms = 0.0
+    delay_ms: Ms = 0.3
     """One way."""
     jitter_ms: Ms = 0.0
-    """More, up to so much."""
-    loss: Share = 0.0
+    """Up to so much more, evenly; order is kept."""
+    hop_ms: Ms = 0.0
+    """What passing through both machines costs besides, either way."""
+    loss: Annotated[float, Meta(ge=0, le=0.9)] = 0.0
     """Of IP packets: TCP sends them again, later."""
+    up_kbps: Annotated[float, Meta(ge=0, le=1e8)] = 0.0
+    """1 000 bits a second towards the broker; 0: no limit."""
+    down_kbps: Annotated[float, Meta(ge=0, le=1e8)] = 0.0
     parcel_loss: Share = 0.0
-    """Of parcels, for good: a broker that loses."""
+    """Of this node's publications, for good: a broker that loses."""
     duplicate: Share = 0.0
-    """Of parcels, that come twice."""
     reorder: Share = 0.0
-    """Of parcels, that come later than what was sent after them."""
-    bandwidth_up_kbps: Annotated[float, Meta(ge=0, le=1e8)] = 0.0
-    """Kilobits a second towards the broker; 0: not bounded."""
-    bandwidth_down_kbps: Annotated[float, Meta(ge=0, le=1e8)] = 0.0
+    """Of publications, held back for up to reorder_ms and overtaken."""
+    reorder_ms: Ms = 50.0
+    parcel_delay_ms: Ms = 0.0
+    """Every publication is held back so long."""
     up_s: Annotated[float, Meta(ge=0, le=86400)] = 0.0
     """Mean seconds that an intermittent link stands; drawn, exponential. 0: always."""
     down_s: Annotated[float, Meta(ge=0, le=86400)] = 0.0
@@ -160,8 +168,8 @@ class Sensor(_Table, frozen=True, kw_only=True):
 
     @property
     def repeat(self) -> bool:
-        """As of a trace: a model does not end."""
-        return False
+        """As of a trace. A model does not end, but what is made of it beforehand does."""
+        return True
 
 
 class Call(_Table, frozen=True, kw_only=True):

@@ -76,7 +76,7 @@ ROOMS = {
     "gateway/broker": {"broker", "door_list", "embedded", "mosquitto", "process"},
     "gateway/fleet": set(),
     "device_sim": {"cli", "screen"},
-    "device_sim/devices": {"driver", "series"},
+    "device_sim/devices": {"driver", "moments", "parquet", "series"},
     "device_sim/scenario": set(),
     "device_sim/report": {"recompute"},
     "device_sim/virtual/checkers": set(),
