@@ -17,6 +17,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import msgspec
 
@@ -309,12 +310,24 @@ class Fork(msgspec.Struct, frozen=True):
     offered: bytes
 
 
+class Opened(Protocol):
+    """As ``open_roster``."""
+
+    def __call__(self, data: bytes, *, root_spki_sha256: bytes | str) -> Roster: ...
+
+
 class RosterView:
     """The highest roster that this member has seen. It can only move up."""
 
-    def __init__(self, *, root_spki_sha256: bytes | str, signed: bytes | None = None) -> None:
-        """*signed*: the one that was persisted. Raises: ProtocolViolation: it does not verify any more."""
+    def __init__(
+        self, *, root_spki_sha256: bytes | str, signed: bytes | None = None, opened: Opened | None = None
+    ) -> None:
+        """*signed*: the one that was persisted. Raises: ProtocolViolation: it does not verify any more.
+
+        Args: opened: ``open_roster``, or who remembers its answers: a fleet in one process opens each once.
+        """
         self._pin = root_spki_sha256
+        self._opened = opened or open_roster
         self.signed: bytes | None = None
         self.current: Roster | None = None
         if signed is not None:
@@ -333,7 +346,7 @@ class RosterView:
         """Raises: ProtocolViolation: not a roster of this mesh."""
         if signed == self.signed:
             return Ignored("held already")
-        offered, held = open_roster(signed, root_spki_sha256=self._pin), self.current
+        offered, held = self._opened(signed, root_spki_sha256=self._pin), self.current
         if held is not None and offered.version < held.version:
             return Ignored(f"version {offered.version} is lower than {held.version}, which is held")
         if held is not None and offered.version == held.version:
