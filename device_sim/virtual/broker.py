@@ -185,7 +185,14 @@ class Session:
         ):
             self._enqueue(message)
             return
-        self._hand_over(message)
+        if message.qos:
+            self.inflight += 1
+            if self.unacked is not None:
+                self.unacked.append(message)
+        if not self.out:
+            self.broker._dirty.append(self)
+        self.out.append(message)
+        self.out_bytes += message.size
 
     def _hand_over(self, message: Message) -> None:
         if message.qos:
@@ -244,7 +251,10 @@ class Session:
                 counts.bytes_out += packet.size
                 if told is not None:
                     told(self.client_id, packet.delivery.topic, packet.delivery.payload)
-        send_in_pieces(down, out, size)
+        if size <= SEGMENT_BYTES:
+            down.send(out, size)
+        else:
+            send_in_pieces(down, out, size)
         if self.queue and not down.room:
             down.when_room(self._room)
 

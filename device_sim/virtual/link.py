@@ -356,6 +356,11 @@ class VirtualLink:
             self._in.extend(packets)
             self._read()
             return
+        if len(packets) == 1:
+            packet = packets[0]
+            if not self._take(packet) and not self._closed:
+                self._in.append(packet)
+            return
         for at, packet in enumerate(packets):
             if not self._take(packet):
                 if not self._closed:

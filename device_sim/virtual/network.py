@@ -214,7 +214,20 @@ class Stream:
         number = self._next
         self._next = number + 1
         self.flying += size
-        self._transmit(number, packets, size, 0)
+        path = self._path
+        if path.ps_per_byte or path.rng is not None:
+            self._transmit(number, packets, size, 0)
+            return
+        world = self._world  # the plain case, which is `_transmit` without what cannot happen in it
+        path.bytes += SEGMENT_HEAD + size + size // PACKET_PAYLOAD * PACKET_HEAD
+        path.segments += 1
+        now_ns = world.now_ns
+        at_ns = now_ns + path.delay_ns
+        if at_ns < self._last_ns:
+            at_ns = self._last_ns
+        else:
+            self._last_ns = at_ns
+        world.at(at_ns, self._arrive, number, packets, size, now_ns)
 
     def pause(self) -> None:
         """The other end stops reading."""
@@ -289,11 +302,19 @@ class Stream:
         if self._path.cut or self._port.off:
             self._lose(number, packets, size, first_ns)
         elif number == self._expected:
-            self._take(packets, size, number, first_ns)
+            receive = self.receive
+            if self.paused or self._back.cut or receive is None or packets is EOF:
+                self._take(packets, size, number, first_ns)
+            else:  # the plain case of `_take`
+                self._expected = number + 1
+                self.flying -= size
+                self._rto_ns = 0
+                receive(packets)
             early = self._early
             while early and not self.dead and (held := early.pop(self._expected, None)) is not None:
                 self._take(held[0], held[1], self._expected, held[2])
-            self._tell_room()
+            if self._on_room is not None:
+                self._tell_room()
         elif number < self._expected:  # it came before, and its acknowledgement did not
             self._acknowledge(number, packets, size, first_ns)
             self._tell_room()
