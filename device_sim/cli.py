@@ -15,7 +15,7 @@ import typer
 
 from device_sim.fleet import play as stage
 from device_sim.fleet.play import Interrupted, Run
-from device_sim.fleet.preparation import Prepared, prepare
+from device_sim.fleet.preparation import Player, Prepared, prepare
 from device_sim.report.tables import tables
 from device_sim.screen import Screen
 from edge_node.commands import exits
@@ -26,6 +26,7 @@ from security.errors import BadInput
 
 NOT_HELD = exits.TASK_FAILED
 DURATION_S_MAX = 86400.0
+LISTED_MAX = 64  # nodes or faults that are told one by one
 
 ScenarioArgument = Annotated[
     Path, typer.Argument(metavar="SCENARIO", help="A TOML file; see docs/scenario.md.")
@@ -96,20 +97,23 @@ def check(
     json_output: JsonOption = False,
 ) -> None:
     """Read a scenario and everything that it names, start nothing, and tell what it would do."""
-    prepared = _prepared(scenario, seed, duration_s)
+    prepared = _prepared(scenario, seed, duration_s, player="any")
+    tasks = prepared.tasks
     facts: dict[str, Any] = {
         "scenario": prepared.scenario.fleet.name,
         "seed": prepared.seed,
         "seconds": prepared.scenario.fleet.duration_s,
         "nodes": {
-            name: {"slowdown": device.slowdown, "tasks": len(prepared.plans.get(name, []))}
+            name: {"slowdown": device.slowed, "tasks": tasks[name]}
             for name, device in prepared.scenario.nodes.items()
         },
-        "planned": prepared.planned,
+        "planned": sum(tasks.values()),
         "faults": [
             {"at_s": round(fault.at_s, 3), "do": fault.do, "node": fault.member}
-            for fault in prepared.scenario.faults
+            for fault in prepared.scenario.timeline()
         ],
+        "world_only": prepared.world_only,
+        "beyond_fleet": prepared.beyond,
     }
     if json_output or ctx.obj[1]:
         sys.stdout.write(to_json(facts, strict=True) + "\n")
@@ -120,19 +124,30 @@ def check(
         f"{_counted(facts['planned'], 'task')} in {facts['seconds']:g} s, "
         f"{_counted(len(facts['faults']), 'fault')}, seed {facts['seed']}"
     )
-    nodes = [[name, f"{node['slowdown']:g}", str(node["tasks"])] for name, node in facts["nodes"].items()]
-    screen.table(["node", "slowdown", "tasks"], nodes, left=1)
+    if len(facts["nodes"]) <= LISTED_MAX:
+        nodes = [[name, f"{node['slowdown']:g}", str(node["tasks"])] for name, node in facts["nodes"].items()]
+        screen.table(["node", "slowdown", "tasks"], nodes, left=1)
+    else:
+        rows = []
+        for device in prepared.scenario.devices:
+            asked = sum(tasks[name] for name in device.ids)
+            rows.append([device.cls, str(len(device.ids)), f"{device.slowed:g}", str(asked)])
+        screen.table(["class", "nodes", "slowdown", "tasks"], rows, left=1)
     if facts["faults"]:
-        faults = [[f"{each['at_s']:g} s", each["do"], each["node"]] for each in facts["faults"]]
+        faults = [[f"{each['at_s']:g} s", each["do"], each["node"]] for each in facts["faults"][:LISTED_MAX]]
         screen.table(["at", "fault", "node"], faults, left=3)
+    if prepared.world_only:
+        screen.line(f"not for real daemons: {prepared.world_only}")
+    for line in [] if prepared.world_only else prepared.beyond:
+        screen.line(f"not done by real daemons: {line}")
 
 
-def _prepared(path: Path, seed: int | None, duration_s: float | None) -> Prepared:
+def _prepared(path: Path, seed: int | None, duration_s: float | None, player: Player = "fleet") -> Prepared:
     if duration_s is not None and not 0 < duration_s <= DURATION_S_MAX:
         raise BadInput(
             f"a duration of {duration_s:g} s", fix=f"choose more than 0, at most {DURATION_S_MAX:g}"
         )
-    return prepare(path, seed=seed, duration_s=duration_s)
+    return prepare(path, seed=seed, duration_s=duration_s, player=player)
 
 
 def played(prepared: Prepared, screen: Screen, *, report: Path | None = None, keep: bool = False) -> Run:
@@ -142,6 +157,8 @@ def played(prepared: Prepared, screen: Screen, *, report: Path | None = None, ke
     """
     if report is not None:
         stage.make_folder(report)  # before anything runs for nothing
+    for line in prepared.beyond:
+        screen.tell(f"not done by real daemons: {line}")
     try:
         run, folder = asyncio.run(stage.play(prepared, screen, keep=keep))
     except Interrupted as interrupted:

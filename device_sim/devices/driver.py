@@ -81,6 +81,8 @@ class Driver:
                     call.function,
                     argument,
                     deadline_s=call.deadline_s,
+                    ttl_s=call.ttl_s,
+                    priority=call.priority,
                     where=call.where,
                     kwargs=call.arguments,
                 )

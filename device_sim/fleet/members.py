@@ -54,7 +54,7 @@ class Member:
         """Its class, in words."""
         if self.device is None:
             return GATEWAY
-        slowdown = self.device.slowdown
+        slowdown = self.device.slowed
         return SPEEDS.get(slowdown, f"1/{slowdown:g}-speed") + " board"
 
     @property
@@ -119,7 +119,7 @@ class Members:
             command = ["edge-gateway", "up", *options, "--broker", self.scenario.gateway.broker]
         else:
             device = member.device
-            settings = f"[board]\nslowdown = {device.slowdown:g}\n\n[worker]\ncount = {device.workers}\n"
+            settings = f"[board]\nslowdown = {device.slowed:g}\n\n[worker]\ncount = {device.workers}\n"
             command = ["edge-node", "up"]
         (member.home / "settings.toml").write_text(settings)
         process = await self.processes.spawn(
@@ -219,6 +219,8 @@ class Members:
                 return await self._revoke(member)
             case "kill-broker":
                 return await self._kill_broker()
+            case verb:
+                raise AssertionError(f"{verb} is for the world: scenario.for_fleet leaves it out")
 
     async def _kill(self, member: Member) -> dict[str, Any]:
         """SIGKILL to the daemon alone: its workers must notice by themselves."""

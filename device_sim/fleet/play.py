@@ -292,7 +292,7 @@ class Fleet:
                 "id": member.name,
                 "pid": member.pids[-1],
                 "class": member.kind,
-                "slowdown": 1.0 if member.device is None else member.device.slowdown,
+                "slowdown": 1.0 if member.device is None else member.device.slowed,
                 "labels": {} if member.device is None else member.device.labels,
                 "pids": member.pids,
                 "up": status is not None,
