@@ -25,6 +25,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -59,35 +60,121 @@ class StoredIdentity:
         return self.chain[1]
 
 
-class KeyStore:
-    """The key directory of one home."""
+class KeyFiles(Protocol):
+    """Small files by name, each replaced as a whole. One caller at a time writes."""
 
-    def __init__(self, directory: Path | str) -> None:
-        """Makes *directory* (0700) if it is not there.
+    def write(self, name: str, data: bytes) -> None:
+        """Atomic and durable. Raises: Unavailable: the disk refuses; the old file stays."""
 
-        Raises: BadInput: it is open to others, or not ours to use. Unavailable: the disk refuses.
-        """
-        self.directory = Path(directory)
-        self._turn = threading.RLock()  # a loop and its threads write: each a whole file, one after the other
+    def read(self, name: str) -> bytes | None:
+        """None: there is no such file. Raises: BadInput: open to others, unreadable, or no plain file."""
+
+    def remove(self, name: str) -> None:
+        """Durably; nothing happens if it is not there. Raises: Unavailable."""
+
+
+class KeyDirectory:
+    """`KeyFiles` in a directory of their owner's.
+
+    Raises: BadInput: it is open to others, or not ours to use. Unavailable: the disk refuses.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Makes *directory* (0700) if it is not there."""
+        self.directory = directory
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            mode = stat.S_IMODE(self.directory.stat().st_mode)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            mode = stat.S_IMODE(directory.stat().st_mode)
         except FileExistsError as error:
             raise BadInput(
-                f"{self.directory} is not a directory", fix="remove it, or choose another --home"
+                f"{directory} is not a directory", fix="remove it, or choose another --home"
             ) from error
         except PermissionError as error:
             raise BadInput(
-                f"{self.directory} cannot be made or read by this user",
+                f"{directory} cannot be made or read by this user",
                 fix="run as its owner, or choose another --home",
             ) from error
         except OSError as error:
-            raise Unavailable(f"{self.directory}: {error.strerror}") from error
+            raise Unavailable(f"{directory}: {error.strerror}") from error
         if mode & 0o077:
             raise BadInput(
-                f"{self.directory} holds keys and is open to others (mode {mode:04o})",
-                fix=f"chmod 700 {self.directory}",
+                f"{directory} holds keys and is open to others (mode {mode:04o})",
+                fix=f"chmod 700 {directory}",
             )
+
+    def write(self, name: str, data: bytes) -> None:
+        path, fresh = self.directory / name, self.directory / f".{name}.new"
+        try:
+            fresh.unlink(missing_ok=True)  # left over from a crash: never opened, it may have other rights
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(file.fileno(), 0o600)  # whatever the umask
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+            self._sync_directory()
+        except OSError as error:
+            raise Unavailable(
+                f"{path} cannot be written: {error.strerror}",
+                fix="check the disk and the owner of the directory",
+            ) from error
+
+    def read(self, name: str) -> bytes | None:
+        path = self.directory / name
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            raise BadInput(
+                f"{path} cannot be read by this user", fix=f"run as its owner, or chown $USER {path}"
+            ) from error
+        except OSError as error:
+            raise BadInput(f"{path} cannot be read: {error.strerror}", fix=_REJOIN) from error
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > FILE_BYTES_MAX:
+                raise BadInput(f"{path} is not one of our files", fix=_REJOIN)
+            mode = stat.S_IMODE(status.st_mode)
+            if mode & 0o077:
+                raise BadInput(
+                    f"{path} is open to others (mode {mode:04o}); its key may have been read",
+                    fix=f"chmod 600 {path}, or join again with new keys",
+                )
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        except OSError as error:
+            raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
+
+    def remove(self, name: str) -> None:
+        try:
+            (self.directory / name).unlink(missing_ok=True)
+            self._sync_directory()
+        except OSError as error:
+            raise Unavailable(f"{self.directory / name} cannot be removed: {error.strerror}") from error
+
+    def _sync_directory(self) -> None:
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class KeyStore:
+    """The key directory of one home.
+
+    Args: directory: where it is.   files: what keeps its files, where that is no directory of this machine.
+    Raises: BadInput, Unavailable: as `KeyDirectory`.
+    """
+
+    def __init__(self, directory: Path | str, *, files: KeyFiles | None = None) -> None:
+        self.directory = Path(directory)
+        self._turn = threading.RLock()  # a loop and its threads write: each a whole file, one after the other
+        self._files = KeyDirectory(self.directory) if files is None else files
 
     # -- paths for those that need files (ssl, mosquitto)
 
@@ -263,69 +350,14 @@ class KeyStore:
         """Atomic, durable, 0600. Raises: Unavailable: the disk refuses; the old file stays."""
         assert _NAME.match(name), "names are ours, not the caller's"
         with self._turn:
-            self._write(name, data)
-
-    def _write(self, name: str, data: bytes) -> None:
-        path, fresh = self.directory / name, self.directory / f".{name}.new"
-        try:
-            fresh.unlink(missing_ok=True)  # left over from a crash: never opened, it may have other rights
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(file.fileno(), 0o600)  # whatever the umask
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
-            self._sync_directory()
-        except OSError as error:
-            raise Unavailable(
-                f"{path} cannot be written: {error.strerror}",
-                fix="check the disk and the owner of the directory",
-            ) from error
+            self._files.write(name, data)
 
     def read(self, name: str) -> bytes | None:
         """None: there is no such file. Raises: BadInput: open to others, unreadable, or no plain file."""
-        path = self.directory / name
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return None
-        except PermissionError as error:
-            raise BadInput(
-                f"{path} cannot be read by this user", fix=f"run as its owner, or chown $USER {path}"
-            ) from error
-        except OSError as error:
-            raise BadInput(f"{path} cannot be read: {error.strerror}", fix=_REJOIN) from error
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > FILE_BYTES_MAX:
-                raise self._damaged(name, "is not one of our files")
-            mode = stat.S_IMODE(status.st_mode)
-            if mode & 0o077:
-                raise BadInput(
-                    f"{path} is open to others (mode {mode:04o}); its key may have been read",
-                    fix=f"chmod 600 {path}, or join again with new keys",
-                )
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                return file.read()
-        except OSError as error:
-            raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
-        finally:
-            os.close(descriptor)
+        return self._files.read(name)
 
     def remove(self, name: str) -> None:
-        try:
-            (self.directory / name).unlink(missing_ok=True)
-            self._sync_directory()
-        except OSError as error:
-            raise Unavailable(f"{self.directory / name} cannot be removed: {error.strerror}") from error
-
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        self._files.remove(name)
 
     # -- contents
 
