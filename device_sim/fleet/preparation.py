@@ -65,7 +65,7 @@ class Prepared:
 
     @property
     def tasks(self) -> dict[str, int]:
-        """How many each node will ask for; in the world, where each draws its own, as the first of its class."""
+        """How many each node will ask for; in the world, where each draws its own, as its class's first."""
         found: dict[str, int] = {}
         for device in self.scenario.devices:
             if self.plans:

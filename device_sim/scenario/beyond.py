@@ -81,10 +81,6 @@ def beyond_fleet(scenario: Scenario) -> list[str]:
                 told.setdefault(f"devices.{key}", f"devices[{index}].{key}: {why}")
         if device.pace > 1:
             told.setdefault("devices.speed", f"devices[{index}].speed: none is faster than this machine")
-    if scenario.links:
-        told["links"] = "links: everything goes over the loopback interface"
-    if scenario.services:
-        told["services"] = "services: a function takes what it takes here"
     for index, fault in enumerate(scenario.faults):
         if fault.do in INSTEAD:
             told.setdefault(fault.do, f"faults[{index}]: {fault.do} is played as {INSTEAD[fault.do]}")

@@ -9,16 +9,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from device_sim.faults import Fault
+from device_sim.faults import Fault, Rates
 from device_sim.scenario import (
+    Arrivals,
     Call,
     DevicesTable,
     Expect,
     FleetTable,
     FunctionsTable,
     GatewayTable,
+    LinkTable,
+    RunTable,
     Scenario,
+    Sensor,
+    ServiceTable,
     Trace,
+    beyond_fleet,
     parse,
 )
 
@@ -26,12 +32,18 @@ TEXT = (Path(__file__).resolve().parents[3] / "docs" / "scenario.md").read_text(
 REFERENCE = TEXT.split("<!-- scenario:")[1].split("<!-- end -->")[0]
 TABLES = {
     "[fleet]": FleetTable,
+    "[run]": RunTable,
     "[gateway]": GatewayTable,
+    "[links.NAME]": LinkTable,
     "[[functions]]": FunctionsTable,
+    '[services."STEM.NAME"]': ServiceTable,
     "[[devices]]": DevicesTable,
     "[devices.trace]": Trace,
+    "[devices.sensor]": Sensor,
     "[[devices.calls]]": Call,
+    "[[devices.arrivals]]": Arrivals,
     "[[faults]]": Fault,
+    "[rates]": Rates,
     "[expect]": Expect,
 }
 
@@ -45,6 +57,11 @@ def default_of(field: msgspec.structs.FieldInfo) -> str:
     if default is None:
         return "none"
     return f"`{msgspec.json.encode(default).decode()}`"
+
+
+def line_of(table: str, key: str) -> str:
+    section = REFERENCE.split(f"\n## {table}\n")[1].split("\n## ")[0]
+    return re.search(rf"^\| `{key}` .*$", section, re.MULTILINE)[0]
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -69,3 +86,17 @@ def test_the_example_is_a_scenario():
     scenario = parse(example).scenario
 
     assert list(scenario.nodes) == ["pi-1", "pi-2"]
+
+
+def test_what_is_marked_as_the_worlds_is_what_real_daemons_leave_out():
+    """Keys of a device that are marked are those that ``beyond_fleet`` names; the others it passes over."""
+    values = {
+        "cores": 4, "memory_mb": 512, "battery_wh": 10.0, "idle_w": 1.0, "busy_w": 9.0, "link": "x",
+        "clock_drift_ppm": 20.0, "rtc": False, "workers": 2, "slowdown": 2.0, "labels": {"a": "b"},
+    }  # fmt: skip
+    whole = parse(TEXT.split("```toml\n")[1].split("```")[0]).scenario
+    for key, value in values.items():
+        device = msgspec.structs.replace(whole.devices[0], **{key: value})
+        told = beyond_fleet(msgspec.structs.replace(whole, devices=(device,)))
+        battery = key in ("idle_w", "busy_w")  # of the battery: told with it
+        assert bool(told or battery) == ("*(world)*" in line_of("[[devices]]", key)), key
