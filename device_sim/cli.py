@@ -16,6 +16,7 @@ import typer
 from device_sim.fleet import play as stage
 from device_sim.fleet.play import Interrupted, Run
 from device_sim.fleet.preparation import Player, Prepared, prepare
+from device_sim.report.folder import make_folder
 from device_sim.report.tables import tables
 from device_sim.screen import Screen
 from edge_node.commands import exits
@@ -68,7 +69,7 @@ def fleet(
     duration_s: DurationOption = None,
     report: Annotated[
         Path | None,
-        typer.Option("--report", metavar="DIR", help="Write report.json and tasks.jsonl there."),
+        typer.Option("--report", metavar="DIR", help="Write report.html and what it is made of there."),
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the homes of the fleet; tells where.")] = False,
     json_output: JsonOption = False,
@@ -110,7 +111,7 @@ def check(
         "planned": sum(tasks.values()),
         "faults": [
             {"at_s": round(fault.at_s, 3), "do": fault.do, "node": fault.member}
-            for fault in prepared.scenario.timeline()
+            for fault in sorted(prepared.scenario.timeline(), key=lambda each: each.at_s)
         ],
         "world_only": prepared.world_only,
         "beyond_fleet": prepared.beyond,
@@ -156,7 +157,7 @@ def played(prepared: Prepared, screen: Screen, *, report: Path | None = None, ke
     Raises: EdgeweaveError; typer.Exit(128 + signal): it was interrupted.
     """
     if report is not None:
-        stage.make_folder(report)  # before anything runs for nothing
+        make_folder(report)  # before anything runs for nothing
     for line in prepared.beyond:
         screen.tell(f"not done by real daemons: {line}")
     try:
@@ -168,8 +169,10 @@ def played(prepared: Prepared, screen: Screen, *, report: Path | None = None, ke
     if keep:
         screen.tell(f"the homes are kept in {folder}")
     if report is not None:
-        run.write(report)
-        screen.tell(f"report: {report / 'report.json'} and tasks.jsonl")
+        missing = run.write(report)
+        screen.tell(f"report: {report / 'report.html'}, report.json, record.json and tasks.jsonl")
+        if missing:
+            screen.tell(missing)
     return run
 
 
