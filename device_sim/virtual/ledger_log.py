@@ -546,6 +546,7 @@ class LedgerLog:
                 end = self._next_batch(at + 1, self._number, size)
                 if at >= safe and end == size:
                     return at
+                self.damaged.append(f"{LOG}: the head of a commit at {at}")
             self._read_rows(at + _BATCH_BYTES, end, places)
             at = end
         if at < safe:
