@@ -9,29 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import importlib.util
 import json
-import platform
+import os
+import shlex
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from device_sim import faults as fault_core
 from device_sim.devices.driver import Driver
-from device_sim.faults import SECOND, Begun, Done, Fault, Inject, Promised, Timeline
+from device_sim.faults import GATEWAY, SECOND, Begun, Done, Fault, Inject, Promised, Timeline
 from device_sim.fleet.members import ABORT_S_MAX, TERM_S_MAX, Member, Members, one_error, wire_bytes
 from device_sim.fleet.preparation import Prepared
 from device_sim.fleet.processes import resident_mb
 from device_sim.report import figures
 from device_sim.report.account import PLACES, Account, Promise, account, place_of
 from device_sim.report.expectations import Verdict, judge
+from device_sim.report.fleet_record import record_of
+from device_sim.report.folder import make_folder, write, writing
 from device_sim.report.recompute import Recomputed, recompute
+from device_sim.report.record import Manifest, Record
+from device_sim.report.surroundings import commit, machine, versions
 from device_sim.screen import Screen
 from edge_node.client import Mesh
 from edge_node.tasks.journal import Journal, Stored
@@ -40,7 +46,6 @@ from security.errors import BadInput, Unavailable
 SETTLE_S: Final = 10.0  # for a node's own status, after its last driver has seen all it was promised
 SHOW_S: Final = 0.25
 LEDGER_ROWS_MAX: Final = 10_000_000
-PACKAGES: Final = ("edgeweave", "cryptography", "aiomqtt", "amqtt", "msgspec", "zeroconf", "numpy")
 COUNTERS: Final = ("accepted", "restored", "completed", "redispatched", "duplicates", "lapsed")
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -61,34 +66,23 @@ class Run:
     tasks: list[dict[str, Any]]  # tasks.jsonl
     account: Account
     verdicts: list[Verdict]
+    record: Record
 
     @property
     def held(self) -> bool:
         """Every promise was kept or explained, and everything expected was seen."""
         return self.account.kept and all(verdict.held for verdict in self.verdicts)
 
-    def write(self, folder: Path) -> None:
-        """``report.json`` and ``tasks.jsonl``. Raises: Unavailable: they cannot be written."""
+    def write(self, folder: Path) -> str:
+        """``report.json``, ``tasks.jsonl``, and the record as files.
+
+        Returns: a line about what is missing.   Raises: Unavailable: they cannot be written.
+        """
         make_folder(folder)
-        with _writing(folder):
+        with writing(folder):
             (folder / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in self.tasks))
             (folder / "report.json").write_text(json.dumps(self.facts, indent=2) + "\n")
-
-
-def make_folder(folder: Path) -> None:
-    """Where a report will lie. Raises: Unavailable: it cannot be made."""
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Unavailable(
-            f"cannot write to {folder}: {error.strerror}", fix="remove it, or make it yours: chown -R"
-        ) from None
+        return write(self.record, folder)
 
 
 async def play(prepared: Prepared, screen: Screen, *, keep: bool = False) -> tuple[Run, Path]:
@@ -133,7 +127,8 @@ async def play(prepared: Prepared, screen: Screen, *, keep: bool = False) -> tup
         if caught:
             raise Interrupted(caught[0])
         run.facts["wall_s"] = round(screen.wall_s, 1)
-        return run, folder
+        manifest = msgspec.structs.replace(run.record.manifest, wall_s=run.facts["wall_s"])
+        return replace(run, record=msgspec.structs.replace(run.record, manifest=manifest)), folder
     finally:
         for number in SIGNALS:
             loop.remove_signal_handler(number)
@@ -159,6 +154,7 @@ class Fleet:
         self._carried_out: list[int] = []  # faults, likewise
         self._news = asyncio.Event()
         self._begun = 0.0
+        self._begun_at = 0.0  # the same moment, by the clock on the wall
 
     async def run(self) -> None:
         """Up to the last outcome; the daemons still run then. Raises: EdgeweaveError."""
@@ -176,7 +172,7 @@ class Fleet:
                     mesh = await stack.enter_async_context(Mesh.open(self.members.members[name].home))
                     self.drivers[name] = Driver(name, mesh, series, self._promised)
                 async with asyncio.TaskGroup() as group:
-                    self._begun = time.monotonic()
+                    self._begun, self._begun_at = time.monotonic(), time.time()
                     for name, driver in self.drivers.items():
                         replay = driver.replay(
                             self.prepared.plans[name], begun=self._begun, last_s=fleet.duration_s
@@ -324,9 +320,10 @@ class Fleet:
         facts: dict[str, Any] = {
             "scenario": scenario.fleet.name,
             "seed": prepared.seed,
-            "versions": _versions(),
+            "versions": versions(),
             "broker": self.members.broker,
             "wall_s": 0.0,  # written last
+            "begun_at": round(self._begun_at, 3),
             "nodes": self.nodes,
             "accepted": found.accepted,
             "completed": found.completed,
@@ -362,7 +359,36 @@ class Fleet:
             {"name": each.name, "wanted": each.wanted, "found": each.found, "held": each.held}
             for each in verdicts
         ]
-        return Run(facts, found.tasks, found, verdicts)
+        record = record_of(
+            facts,
+            found.tasks,
+            found.latencies_ms,
+            verdicts,
+            kept=found.kept,
+            workers={GATEWAY: scenario.gateway.workers or os.cpu_count() or 1}
+            | {name: device.workers for name, device in scenario.nodes.items()},
+            manifest=self._manifest(),
+        )
+        return Run(facts, found.tasks, found, verdicts, record)
+
+    def _manifest(self) -> Manifest:
+        prepared = self.prepared
+        document = prepared.document
+        duration_s = prepared.scenario.fleet.duration_s
+        command = ["device-sim", "fleet", document.name, "--seed", str(prepared.seed)]
+        if duration_s != document.scenario.fleet.duration_s:
+            command += ["--duration", f"{duration_s:g}"]
+        return Manifest(
+            kind="fleet",
+            scenario=prepared.scenario.fleet.name,
+            seed=prepared.seed,
+            commit=commit(),
+            versions=versions(),
+            machine=machine(),
+            command=shlex.join(command),
+            duration_s=duration_s,
+            wall_s=0.0,
+        )
 
     def _verdicts(self, facts: dict[str, Any], found: Account, again: Recomputed) -> list[Verdict]:
         resumed = [fault["resumed_tasks"] for fault in facts["faults"] if "resumed_tasks" in fault]
@@ -439,11 +465,3 @@ def _told(fault: Fault, facts: dict[str, Any]) -> str:
         "kill-broker": lambda: f"kill -9 {pid}: the broker is dead",
     }
     return told[fault.do]()
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found

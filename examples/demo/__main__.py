@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from device_sim.cli import balance
-from device_sim.fleet.play import Interrupted, Run, make_folder, play
+from device_sim.fleet.play import Interrupted, Run, play
 from device_sim.fleet.preparation import prepare
+from device_sim.report.folder import make_folder
 from device_sim.report.tables import tables
 from device_sim.screen import Screen
 from examples.demo import changes
@@ -31,7 +32,7 @@ GATEWAY: Final = "gateway"
 
 
 def conclude(run: Run, screen: Screen, out: Path) -> None:
-    """Write both files, show everything."""
+    """Write the report, show everything."""
     points = changes.change_points(changes.told_by_mesh(run.tasks))
     run.facts["change_points"] = points
     run.write(out)
@@ -42,7 +43,8 @@ def conclude(run: Run, screen: Screen, out: Path) -> None:
     for line in balance(run):
         screen.line(line)
     screen.line(
-        f"details: {_short(out / 'report.json')} and tasks.jsonl; it took {run.facts['wall_s']:.0f} s"
+        f"details: {_short(out / 'report.html')}, report.json and tasks.jsonl; "
+        f"it took {run.facts['wall_s']:.0f} s"
     )
 
 

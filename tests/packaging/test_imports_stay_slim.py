@@ -78,7 +78,7 @@ ROOMS = {
     "device_sim": {"cli", "screen"},
     "device_sim/devices": {"driver", "moments", "parquet", "series"},
     "device_sim/scenario": set(),
-    "device_sim/report": {"charts", "recompute"},
+    "device_sim/report": {"charts", "folder", "recompute", "surroundings"},
     "device_sim/virtual/checkers": set(),
 }
 
