@@ -22,8 +22,8 @@ from typing import Any, Final
 SECOND: Final = 1_000_000_000
 MS: Final = 1_000_000
 WALL_MS: Final = 1_800_000_000_000
-"""True time at the begin of every world (15 January 2027). After ``certificates.RELEASED_S``, before which no
-member believes its clock: the gateway would live a year ahead of its nodes, and re-sign its roster at once."""
+"""True time at the begin of every world (15 January 2027), after ``certificates.RELEASED_S``, before which no
+member believes its clock: the gateway would live a year ahead of its nodes and re-sign its roster at once."""
 CANCELLED_MAX: Final = 4096
 """Cancelled entries that may lie in the heap beside as many live ones before it is swept."""
 
