@@ -165,6 +165,7 @@ class Session:
     def ended(self, reason: str) -> None:
         """The connection was ended by the other side, or its network."""
         self.broker._drop(self, will=True, reason=reason)
+        self.broker._flush()
 
     # ── what goes out ─────────────────────────────────────────────────────────────────────────────
 

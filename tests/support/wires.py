@@ -18,20 +18,46 @@ ROOT = f"ew/1/{MESH}"
 PLAIN = LinkModel(delay_ms=1)
 
 
+class Ear(Inbox):
+    """Remembers what it heard and when; emptied at once, unless its wires are told not to."""
+
+    def __init__(self, wires: Wires, capacity: int) -> None:
+        super().__init__(capacity)
+        self.heard: list[tuple[int, Any]] = []
+        self._wires = wires
+        self._due = False
+
+    def put_nowait(self, event: Any) -> None:
+        super().put_nowait(event)
+        self._hear(event)
+
+    def put_local(self, event: Any) -> None:
+        super().put_local(event)
+        self._hear(event)
+
+    def _hear(self, event: Any) -> None:
+        self.heard.append((self._wires.world.now_ns, event))
+        if not self._due:
+            self._due = True
+            self._wires.world.soon(self.empty)
+
+    def empty(self) -> None:
+        self._due = False
+        if self._wires.reading:
+            self.drain()
+
+
 class Member:
-    """A link and all that its inbox has heard, with the moment at which it was looked at."""
+    """A link and all that its inbox has heard, with its moments."""
 
     def __init__(self, wires: Wires, name: str, capacity: int, **options: Any) -> None:
         self.name = name
-        self.inbox = Inbox(capacity)
-        self.heard: list[tuple[int, Any]] = []
+        self.inbox = Ear(wires, capacity)
+        self.heard = self.inbox.heard
         self.tokens = 0
         self.link = VirtualLink(
             wires.world, wires.network, wires.broker, name, wires.bearers[name], self.inbox, **options
         )
-
-    def look(self, now_ns: int) -> None:
-        self.heard += [(now_ns, event) for event in self.inbox.drain()]
 
     def send(self, to: str, payload: bytes, **options: Any) -> int:
         self.tokens += 1
@@ -65,10 +91,9 @@ class Wires:
         self.bearers = {name: bearer(name, name.encode().ljust(32)) for name in ("gateway", *names)}
         self.broker = VirtualBroker(self.world, self.network, Access(MESH), self.bearers.values())
         self.members: dict[str, Member] = {}
-        self.looking = True
+        self.reading = True
         for name in self.bearers:
             self.network.attach(name, models.get(name, model), local=name == "gateway")
-        self.world.soon(self._look)
 
     def up(self, name: str, *topics: str, capacity: int = 4096, **options: Any) -> Member:
         """A member that reads its own inbox and these topics (below the mesh's), connected."""
@@ -87,10 +112,8 @@ class Wires:
     def run_s(self, s: float) -> None:
         self.world.run_until(self.world.now_ns + round(s * SECOND))
 
-    def _look(self) -> None:
-        """Every tenth of a millisecond, so that an event's moment is known to that."""
-        if self.looking:
-            for member in self.members.values():
-                if len(member.inbox):
-                    member.look(self.world.now_ns)
-        self.world.after(MS // 10, self._look)
+    def read(self) -> None:
+        """Every inbox is emptied again."""
+        self.reading = True
+        for member in self.members.values():
+            member.inbox.empty()
