@@ -23,6 +23,8 @@ from security.errors import BadInput
 MOMENTS_MAX: Final = 5_000_000
 """Of one trace: 40 MB in memory, shared by all nodes that replay it."""
 SECOND: Final = 1_000_000_000
+SECONDS_MAX: Final = 1e15
+"""Thirty million years: beyond it a float of seconds has no milliseconds, and no use."""
 
 
 def read_moments(path: Path, column: str) -> Sequence[int]:
@@ -99,7 +101,7 @@ def _moment_ns(cell: Any) -> int | None:
     if isinstance(cell, int):
         return cell * SECOND
     if isinstance(cell, float):
-        return round(cell * SECOND) if math.isfinite(cell) else None
+        return round(cell * SECOND) if abs(cell) < SECONDS_MAX else None
     if isinstance(cell, str):
         try:
             cell = datetime.fromisoformat(cell.strip())
