@@ -164,6 +164,7 @@ class Finishes:
         healed_ns = end.healed_ns
         if healed_ns is None:
             return self._found.verdict(self.name, self.promise, nothing="the run had no liveness phase")
+        assert self._healed_ns == healed_ns, "the end of all faults is an event too"
         sampled = [seen for seen in self._nodes.values() if seen.at_ns >= healed_ns]
         if not sampled:
             return self._found.verdict(

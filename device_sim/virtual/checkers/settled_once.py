@@ -104,6 +104,8 @@ class SettledOnce:
         entry = self._tasks.get(event.task)
         if entry is None:
             self._found.add(event.at_ns, event.node, "answered, though nobody asked", event.task)
+        elif event.node != entry.node:
+            self._found.add(event.at_ns, event.node, f"answered by another than {entry.node}", event.task)
         elif not event.accepted:
             entry.refused = event.reason or "refused"
         elif not entry.accepted:

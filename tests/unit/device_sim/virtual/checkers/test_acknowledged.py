@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_sim.virtual.checkers.acknowledged import Acknowledged
@@ -165,6 +165,8 @@ def _undated(row):
     return type(row)(row.task, row.kind, row.at_ms, row.state, row.body, None)
 
 
+@pytest.mark.slow
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32), lost=st.booleans())
 def test_a_random_history_passes_until_one_acknowledged_row_goes(seed, lost):
     rng = random.Random(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_sim.virtual.checkers.sealed import NEWEST, NUMBERS_MAX, WHOLE_EACH, Sealed
@@ -284,6 +284,8 @@ def test_memory_of_a_long_key_is_bounded_and_its_newest_numbers_are_kept(wire):
     assert all(len(numbers.prints) <= NUMBERS_MAX for numbers in checker._keys.values())
 
 
+@pytest.mark.slow
+@settings(max_examples=50)
 @given(
     numbers=st.lists(st.integers(1, 300), min_size=1, max_size=60),
     again=st.booleans(),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_sim.virtual.checkers.settled_once import SettledOnce
-from device_sim.virtual.evidence import Row
+from device_sim.virtual.evidence import Answered, Row
 from tests.support.virtual_stories import Story, name_of, ns
 
 
@@ -165,6 +165,19 @@ def test_told_of_a_task_nobody_asked_for_is_told(story):
     ]
 
     assert "told, though nobody asked" in the_violation(story)
+
+
+def test_answered_by_another_node_is_told(story):
+    task = story.asks(5.0, "pi-1", 4)
+    story.events.append(Answered(ns(5.1), "pi-2", task, True))
+
+    assert the_violation(story) == f"5.100 s pi-2 {task}: answered by another than pi-1"
+
+
+def test_answered_though_nobody_asked_is_told(story):
+    story.events.append(Answered(ns(5.1), "pi-2", name_of(8), True))
+
+    assert "answered, though nobody asked" in the_violation(story)
 
 
 def test_told_by_another_node_is_told(story):
@@ -373,6 +386,8 @@ def test_the_first_twenty_are_told_and_all_are_counted(story):
     assert (found.word, found.total, len(found.violations), found.first_ns) == ("failed", 30, 20, ns(60.0))
 
 
+@pytest.mark.slow
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32))
 def test_any_history_that_keeps_its_promises_passes(seed):
     """Random nodes, tasks, crashes, pauses, refusals and ends, all in time: no word against it."""
@@ -381,6 +396,8 @@ def test_any_history_that_keeps_its_promises_passes(seed):
     assert verdict(story).violations == ()
 
 
+@pytest.mark.slow
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32), which=st.sampled_from(["accept", "end", "twice", "late", "other"]))
 def test_any_history_with_one_broken_promise_fails(seed, which):
     rng = random.Random(seed)
