@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from device_sim.report import folder
 from tests.support.daemons import left_behind
 
 pytest.importorskip("amqtt")
@@ -113,5 +114,11 @@ def test_a_fleet_keeps_its_promises_through_faults_and_tells_what_was_not_seen(t
     }  # fmt: skip
     assert nodes["small-2"]["labels"] == {"hall": "a"}
     assert {task["origin"] for task in tasks} == {"small-1", "small-2"}
+    record = folder.read(tmp_path / "out" / "record.json")
+    assert record.figures["completed"] == sum(edge.tasks for edge in record.edges) == len(tasks)
+    struck = sorted((each.do, each.node) for each in record.faults)
+    assert struck == [("kill", "small-1"), ("pause", "small-2")]
+    assert [check.name for check in record.checks if check.word == "failed"] == ["revoked_cut_s_max"]
+    assert "Not held: 1 of " in (tmp_path / "out" / "report.html").read_text()
     assert left_behind(tmp_path) == []
     assert list((tmp_path / "t").iterdir()) == []
