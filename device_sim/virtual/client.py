@@ -33,7 +33,9 @@ class Inputs(Protocol):
 
 
 class Client:
-    """Args: asks: ascending by time.   begin_ns: of the world, when the asks' time is 0."""
+    """Args: asks: ascending by time.   begin_ns: of the world, when the asks' time is 0.
+    moved: told of its node and how many promises are open there, whenever that changes.
+    """
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class Client:
         saw: Callable[[Event], None],
         *,
         begin_ns: int,
+        moved: Callable[[str, int], None] | None = None,
     ) -> None:
         self.world = world
         self.machine = machine
@@ -55,6 +58,7 @@ class Client:
         self._saw = saw
         self._begin_ns = begin_ns
         self._number = 0
+        self._moved = moved
         self._next()
 
     def _next(self) -> None:
@@ -101,14 +105,20 @@ class Client:
     def _answered(self, task: str, reply: Reply) -> None:
         if reply.accepted:
             self.promised[task] = None
+            self._tell()
         self.world.note(self.machine.name, "accepted" if reply.accepted else "refused", task)
         self._saw(Answered(self.world.now_ns, self.machine.name, task, reply.accepted, reply.reason))
+
+    def _tell(self) -> None:
+        if self._moved is not None:
+            self._moved(self.machine.node_id, len(self.promised))
 
     def _told(self, task: Task, outcome: Outcome) -> None:
         self._hears(task.id, outcome)
 
     def _hears(self, task: str, outcome: Outcome) -> None:
         self.promised.pop(task, None)
+        self._tell()
         self.world.note(self.machine.name, "told", f"{task} {outcome.status} {outcome.place}")
         self._saw(Told(self.world.now_ns, self.machine.name, task, outcome.status, outcome.place))
 

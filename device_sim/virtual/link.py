@@ -59,8 +59,10 @@ class VirtualLink:
         "_closed",
         "_conn",
         "_due",
+        "_ended_frozen",
         "_failures",
         "_flushing",
+        "_frozen",
         "_in",
         "_inbox",
         "_last_in_ns",
@@ -157,6 +159,8 @@ class VirtualLink:
         self._due: Entry | None = None
         self._flushing = False
         self._paused = False
+        self._frozen = False
+        self._ended_frozen: str | None = None
         self._alive: Entry | None = None
         self._ping_ns = 0
         self._last_in_ns = self._last_out_ns = self._up_ns = 0
@@ -254,6 +258,42 @@ class VirtualLink:
                 port.off = True
         self._inbox = inbox
 
+    # ── a stopped process ─────────────────────────────────────────────────────────────────────────
+
+    def freeze(self) -> None:
+        """SIGSTOP: the process neither reads, pings nor writes; its kernel goes on until its buffers fill."""
+        if self._frozen or not self._running:
+            return
+        self._frozen = True
+        for entry in (self._timeout, self._due, self._ack_entry, self._alive, self._backoff):
+            self.world.cancel(entry)
+        self._timeout = self._due = self._ack_entry = self._alive = self._backoff = None
+        if self._conn is not None and not self._paused:
+            self._conn.down.pause()
+
+    def thaw(self) -> None:
+        """SIGCONT: it finds what has happened, and its timers late."""
+        if not self._frozen:
+            return
+        self._frozen = False
+        reason, self._ended_frozen = self._ended_frozen, None
+        conn = self._conn
+        if reason is not None:
+            self._ended(reason)
+        elif conn is None:
+            self._connect()
+        else:
+            if not self._paused:
+                conn.down.resume()
+            if self._conn is not conn:
+                return  # it read of its end
+            if self._stage != "connected" or self._step:
+                self._timeout = self.world.after(CONNECT_NS, self._timed_out, "Operation timed out")
+            if self._stage == "connected":
+                self._check_alive()
+            if self._conn is conn:
+                self._flush()
+
     # ── connecting ────────────────────────────────────────────────────────────────────────────────
 
     def _connect(self) -> None:
@@ -272,6 +312,9 @@ class VirtualLink:
 
     def _ended(self, reason: str) -> None:
         """Told by the network: the connection is over."""
+        if self._frozen:
+            self._ended_frozen = reason  # the kernel knows; the process will
+            return
         self._conn = None
         if self._stage == "tls" and reason == CLOSED:
             reason = "TLS: unexpected eof while reading"

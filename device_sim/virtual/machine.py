@@ -22,7 +22,7 @@ from device_sim.virtual.link import VirtualLink
 from device_sim.virtual.network import LinkModel
 from device_sim.virtual.processor import Processor
 from device_sim.virtual.shelf import Documents, NoNotes, VirtualBundles
-from device_sim.virtual.world import Entry, World
+from device_sim.virtual.world import SECOND, Entry, World
 from edge_node.discovery.neighbours import Neighbours
 from edge_node.functions.runtimes.runtime import OnDone, OnStarted
 from edge_node.node import Node
@@ -35,7 +35,9 @@ from security.roster import RosterView
 if TYPE_CHECKING:
     from device_sim.virtual.site import Site
 
-PRUNE_NS: Final = 60_000_000_000
+PRUNE_NS: Final = 60 * SECOND
+TIME_SERVER_S: Final = (5.0, 60.0)
+"""From the start of a daemon on a machine without an RTC until a time server was heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,32 @@ class Machine:
         self.lives += 1
         self.process = process = Process(self, duties)
         process.begin()
+        if not self.clock.synchronised:
+            asleep_s = self.world.rng(self.name, "ntp", str(self.lives)).uniform(*TIME_SERVER_S)
+            self.world.after(round(asleep_s * SECOND), self._synchronised, self.lives)
         return process
+
+    def _synchronised(self, life: int) -> None:
+        if life == self.lives:
+            self.clock.synchronise()
+
+    def pause(self) -> None:
+        """As SIGSTOP of the daemon: it neither reads, pings nor writes; its workers and its kernel go on."""
+        self.paused = True
+        if self.process is not None:
+            self.process.link.freeze()
+
+    def resume(self) -> None:
+        self.paused = False
+        if self.process is not None:
+            self.process.link.thaw()
+            self.process.resume()
+
+    def slow(self, factor: float) -> None:
+        """It works so many times slower than its board says from now on, also after a restart."""
+        self.slowdown = factor
+        if self.process is not None:
+            self.process.processor.pace(self.board.speed / factor)
 
     def end(self, how: str) -> None:
         """kill: the process is gone, the kernel keeps what it wrote. power: the machine is."""

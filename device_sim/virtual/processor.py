@@ -212,6 +212,10 @@ class Processor:
             self._condemn(worker, _died(worker.call, "SIGKILL"), self._costs.kill_ns)
         return True
 
+    def pace(self, speed: float) -> None:
+        """It is so fast from now on, e.g. it got hot; runs that have begun keep their end."""
+        self._speed_ppm = round(speed * 1_000_000)
+
     def crash(self) -> None:
         """The process, or the machine, ends: no completion comes any more. Idempotent."""
         self._dead = True

@@ -1,0 +1,227 @@
+"""The injector: does to the world what the timeline says, ends it in time, and makes everything good.
+
+Timeline ─► Inject(fault) ─► machines, network, broker, disks, clocks, processors ─► Happened
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from device_sim.chances import outages
+from device_sim.faults import BROKER, SECOND, Begun, Done, Fault, Inject, Promised, Timeline
+from device_sim.virtual.evidence import ENDED, HEAL, Event, Happened, Revoked
+from device_sim.virtual.ledger_log import LOG
+from device_sim.virtual.network import LinkModel, Partition
+from device_sim.virtual.site import Site
+from device_sim.virtual.world import Entry, World
+from edge_node.wire.ids import GATEWAY
+
+if TYPE_CHECKING:
+    from device_sim.scenario.tables import LinkTable
+    from device_sim.virtual.machine import Machine
+
+NOTHING_MORE: Final = 0
+"""Bytes that a full disk still takes."""
+
+
+class Injector:
+    """Args:
+    sites: all; a fault of the gateway or the broker befalls each of them.
+    links: by name, for `degrade`.
+    restarted: told of each machine whose daemon runs again.
+    begin_ns: of the world, when the timeline's time is 0.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        sites: Sequence[Site],
+        faults: Iterable[Fault],
+        links: Mapping[str, LinkModel],
+        *,
+        saw: Callable[[Event], None],
+        restarted: Callable[[Machine], None],
+        begin_ns: int,
+    ) -> None:
+        self.world = world
+        self.sites = sites
+        self.gone: dict[str, str] = {}
+        """Machines that are not there any more, for good, and why."""
+        self._links = links
+        self._saw = saw
+        self._restarted = restarted
+        self._timeline = Timeline(list(faults))
+        self._where = {node: site for site in sites for node in site.machines if node != GATEWAY}
+        self._cuts: dict[str, Partition] = {}
+        self._spans: dict[tuple[str, str], Entry] = {}
+        self._room: dict[str, int] = {}
+        self._due: Entry | None = None
+        self._healed = False
+        world.at(begin_ns, self._begin)
+
+    # ── the timeline ──────────────────────────────────────────────────────────────────────────────
+
+    def _begin(self) -> None:
+        self._inject(self._timeline.handle(self.world.now_ns, Begun()))
+
+    def promised(self, node: str, count: int) -> None:
+        """So many promises are open at it."""
+        if not self._healed:
+            self._inject(self._timeline.handle(self.world.now_ns, Promised(node, count)))
+
+    def _tick(self) -> None:
+        self._due = None
+        self._inject(self._timeline.tick(self.world.now_ns))
+
+    def _inject(self, effects: list[Inject]) -> None:
+        while effects:
+            effect = effects.pop(0)
+            if not self._healed:
+                self._do(effect.fault)
+            effects += self._timeline.handle(self.world.now_ns, Done(effect.index))
+        due_ns = self._timeline.deadline_ns()
+        self.world.cancel(self._due)
+        self._due = None if due_ns is None or self._healed else self.world.at(due_ns, self._tick)
+
+    def outages_of(self, node: str, link: LinkTable, duration_ns: int, begin_ns: int) -> None:
+        """An intermittent link: away and back, by its own stream."""
+        spans = outages(link, self.world.rng(node, "outages"), duration_ns)
+        network = self._where[node].network
+
+        def next_span() -> None:
+            span = next(spans, None)
+            if span is not None:
+                self.world.at(begin_ns + span[0], away, span[1])
+
+        def away(until_ns: int) -> None:
+            if self._healed:
+                return
+            cut = network.partition([node])
+            self._happened("outage", node)
+            self.world.at(begin_ns + until_ns, back, cut)
+
+        def back(cut: Partition) -> None:
+            network.heal(cut)
+            self._happened("outage", node, ENDED)
+            next_span()
+
+        next_span()
+
+    # ── what is done ──────────────────────────────────────────────────────────────────────────────
+
+    def _happened(self, do: str, node: str = "", detail: str = "") -> None:
+        self.world.note(node, "fault", f"{do} {detail}")
+        self._saw(Happened(self.world.now_ns, do, node, detail))
+
+    def _machines(self, node: str) -> list[tuple[Site, str]]:
+        if node in (GATEWAY, BROKER):
+            return [(site, GATEWAY) for site in self.sites]
+        return [(self._where[node], node)]
+
+    def _do(self, fault: Fault) -> None:
+        for site, node in self._machines(fault.member):
+            self._do_to(site, node, fault)
+
+    def _do_to(self, site: Site, node: str, fault: Fault) -> None:
+        machine = site.machines[node]
+        shown = "" if fault.member == BROKER else machine.name
+        self._happened(fault.do, shown)
+        match fault.do:
+            case "kill" | "kill-gateway":
+                site.end(node, "kill")
+            case "power-cut" | "power-cut-gateway":
+                site.end(node, "power")
+            case "restart" | "restart-gateway":
+                self._back(site, machine)
+            case "kill-broker" | "wipe-broker":
+                site.end_broker(wipe=fault.do == "wipe-broker")
+            case "pause":
+                machine.pause()
+            case "resume":
+                machine.resume()
+            case "revoke":
+                self.gone[machine.name] = "revoke"
+                site.revoke(node, lambda: self._saw(Revoked(self.world.now_ns, machine.name)))
+            case "partition":
+                if machine.name not in self._cuts:
+                    direction = fault.direction or "both"
+                    cut = site.network.partition([node], up=direction != "to", down=direction != "from")
+                    self._cuts[machine.name] = cut
+            case "heal-partition":
+                held = self._cuts.pop(machine.name, None)
+                if held is not None:
+                    site.network.heal(held)
+            case "degrade":
+                site.network.attach(node, self._links[fault.link])
+            case "clock-step":
+                machine.clock.step(round((fault.by_s or 0.0) * 1000))
+            case "disk-full":
+                self._room.setdefault(machine.name, machine.disk.capacity_bytes)
+                machine.disk.capacity_bytes = machine.disk.used_bytes + NOTHING_MORE
+            case "disk-free":
+                machine.disk.capacity_bytes = self._room.pop(machine.name, machine.disk.capacity_bytes)
+            case "disk-error":
+                machine.disk.fail_fsync()
+            case "disk-flip":
+                self._flip(machine)
+            case "slow":
+                machine.slow(fault.factor or 1.0)
+            case "kill-worker":
+                if machine.process is not None:
+                    machine.process.processor.kill_worker()
+        if fault.until_s is not None:
+            self._until(site, machine, fault)
+
+    def _until(self, site: Site, machine: Machine, fault: Fault) -> None:
+        assert fault.until_s is not None
+        lasts_ns = round((fault.until_s - fault.at_s) * SECOND)
+        if fault.do not in ("degrade", "slow"):
+            return  # what ends the others is a fault of its own
+
+        def over() -> None:
+            if not self._healed:
+                if fault.do == "slow":
+                    machine.slow(1.0)
+                else:
+                    site.network.attach(machine.node_id, machine.board.link)
+                self._happened(fault.do, machine.name, ENDED)
+
+        self.world.after(lasts_ns, over)
+
+    def _flip(self, machine: Machine) -> None:
+        size = machine.disk.size(LOG) if machine.disk.exists(LOG) else 0
+        if size:
+            rng = self.world.rng(machine.name, "flip", str(self.world.now_ns))
+            machine.disk.flip(LOG, rng.randrange(8 * size))
+
+    def _back(self, site: Site, machine: Machine) -> None:
+        if machine.up:  # in order, as for an update
+            site.end(machine.node_id, "kill")
+        site.start(machine.node_id)
+        if machine.node_id != GATEWAY:
+            self._restarted(machine)
+
+    # ── the end of all faults ─────────────────────────────────────────────────────────────────────
+
+    def heal(self) -> None:
+        """Everything is made good: whoever is not revoked runs, hears and writes."""
+        self._healed = True
+        self.world.cancel(self._due)
+        self._happened(HEAL)
+        for site in self.sites:
+            site.network.heal_all()
+            if not site.broker.running:
+                site.broker.start()
+            for node, machine in site.machines.items():
+                machine.disk.capacity_bytes = self._room.pop(machine.name, machine.disk.capacity_bytes)
+                machine.disk.fail_fsync(times=0)
+                machine.slow(1.0)
+                site.network.attach(node, machine.board.link, local=node == site.broker_host)
+                if machine.paused:
+                    machine.resume()
+                if machine.name in self.gone:
+                    continue
+                if not machine.up:
+                    self._back(site, machine)
+        self._cuts.clear()
