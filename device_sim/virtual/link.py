@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from device_sim.virtual.broker import CONTROL_BYTES, Message, VirtualBroker, send_in_pieces
@@ -59,14 +60,13 @@ class VirtualLink:
         "_closed",
         "_conn",
         "_due",
-        "_ended_frozen",
         "_failures",
-        "_flushing",
+        "_frozen",
         "_frozen",
         "_in",
         "_inbox",
         "_last_in_ns",
-        "_last_out_ns",
+        "_last_out_ns", "_late",
         "_mid",
         "_number",
         "_open",
@@ -137,6 +137,8 @@ class VirtualLink:
         self._failures = 0
         self._backoff: Entry | None = None
         self._conn: Connection | None = None
+        self._frozen = False
+        self._late: list[tuple[Callable[..., None], tuple[Any, ...]]] = []  # what came due while it was
         self._reset()
 
     def _reset(self) -> None:
@@ -157,10 +159,7 @@ class VirtualLink:
         self._acks = 0
         self._ack_entry: Entry | None = None
         self._due: Entry | None = None
-        self._flushing = False
         self._paused = False
-        self._frozen = False
-        self._ended_frozen: str | None = None
         self._alive: Entry | None = None
         self._ping_ns = 0
         self._last_in_ns = self._last_out_ns = self._up_ns = 0
@@ -221,6 +220,7 @@ class VirtualLink:
         port = self.network.ports.get(self.node) or self.network.attach(self.node, LinkModel())
         port.off = False
         self._running = True
+        self._frozen = False
         self._failures = 0
         self._told = ""
         self._connect()
@@ -262,41 +262,32 @@ class VirtualLink:
 
     def freeze(self) -> None:
         """SIGSTOP: the process neither reads, pings nor writes; its kernel goes on until its buffers fill."""
-        if self._frozen or not self._running:
-            return
         self._frozen = True
-        for entry in (self._timeout, self._due, self._ack_entry, self._alive, self._backoff):
-            self.world.cancel(entry)
-        self._timeout = self._due = self._ack_entry = self._alive = self._backoff = None
-        if self._conn is not None and not self._paused:
+        if self._conn is not None:
             self._conn.down.pause()
 
     def thaw(self) -> None:
-        """SIGCONT: it finds what has happened, and its timers late."""
+        """SIGCONT: as in any loop, sockets come first, and then the timers that are due, late."""
         if not self._frozen:
             return
         self._frozen = False
-        reason, self._ended_frozen = self._ended_frozen, None
-        conn = self._conn
-        if reason is not None:
-            self._ended(reason)
-        elif conn is None:
-            self._connect()
-        else:
-            if not self._paused:
-                conn.down.resume()
-            if self._conn is not conn:
-                return  # it read of its end
-            if self._stage != "connected" or self._step:
-                self._timeout = self.world.after(CONNECT_NS, self._timed_out, "Operation timed out")
-            if self._stage == "connected":
-                self._check_alive()
-            if self._conn is conn:
-                self._flush()
+        if self._conn is not None and not self._paused:
+            self._conn.down.resume()
+        while self._late and not self._frozen:
+            call, args = self._late.pop(0)
+            call(*args)
+
+    def _not_now(self, call: Callable[..., None], *args: Any) -> bool:
+        """It is frozen: this comes when it is not."""
+        if self._frozen:
+            self._late.append((call, args))
+        return self._frozen
 
     # ── connecting ────────────────────────────────────────────────────────────────────────────────
 
     def _connect(self) -> None:
+        if self._not_now(self._connect):
+            return
         self._backoff = None
         self._reset()
         self._stage = "tcp"
@@ -307,13 +298,13 @@ class VirtualLink:
         self._conn.up.send([SYN], 0)
 
     def _timed_out(self, reason: str) -> None:
-        self._timeout = None
-        self._lose(reason)
+        if not self._not_now(self._timed_out, reason):
+            self._timeout = None
+            self._lose(reason)
 
     def _ended(self, reason: str) -> None:
         """Told by the network: the connection is over."""
-        if self._frozen:
-            self._ended_frozen = reason  # the kernel knows; the process will
+        if self._not_now(self._ended, reason):
             return
         self._conn = None
         if self._stage == "tls" and reason == CLOSED:
@@ -355,6 +346,7 @@ class VirtualLink:
         self._out.clear()
         self._out_bytes = 0
         self._in.clear()
+        self._late.clear()
         self._acks = 0
 
     def _down(self, reason: str) -> None:
@@ -506,7 +498,7 @@ class VirtualLink:
             self.world.soon(self._read_again, self._conn)
 
     def _read_again(self, conn: Connection) -> None:
-        if conn is not self._conn or not self._paused:
+        if conn is not self._conn or not self._paused or self._not_now(self._read_again, conn):
             return
         self._paused = False
         self._read()
@@ -516,12 +508,16 @@ class VirtualLink:
     # ── sending ───────────────────────────────────────────────────────────────────────────────────
 
     def _acknowledge(self) -> None:
+        if self._not_now(self._acknowledge):
+            return
         self._ack_entry = None
         if self._acks:
             self._flush()
 
     def _flush(self) -> None:
         """One write for all that waits; what the socket does not take waits until it does."""
+        if self._not_now(self._flush):
+            return
         world, conn = self.world, self._conn
         if self._due is not None:
             world.cancel(self._due)
@@ -564,6 +560,8 @@ class VirtualLink:
 
     def _check_alive(self) -> None:
         """As paho at its ticks: a ping after `keepalive_s` without a byte, the end if it is not answered."""
+        if self._not_now(self._check_alive):
+            return
         world, limit_ns = self.world, self.keepalive_s * SECOND
         now_ns = world.now_ns
         if not limit_ns:

@@ -97,14 +97,19 @@ class Wires:
 
     def up(self, name: str, *topics: str, capacity: int = 4096, **options: Any) -> Member:
         """A member that reads its own inbox and these topics (below the mesh's), connected."""
-        member = self.members[name] = Member(self, name, capacity, **options)
-        member.link.subscribe([f"{ROOT}/d/{name}/+", *(f"{ROOT}/{topic}" for topic in topics)])
-        member.link.start()
+        member = self.joined(name, *topics, capacity=capacity, **options)
         for _ in range(3000):
             if member.link.up:
                 return member
             self.run_ms(1)
         raise AssertionError(f"{name} is not up: {member.heard}")
+
+    def joined(self, name: str, *topics: str, capacity: int = 4096, **options: Any) -> Member:
+        """The same, only begun."""
+        member = self.members[name] = Member(self, name, capacity, **options)
+        member.link.subscribe([f"{ROOT}/d/{name}/+", *(f"{ROOT}/{topic}" for topic in topics)])
+        member.link.start()
+        return member
 
     def run_ms(self, ms: float) -> None:
         self.world.run_until(self.world.now_ns + round(ms * MS))

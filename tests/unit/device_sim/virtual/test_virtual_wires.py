@@ -291,6 +291,57 @@ def test_an_idle_link_pings_and_stays():
     assert reasons(a) == wills(b, "a") == []
 
 
+def test_a_stopped_process_answers_nothing_and_reads_it_all_when_it_goes_on():
+    wires, a, b = followed()
+    a.link.freeze()
+    for n in range(10):
+        b.send("a", b"%d" % n)
+    wires.run_s(8)
+    assert a.payloads == []
+    assert len(b.tokens_told) == 10, "its kernel has them, the broker has said so"
+    a.link.thaw()
+    wires.run_s(1)
+
+    assert a.payloads == [b"%d" % n for n in range(10)]
+    assert reasons(a) == wills(b, "a") == []
+
+
+def test_a_process_that_is_stopped_for_long_finds_its_connection_closed():
+    wires, a, b = followed()
+    stopped_ns = wires.world.now_ns
+    a.link.freeze()
+    a.link.freeze()
+    b.send("a", b"unread")
+    wires.run_s(40)
+    assert reasons(a) == []
+    [missed_ns] = wills(b, "a")
+    assert 10 * SECOND < missed_ns - stopped_ns <= 15 * SECOND + 2 * MS
+    a.link.thaw()
+    a.link.thaw()
+    wires.run_s(5)
+
+    assert a.payloads == [b"unread"]
+    assert reasons(a) == ["the broker closed the connection"]
+    assert a.of(LinkUp) == [LinkUp(1), LinkUp(2)]
+
+
+def test_a_process_that_is_stopped_in_the_middle_of_connecting_connects_later():
+    for stop_after_ms in range(0, 14, 1):
+        wires = Wires("a", "b")
+        wires.broker.stop("kill")
+        a = wires.joined("a")
+        wires.run_s(5)
+        wires.broker.start()
+        while wires.network.acceptor is None or not wires.broker._greeting:
+            wires.run_ms(1)
+        wires.run_ms(stop_after_ms)
+        a.link.freeze()
+        wires.run_s(20)
+        a.link.thaw()
+        wires.run_s(10)
+        assert a.link.up, stop_after_ms
+
+
 def test_a_short_partition_ends_nothing_and_loses_nothing():
     wires, a, b = followed()
     cut = wires.network.partition(["a", "b"])
