@@ -26,7 +26,9 @@ FIGURES: Final[Mapping[str, Meaning]] = {
     "open": Meaning("", "accepted tasks whose client had not been told an end when the run was over"),
     "lost": Meaning("", "open tasks that no disk keeps; for a fleet also: ended otherwise than told"),
     "explained": Meaning("", "open tasks of nodes that a fault took away for good"),
-    "duplicates": Meaning("", "runs that ended done, beyond the first of their task"),
+    "duplicates": Meaning(
+        "", "runs that ended done beyond the first of their task (of real daemons: late results)"
+    ),
     "offloaded": Meaning("", "completed tasks that another node or the gateway ran"),
     "peers": Meaning("", "completed tasks that another node ran"),
     "p50_ms": Meaning(
@@ -36,11 +38,13 @@ FIGURES: Final[Mapping[str, Meaning]] = {
     "p99_ms": Meaning("ms", "99 % of them took no longer"),
     "max_ms": Meaning("ms", "the slowest of them"),
     "mean_ms": Meaning("ms", "their mean"),
-    "tasks_per_s": Meaning("1/s", "completed tasks by the seconds of the run"),
+    "tasks_per_s": Meaning("1/s", "completed tasks divided by the seconds of the run"),
     "messages": Meaning("", "payloads published at the broker"),
     "deliveries": Meaning("", "payloads that the broker handed to a reader"),
-    "messages_per_task": Meaning("", "payloads published by completed tasks, presence included"),
-    "bytes_per_node_minute": Meaning("B", "payload bytes sent and received, by nodes and minutes"),
+    "messages_per_task": Meaning("", "payloads published, presence included, divided by completed tasks"),
+    "bytes_per_node_minute": Meaning(
+        "B", "payload bytes sent and received (of real daemons: with TLS), divided by nodes and minutes"
+    ),
     "crashes": Meaning("", "processes that died otherwise than in order"),
     "faults": Meaning("", "faults injected"),
     "violations": Meaning("", "checks that failed"),
