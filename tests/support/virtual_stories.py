@@ -54,6 +54,7 @@ class Story:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.ledgers: dict[str, list[Row]] = {}
+        self.records: dict[str, list[Record]] = {}
         self.damaged: dict[str, list[str]] = {}
         self.gone: dict[str, str] = {}
         self.keys: dict[str, Mapping[str, bytes]] = {}
@@ -124,6 +125,7 @@ class Story:
         self._keep(at_s, owner, Closed(task, Outcome(status, b"out", place=place, settled_at_ms=WALL_MS)))
 
     def _keep(self, at_s: float | None, node: str, record: Record) -> None:
+        self.records.setdefault(node, []).append(record)
         task, kind, at_ms, state, body, _ = row_of(record)
         written_ns = None if at_s is None else ns(at_s)
         self.ledgers.setdefault(node, []).append(Row(task, kind, at_ms, state, body, written_ns))

@@ -62,12 +62,13 @@ class Acknowledged:
             if node not in end.ledgers and node in end.gone and node not in self._stores.hit:
                 explained += 1  # the medium itself was taken away
                 continue
+            known = {**self._accepted.get(node, {}), **self._told.get(node, {})}
             for task, at_ns in self._accepted.get(node, {}).items():
                 if at_ns > crash.at_ns:
                     continue
                 if (task, ACCEPTED) in rows:
                     survived += 1
-                elif self._stores.excuses(end, node, task):
+                elif self._stores.excuses(end, node, task, known):
                     explained += 1
                 else:
                     self._missing(found, end, node, task, crash, "its accept")
@@ -80,7 +81,7 @@ class Acknowledged:
                 elif closed is not None:
                     what = f"told {status} before the {crash.how}, {closed.state} after it"
                     found.add(crash.at_ns, node, what, task)
-                elif self._stores.excuses(end, node, task):
+                elif self._stores.excuses(end, node, task, known):
                     explained += 1
                 else:
                     self._missing(found, end, node, task, crash, f"that it ended {status}")

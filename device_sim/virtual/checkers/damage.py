@@ -53,11 +53,13 @@ class Damage:
             if node not in end.ledgers and node in end.gone:
                 continue
             there = {(row.task, row.kind): None for row in end.ledgers.get(node, ())}
-            for (task, kind), at_ns in self._promised.get(node, {}).items():
+            promised = self._promised.get(node, {})
+            known = {task: None for task, _ in promised}
+            for (task, kind), at_ns in promised.items():
                 if at_ns > hit[node] or (task, kind) in there:
                     continue  # what was promised later was not damaged then: ``settled_once`` asks for it
                 missing += 1
-                if not names(end, node, task):
+                if not names(end, node, task, known):
                     record = "accept" if kind == ACCEPTED else "terminal record"
                     what = f"its store was damaged and lacks this {record}, and names neither it nor the file"
                     found.add(hit[node], node, what, task)

@@ -172,7 +172,7 @@ class SettledOnce:
                 self._close(end, node, row)
         for task in closed:
             asked = task in self._tasks  # else it was told as invented
-            if asked and task not in accepted and not self._stores.excuses(end, node, task):
+            if asked and task not in accepted and not self._stores.excuses(end, node, task, self._tasks):
                 add(end.at_ns, node, "a terminal record without an accept", task)
 
     def _accept(self, end: End, node: str, row: Row) -> None:
@@ -225,7 +225,7 @@ class SettledOnce:
     def _missing(self, end: End, task: str, entry: _Entry) -> bool:
         """Accepted, and not on the disk. Returns: explained."""
         node = entry.node
-        if self._stores.excuses(end, node, task):
+        if self._stores.excuses(end, node, task, self._tasks):
             return True
         if entry.ended:
             return False  # told as a terminal record without an accept
@@ -233,7 +233,7 @@ class SettledOnce:
             if node in end.gone:
                 return True
             self._found.add(end.at_ns, node, "lost: accepted, and its disk cannot be read", task)
-        elif names(end, node, task):
+        elif names(end, node, task, self._tasks):
             self._found.add(end.at_ns, node, "lost: its store names damage that nobody did", task)
         else:
             self._found.add(end.at_ns, node, "lost: accepted, and not on the disk", task)
@@ -242,7 +242,7 @@ class SettledOnce:
     def _open(self, end: End, task: str, entry: _Entry) -> bool:
         """Accepted, and no terminal record. Returns: explained."""
         node = entry.node
-        if self._stores.excuses(end, node, task):
+        if self._stores.excuses(end, node, task, self._tasks):
             return True
         if entry.told_ns >= 0:
             what = f"told {entry.told_status}, no terminal record"

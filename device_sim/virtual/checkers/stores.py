@@ -5,8 +5,9 @@ A journal names damage either by the task ("<task>/<kind>: …") or for the file
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from device_sim.virtual.evidence import DAMAGES_A_STORE, End, Event, Happened
-from edge_node.wire.ids import is_task_id
 
 
 class Stores:
@@ -20,14 +21,15 @@ class Stores:
         if type(event) is Happened and event.do in DAMAGES_A_STORE:
             self.hit.setdefault(event.node, event.at_ns)
 
-    def excuses(self, end: End, node: str, task: str) -> bool:
-        """Damaged on purpose, and this task, or the whole store, is named: then it may be missing (P6)."""
-        return node in self.hit and names(end, node, task)
+    def excuses(self, end: End, node: str, task: str, known: Container[str]) -> bool:
+        """Damaged on purpose, and this record may be among what is named: then it may be missing (P6)."""
+        return node in self.hit and names(end, node, task, known)
 
 
-def names(end: End, node: str, task: str) -> bool:
-    """Does the node's journal name this task, or the file as a whole?"""
-    return any(
-        subject == task or not is_task_id(subject)
-        for subject in (line.partition("/")[0] for line in end.damaged.get(node, ()))
-    )
+def names(end: End, node: str, task: str, known: Container[str]) -> bool:
+    """Does the node's journal name this task, or the file, or a record of which it cannot tell whose it is?
+
+    *known*: the tasks that clients know. An id that is none of them is what a flipped bit made of one.
+    """
+    subjects = (line.partition("/")[0] for line in end.damaged.get(node, ()))
+    return any(subject == task or subject not in known for subject in subjects)

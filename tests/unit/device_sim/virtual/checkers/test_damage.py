@@ -6,7 +6,10 @@ import pytest
 
 from device_sim.virtual.checkers.damage import Damage
 from device_sim.virtual.evidence import DAMAGES_A_STORE
-from tests.support.virtual_stories import Story, name_of
+from edge_node.store.ledger import SqliteLedger
+from edge_node.tasks.rows import Reading, row_of
+from edge_node.tasks.rows import Row as Stored
+from tests.support.virtual_stories import MESH, Story, name_of
 
 
 def verdict(story: Story):
@@ -73,6 +76,29 @@ def test_another_tasks_name_does_not_cover_it(story):
     story.damaged["pi-1"] = [f"{name_of(1)}/0: checksum"]
 
     assert "names neither it nor the file" in the_violation(story)
+
+
+def test_a_record_whose_owner_cannot_be_told_may_be_the_missing_one(story):
+    """A flipped bit in the name of a row: the journal sees that it is damaged, under a name of nobody."""
+    story.loses("pi-1", name_of(2), 0)
+    story.damaged["pi-1"] = [f"{name_of(77)}/0: checksum"]
+
+    assert verdict(story).word == "passed"
+
+
+@pytest.mark.parametrize("column", ["body", "id"])
+def test_a_real_journal_names_a_flipped_bit_in_words_that_are_understood(tmp_path, story, column):
+    store = SqliteLedger(tmp_path / "ledger.db", MESH, "pi-1")
+    store.insert([Stored(*row_of(record)) for record in story.records["pi-1"]])
+    flipped = {"body": "body = zeroblob(length(body))", "id": "id = 'z' || substr(id, 2)"}[column]
+    store._writer.execute(f"UPDATE records SET {flipped} WHERE id = ? AND kind = 0", (name_of(2),))
+    journal = Reading(store)
+    journal.open_tasks()
+    story.loses("pi-1", name_of(2), 0)
+    assert "names neither it nor the file" in the_violation(story)
+
+    story.damaged["pi-1"] = journal.damaged or journal.verify()
+    assert story.damaged["pi-1"] and verdict(story).word == "passed"
 
 
 def test_damage_that_nobody_did_is_told(story):
