@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 BLOCK: Final = 4096
 UNSAFE_MAX: Final = 16
-"""Changes of one file, or of the names, that the kernel keeps to itself: beyond it writes the oldest back."""
 UNSAFE_BYTES_MAX: Final = 32 * 1024 * 1024
 """Of one file: two commits of the largest size."""
 
@@ -57,10 +56,10 @@ class _File:
         self.unsafe: list[_Change] = []
         self.unsafe_bytes = 0
 
-    def remember(self, change: _Change) -> None:
+    def remember(self, change: _Change, unsafe_max: int) -> None:
         self.unsafe.append(change)
         self.unsafe_bytes += len(change.new or b"")
-        while len(self.unsafe) > UNSAFE_MAX or self.unsafe_bytes > UNSAFE_BYTES_MAX:
+        while len(self.unsafe) > unsafe_max or self.unsafe_bytes > UNSAFE_BYTES_MAX:
             self.unsafe_bytes -= len(self.unsafe.pop(0).new or b"")
 
     def safe(self) -> None:
@@ -85,6 +84,8 @@ class Disk:
     """One device with one file system. A name may hold one ``/``: what is before it is its directory.
 
     Args: rng: draws latencies.   capacity_bytes: of all files together; it may be changed at any time.
+        unsafe_max: changes of one file, or of the names, that the kernel keeps to itself before it writes the
+        oldest of them back.
     Raises (whatever changes something): OSError: ENOSPC, EIO, ENOENT.
     """
 
@@ -94,6 +95,7 @@ class Disk:
         "_refuse",
         "_renamed",
         "_rng",
+        "_unsafe_max",
         "_used",
         "capacity_bytes",
         "fsyncs",
@@ -102,8 +104,14 @@ class Disk:
     )
 
     def __init__(
-        self, rng: random.Random, *, capacity_bytes: int = 1 << 40, speed: Speed | None = None
+        self,
+        rng: random.Random,
+        *,
+        capacity_bytes: int = 1 << 40,
+        speed: Speed | None = None,
+        unsafe_max: int = UNSAFE_MAX,
     ) -> None:
+        self._unsafe_max = unsafe_max
         self.capacity_bytes = capacity_bytes
         self.speed = speed or Speed()
         self.writes = 0
@@ -172,7 +180,7 @@ class Disk:
         file = self._file(name)
         length = len(file.data)
         if size < length:
-            file.remember(_Change(size, bytes(file.data[size:]), None))
+            file.remember(_Change(size, bytes(file.data[size:]), None), self._unsafe_max)
             del file.data[size:]
             self._used -= length - size
         elif size > length:
@@ -280,19 +288,19 @@ class Disk:
             if growth > 0:
                 gap = bytes(max(0, offset - length))
                 start = min(offset, length)
-                file.remember(_Change(start, bytes(file.data[start:]), gap + data))
+                file.remember(_Change(start, bytes(file.data[start:]), gap + data), self._unsafe_max)
                 file.data[start:] = gap + data
                 self._used += growth
             else:
                 end = offset + len(data)
-                file.remember(_Change(offset, bytes(file.data[offset:end]), bytes(data)))
+                file.remember(_Change(offset, bytes(file.data[offset:end]), bytes(data)), self._unsafe_max)
                 file.data[offset:end] = data
         if full:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     def _names_change(self, change: list[tuple[str, _File | None, _File | None]]) -> None:
         self._renamed.append(change)
-        if len(self._renamed) > UNSAFE_MAX:
+        if len(self._renamed) > self._unsafe_max:
             self._renamed.pop(0)
         for name, before, after in change:
             if before is not None:

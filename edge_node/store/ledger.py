@@ -22,9 +22,18 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x65775F6A  # "ew_j"
+PRAGMAS = (
+    "PRAGMA auto_vacuum = INCREMENTAL",  # takes effect in a new file only
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA cache_size = -4096",
+)
+"""Of every connection."""
 DAMAGED_FIX = "it can be set aside and looked at with sqlite3 .recover"
 
+# One transaction: a power cut between two tables would leave a database that is taken for somebody else's.
 _SCHEMA = """
+BEGIN;
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS records(
     seq INTEGER PRIMARY KEY,
@@ -35,6 +44,7 @@ CREATE TABLE IF NOT EXISTS records(
     body BLOB NOT NULL,
     crc INTEGER NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS records_by_id ON records(id, kind);
+COMMIT;
 """
 _OPEN = """
 SELECT a.id FROM records AS a WHERE a.kind = 0
@@ -213,10 +223,8 @@ def connected(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, timeout=10.0, cached_statements=256
     )
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in a new file only
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA cache_size = -4096")
+    for pragma in PRAGMAS:
+        connection.execute(pragma)
     return connection
 
 
