@@ -52,7 +52,7 @@ from edge_node.wire.ids import GATEWAY
 from security.errors import EdgeweaveError, ProtocolViolation, Refused
 from security.identity import NodeKeys
 from security.keystore import KeyStore
-from security.roster import Adopted, RosterView
+from security.roster import Adopted, Roster, RosterView
 from security.roster import Fork as RosterFork
 from security.session import SESSIONS_MAX, Sessions
 
@@ -601,9 +601,7 @@ class Node:
         member = self.roster.current.member(peer) if self.roster.current else None
         if member is None:
             return
-        event = desk_events.PeerUp(
-            peer, self.channels.rtt_ns(peer), dict(member.labels), tuple(member.roles), restarted
-        )
+        event = desk_events.PeerUp(peer, self.channels.rtt_ns(peer), member.labels, member.roles, restarted)
         self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, event))
 
     # ── the roster ────────────────────────────────────────────────────────────────────────────────
@@ -637,9 +635,7 @@ class Node:
     def _roster_into_cores(self, now_ns: int, wall_ms: int) -> None:
         roster = self.roster.current
         assert roster is not None
-        active = [m for m in roster.members if m.status == "active"]
-        infos = tuple(desk_events.MemberInfo(m.id, dict(m.labels), tuple(m.roles)) for m in active)
-        ids = frozenset(m.id for m in active)
+        ids = roster.active_ids
         self.neighbours.members(now_ns, ids)
         if self.link.up and self.node_id != GATEWAY:  # it may name another broker
             self.neighbours.announce_member(getattr(self.link, "address", None))
@@ -650,7 +646,7 @@ class Node:
         if self._group_duties is not None:
             self._group_duties.roster_in_force(now_ns, wall_ms, roster)
         self.channels.roster_changed(now_ns)
-        self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, desk_events.Members(infos)))
+        self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, roster.once(_for_desk)))
 
     def renewed(self, keys: NodeKeys, signed: bytes) -> None:
         """New keys: the next handshakes and the next connection use them, what stands goes on."""
@@ -1006,6 +1002,17 @@ class Node:
 
 def _text_of(address: object) -> str:
     return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else ""
+
+
+def _for_desk(roster: Roster) -> desk_events.Members:
+    """Its active members, as the desk is told of them."""
+    return desk_events.Members(
+        tuple(
+            desk_events.MemberInfo(one.id, one.labels, one.roles)
+            for one in roster.members
+            if one.status == "active"
+        )
+    )
 
 
 class _Do:

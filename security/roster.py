@@ -14,10 +14,10 @@ Bounds: 1 024 members (about 145 KB), 8 labels and 8 roles each. Not here: signi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -51,6 +51,9 @@ BY_MAX = 32
 ROLE_DEPLOYER = "deployer"
 NEW_CODE = "ask for a new code (`edge-gateway invite`)"
 _KEYS = frozenset(("v", "mesh", "version", "prev", "issued", "until", "brokers", "deployers", "members"))
+
+
+T = TypeVar("T")
 
 
 class MemberKey(msgspec.Struct, frozen=True):
@@ -122,6 +125,25 @@ class Roster:
     @cached_property
     def _by_spki(self) -> dict[bytes, Member]:
         return {key.spki_sha256: one for one in self.members if one.status == "active" for key in one.keys}
+
+    @cached_property
+    def active_ids(self) -> frozenset[str]:
+        """Who is a member now."""
+        return frozenset(one.id for one in self.members if one.status == "active")
+
+    @cached_property
+    def _made(self) -> dict[Callable[..., Any], Any]:
+        return {}
+
+    def once(self, make: Callable[[Roster], T]) -> T:
+        """What *make* makes of this roster, made once: many members in one process may hold one roster.
+
+        Args: make: a function of a module (one is remembered each), whose result nobody changes.
+        """
+        made: T | None = self._made.get(make)
+        if made is None:
+            made = self._made[make] = make(self)
+        return made
 
     def member(self, node_id: str) -> Member | None:
         """The active member of that name: revoked and departed ones are strangers."""

@@ -91,6 +91,7 @@ from edge_node.wire.messages import (
     Accept,
     Beat,
     Cancel,
+    DigestEntry,
     Load,
     Offer,
     Pong,
@@ -121,6 +122,9 @@ SAMPLE_MIN = 2
 DRAWS_MAX = 8
 FITTING_DRAWN = 64
 """Live peers tried for a task with labels or requirements before all of a large fleet are."""
+VIEWS_SPARE = 128
+"""Views of peers that are not up and have no work of ours; who went longest ago is forgotten first. What was
+measured of it is worth little by then, and of a large mesh a member meets few."""
 IDLE_KEPT = 32
 IDLE_NS = 2 * SECOND
 """A digest's "idle" is forgotten after two digests."""
@@ -172,25 +176,28 @@ class DeskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reach: str = "all"  # "gateway": offload to the gateway only; "all": to every member
 
 
+_NOTHING: frozenset[str] = frozenset()
+_Place = tuple[str, dict[str, str], frozenset[str]]
+
+
 class _View:
-    """What we know of one peer."""
+    """What we know of one peer that we have to do with."""
 
     __slots__ = (
-        "down", "kind", "kind_speed", "labels", "lacks", "name", "parked", "roles", "shy_until_ns", "trips",
-        "up", "wait",
+        "down", "kind", "kind_speed", "labels", "lacks", "name", "parked", "shy_until_ns", "trips", "up",
+        "wait",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.up = False
         self.down = False  # for certain: what it holds lapses soon
-        self.labels: dict[str, str] = {}
-        self.roles: tuple[str, ...] = ()
+        self.labels: dict[str, str] = {}  # the roster's own: never changed
         self.wait = PeerWait(RTT_S_DEFAULT)
         self.parked: deque[Entry] | None = None  # tasks that may run nowhere else; most have none
         self.shy_until_ns = 0
         self.trips = 0  # refusals and lapses in a row
-        self.lacks: frozenset[str] = frozenset()  # modules it said it does not have; unknown is perhaps
+        self.lacks = _NOTHING  # modules it said it does not have; unknown is perhaps
         self.kind = class_of(1.0)
         self.kind_speed = 1.0
 
@@ -225,11 +232,14 @@ class Desk:
         )  # fmt: skip
         self._holder.kind = self._kind
         self._views: dict[str, _View] = {}
+        self._away: dict[str, None] = {}  # of those, who is not up; the longest so first
         self._live: list[_View] = []  # in the order they came up
         self._capacity_max = 1.0  # the most that one of them can do, tasks a second of the reference board
         self._pool = Pool()
-        self._idle: OrderedDict[str, int] = OrderedDict()  # announced idle, not up for us
-        self._members: frozenset[str] | None = None  # None: no roster has been seen yet
+        # Announced idle and not up for us: when, and the digest's word.
+        self._idle: OrderedDict[str, tuple[int, DigestEntry]] = OrderedDict()
+        self._members: dict[str, MemberInfo] | None = None  # None: no roster has been seen yet
+        self._lacking: dict[str, frozenset[str]] = {}  # modules that members said they do not have
         self._retry = Agenda()
         self._stranded: dict[str, None] = {}
         self._rebalance_ns = 0
@@ -325,6 +335,8 @@ class Desk:
         self._holder.check()
         self._pool.check()
         assert len(self._idle) <= IDLE_KEPT
+        assert self._away.keys() == {view.name for view in self._views.values() if not view.up}
+        assert self._members is None or {*self._views, *self._lacking} <= self._members.keys()
         assert {view.name for view in self._live} == {
             v.name for v in self._views.values() if self._open_to(v)
         }
@@ -476,7 +488,7 @@ class Desk:
         """Why no member at all could run this; members that are away may come back, so they count."""
         where = task.where
         if where not in (ANY, LOCAL, self.me) and self._members is not None and where not in self._members:
-            near = ", ".join(sorted(self._members | {self.me})[:8])
+            near = ", ".join(sorted({*self._members, self.me})[:8])
             return Refusal.NO_SUCH_NODE, f"{where} is not a member of this mesh; members are {near}"
         if not task.labels and not task.requires:
             return None
@@ -486,12 +498,11 @@ class Desk:
         elif where == ANY:
             if _fits(task, self._labels, self._lacks) or self._members is None:
                 return None
-            if any(_fits(task, view.labels, view.lacks) for view in self._reachable()):
+            if any(_fits(task, labels, lacks) for _, labels, lacks in self._reachable()):
                 return None
-            places = [*((view.name, view.labels, view.lacks) for view in self._reachable()), here]
-        elif where in self._views:
-            view = self._views[where]
-            places = [(where, view.labels, view.lacks)]
+            places = [*self._reachable(), here]
+        elif where in self._views or (self._members is not None and where in self._members):
+            places = [self._place_of(where)]
         else:
             return None
         if any(_fits(task, labels, lacks) for _, labels, lacks in places):
@@ -676,13 +687,14 @@ class Desk:
         """Whom to look at: a live peer, or one in four times a member that was announced idle."""
         if self._idle and (not self._live or self._rng.random() < 0.25):
             name = list(self._idle)[int(self._rng.random() * len(self._idle))]
+            self._view(name)  # remembers that word until it answers
             del self._idle[name]
             return name
         return self._draw_live() if self._live else None
 
     def _look(self, now_ns: int, out: list[Effect]) -> None:
         idle = self._idle
-        while idle and next(iter(idle.values())) + IDLE_NS < now_ns:
+        while idle and next(iter(idle.values()))[0] + IDLE_NS < now_ns:
             idle.popitem(last=False)
         for name in self._pool.wanted(now_ns, self._draw):
             out.append(Look(name))
@@ -949,8 +961,10 @@ class Desk:
             cause += "; it could not have been met any more, so the task was not started"
         elif entry.state is State.PLACED and entry.place is not None:
             cause += f" while {entry.place} had it"
-        elif task.where not in (ANY, LOCAL, self.me) and not self._view(task.where).up:
-            cause += f" while {task.where} was away"
+        elif task.where not in (ANY, LOCAL, self.me):
+            view = self._views.get(task.where)
+            if view is None or not view.up:
+                cause += f" while {task.where} was away"
         self._end_attempt(entry, "expired")
         self._close(now_ns, entry, Status.EXPIRED, cause, out)
 
@@ -1007,12 +1021,23 @@ class Desk:
         if task.where == LOCAL:
             return True
         return all(
-            view.name in excluded or not _fits(task, view.labels, view.lacks) for view in self._reachable()
+            name in excluded or not _fits(task, labels, lacks) for name, labels, lacks in self._reachable()
         )
 
-    def _reachable(self) -> Iterator[_View]:
+    def _reachable(self) -> Iterator[_Place]:
         """Everybody we would offer a task to, were they up."""
-        return (view for name, view in self._views.items() if self._everyone or name == GATEWAY)
+        known = self._views if self._members is None else self._members
+        return (
+            self._place_of(name) for name in known if name != self.me and (self._everyone or name == GATEWAY)
+        )
+
+    def _place_of(self, name: str) -> _Place:
+        """A member, met or not: its name, its labels, what it lacks."""
+        view = self._views.get(name)
+        if view is not None:
+            return name, view.labels, view.lacks
+        assert self._members is not None, "before the first roster only who was met is known"
+        return name, self._members[name].labels, self._lacking.get(name, _NOTHING)
 
     def _open_to(self, view: _View) -> bool:
         return view.up and (self._everyone or view.name == GATEWAY)
@@ -1266,22 +1291,37 @@ class Desk:
 
         Who is announced idle and is not up for us is worth a look; it is a candidate once that is answered.
         """
+        views, members, idle = self._views, self._members, self._idle
         for entry in event.entries:
-            view = self._views.get(entry.id)
-            if view is None or not (self._everyone or entry.id == GATEWAY):
-                continue  # no member (any more): there is a view of every other
+            name = entry.id
+            if not (self._everyone or name == GATEWAY):
+                continue
             if entry.down:
-                self._idle.pop(entry.id, None)
-            elif view.wait.told(now_ns, max(0, entry.wait_ms) / 1e3, entry.workers, entry.speed):
-                view.classify()
-                if not view.up and entry.wait_ms <= 0:
-                    self._idle[entry.id] = now_ns
-                    self._idle.move_to_end(entry.id)
-                    if len(self._idle) > IDLE_KEPT:
-                        self._idle.popitem(last=False)
+                idle.pop(name, None)
+                continue
+            view = views.get(name)
+            if view is not None:
+                wait = view.wait
+                if not wait.told(now_ns, max(0, entry.wait_ms) / 1e3, entry.workers, entry.speed):
+                    continue
+                if wait.speed != view.kind_speed:
+                    view.classify()
+                if view.up:
+                    continue
+            elif members is None or name not in members or name == self.me:
+                continue
+            if entry.wait_ms <= 0:
+                idle[name] = (now_ns, entry)
+                idle.move_to_end(name)
+                if len(idle) > IDLE_KEPT:
+                    idle.popitem(last=False)
 
     def _about(self, now_ns: int, peer: str, message: About, out: list[Effect]) -> None:
-        self._view(peer).lacks = frozenset(message.lacks)
+        lacks = self._view(peer).lacks = frozenset(message.lacks)
+        if not lacks:
+            self._lacking.pop(peer, None)
+        elif self._members is not None and peer in self._members:
+            self._lacking[peer] = lacks
 
     def _own_abilities(self, now_ns: int, event: OwnAbilities, out: list[Effect]) -> None:
         self._lacks = frozenset(event.lacks)
@@ -1291,9 +1331,29 @@ class Desk:
         view = self._views.get(peer)
         if view is None:
             view = _View(peer)
-            if self._members is None or peer in self._members:  # else it is only being listened to
-                self._views[peer] = view
+            members = self._members
+            if members is None:
+                self._keep(view)
+            elif (member := members.get(peer)) is not None:  # else it is only being listened to
+                view.labels = member.labels
+                view.lacks = self._lacking.get(peer, _NOTHING)
+                told = self._idle.get(peer)
+                if told is not None:
+                    view.wait.told(told[0], 0.0, told[1].workers, told[1].speed)
+                view.classify()
+                self._keep(view)
         return view
+
+    def _keep(self, view: _View) -> None:
+        """A view of one who is not up (any more)."""
+        self._views[view.name] = view
+        away = self._away
+        away[view.name] = None
+        if len(away) > VIEWS_SPARE:
+            for name in away:
+                if name != view.name and not self._views[name].parked and not self._leases.count(name):
+                    del away[name], self._views[name]
+                    break
 
     def _alive(self, view: _View) -> None:
         """`up` of this peer has changed."""
@@ -1316,11 +1376,10 @@ class Desk:
         if event.rtt_ns is not None:
             view.wait.rtt_s = event.rtt_ns / 1e9
         if event.labels:
-            view.labels = dict(event.labels)
+            view.labels = event.labels
             view.classify()
-        if event.roles:
-            view.roles = event.roles
         if not was_up:
+            self._away.pop(event.peer, None)
             self._alive(view)
         if event.restarted:
             view.wait.draining = False
@@ -1342,40 +1401,45 @@ class Desk:
         if view.up:
             view.up = False
             self._alive(view)
+            self._keep(view)
         if not event.quiet and not view.down:  # else the leases say how long their holder is believed
             view.down = True
             self._leases.holder_down(now_ns, event.peer)
 
     def _members_changed(self, now_ns: int, event: Members, out: list[Effect]) -> None:
-        members = frozenset(member.id for member in event.members)
-        self._members = members | {self.me}
-        for member in event.members:
-            if member.id == self.me:
-                self._labels = dict(member.labels)
-                self._kind = class_of(self._settings.speed, self._labels.get("class", ""))
-                self._holder.kind = self._kind
-            else:
-                view = self._view(member.id)
-                view.labels = dict(member.labels)
-                view.roles = member.roles
+        before = self._views if self._members is None else self._members
+        members = self._members = event.by_id
+        mine = members.get(self.me)
+        if mine is not None:
+            self._labels = mine.labels
+            self._kind = class_of(self._settings.speed, self._labels.get("class", ""))
+            self._holder.kind = self._kind
+        for name, view in self._views.items():
+            member = members.get(name)
+            if member is not None:
+                view.labels = member.labels
                 view.classify()
-        gone = [view for name, view in sorted(self._views.items()) if name not in self._members]
-        for view in gone:
-            del self._views[view.name]
-            self._idle.pop(view.name, None)
-            if view.up:
-                view.up = False
-                self._alive(view)
-        for view in gone:
-            self._holder.forget_owner(view.name, out)
-            for task in self._leases.held_by(view.name):
-                self._lapse(now_ns, task, f"{view.name} is no member any more", out)
+        gone = [name for name in sorted(before.keys() - members.keys()) if name != self.me]
+        for name in gone:
+            self._idle.pop(name, None)
+            self._lacking.pop(name, None)
+            self._away.pop(name, None)
+            left = self._views.pop(name, None)
+            if left is not None and left.up:
+                left.up = False
+                self._alive(left)
+        for name in gone:
+            self._holder.forget_owner(name, out)
+            for task in self._leases.held_by(name):
+                self._lapse(now_ns, task, f"{name} is no member any more", out)
         if not gone:
             return
         # What may run nowhere but at a place that is gone would only wait for its time to live.
         for entry in list(self._ledger.open.values()):
             where = entry.task.where
-            if where not in (ANY, LOCAL) and where not in self._members and entry.state is not State.CLOSING:
+            if where in (ANY, LOCAL, self.me) or where in members:
+                continue
+            if entry.state is not State.CLOSING:
                 self._end_attempt(entry, "cancelled")
                 entry.note = ""
                 self._close(now_ns, entry, Status.FAILED, f"{where} is no member any more", out)
@@ -1395,5 +1459,5 @@ def _missing(task: Task, labels: dict[str, str], lacks: frozenset[str]) -> list[
     ]
 
 
-def _name(place: tuple[str, dict[str, str], frozenset[str]]) -> str:
+def _name(place: _Place) -> str:
     return place[0]

@@ -104,9 +104,17 @@ class MemberInfo(msgspec.Struct, frozen=True):
 
 
 class Members(msgspec.Struct, frozen=True):
-    """The active members of the current roster (with or without us): who exists at all."""
+    """The active members of the current roster (with or without us): who exists at all.
+
+    The desk keeps `by_id` and never changes it, so that many desks of one process may be told by one event.
+    """
 
     members: tuple[MemberInfo, ...]
+    by_id: dict[str, MemberInfo] = {}
+    """Made of `members`."""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "by_id", {member.id: member for member in self.members})
 
 
 class DigestHeard(msgspec.Struct, frozen=True):
