@@ -24,6 +24,7 @@ from device_sim.scenario.tables import Scenario
 from security.errors import BadInput
 
 TEXT_CHARS_MAX: Final = 1024 * 1024
+_BARE: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,14 @@ def _fault(name: str, lines: Mapping[Path, int], path: Path, problem: str) -> Ba
 
 
 def spelled(path: Path) -> str:
-    """``devices[2].trace.rate_hz``"""
+    """``devices[2].trace.rate_hz``, ``services."gait.spectrum".mean_ms``"""
     text = ""
     for word in path:
-        text += f"[{word}]" if isinstance(word, int) else f".{word}" if text else word
+        if isinstance(word, int):
+            text += f"[{word}]"
+        else:
+            bare = word if _BARE.match(word) else f'"{word}"'
+            text += f".{bare}" if text else bare
     return text
 
 
