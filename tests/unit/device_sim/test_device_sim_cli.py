@@ -132,3 +132,74 @@ def test_the_examples_are_scenarios(device_sim, path):
     pytest.importorskip("numpy")
 
     assert device_sim("check", path)[0] == 0
+
+
+WORLD = """
+[fleet]
+name = "yard"
+duration_s = 20
+
+[services."gate.open"]
+mean_ms = 2
+
+[[devices]]
+prefix = "gate"
+count = 80
+
+[[devices.arrivals]]
+function = "gate.open"
+kind = "constant"
+rate_hz = 1
+input_bytes = 40
+"""
+
+
+def test_real_daemons_refuse_a_world_and_check_tells_it(device_sim, tmp_path):
+    path = tmp_path / "yard.toml"
+    path.write_text(WORLD)
+
+    code, out, err = device_sim("fleet", path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{path}:11: devices[0].count: 80 nodes so far; at most 64 real ones fit one machine" in err
+
+    code, out, err = device_sim("check", path)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "yard: 80 nodes, 1600 tasks in 20 s, 0 faults, seed 1"
+    assert out.splitlines()[-1].startswith(f"not for real daemons: {path}:11: devices[0].count: 80 nodes")
+
+    path.write_text(WORLD.replace("count = 80", "count = 8"))
+    code, out, err = device_sim("fleet", path)
+    assert code == 2 and "arrivals[0].function: gate.open has no file in functions" in err
+
+
+def test_what_a_world_names_is_looked_up_as_well(device_sim, tmp_path):
+    path = tmp_path / "yard.toml"
+    path.write_text(WORLD.replace('kind = "constant"\nrate_hz = 1', 'kind = "trace"\nfile = "asked.csv"'))
+
+    code, out, err = device_sim("check", path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{path}:16: devices[0].arrivals[0].file: cannot read" in err
+
+    (tmp_path / "asked.csv").write_text("at,who\n1,x\n3,y\n")
+    code, out, err = device_sim("check", path)
+    assert f"{path}:13: devices[0].arrivals[0].column: asked.csv has the columns at, who: choose one" in err
+
+    (tmp_path / "asked.csv").write_text("at\n1\n3\nlater\n")
+    code, out, err = device_sim("check", path)
+    assert f"{path}:16: devices[0].arrivals[0].file: asked.csv, line 4: at is 'later', not seconds" in err
+
+    (tmp_path / "asked.csv").write_text("at\n1\n3\n99\n")
+    code, out, err = device_sim("check", path)
+    assert (code, out.splitlines()[0]) == (0, "yard: 80 nodes, 160 tasks in 20 s, 0 faults, seed 1")
+
+
+def test_what_real_daemons_leave_out_is_told_a_line_a_key(device_sim, scenario):
+    scenario.write_text(SCENARIO.replace('id = "helper"', 'id = "helper"\nbattery_wh = 3\nrtc = false'))
+
+    code, out, _ = device_sim("check", scenario)
+
+    assert code == 0
+    assert out.splitlines()[-2:] == [
+        "not done by real daemons: devices[1].battery_wh: this machine has mains",
+        "not done by real daemons: devices[1].rtc: all read this machine's clock",
+    ]

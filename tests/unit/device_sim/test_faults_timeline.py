@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_sim.faults import SECOND, Begun, Done, Fault, Inject, Promised, Timeline, gone, impossible
+from device_sim.faults import (
+    SECOND,
+    Begun,
+    Done,
+    Fault,
+    Inject,
+    Promised,
+    Timeline,
+    gone,
+    impossible,
+    resolved,
+)
 
 
 def fault(at_s: float, do: str, node: str = "", **more) -> Fault:
@@ -86,8 +97,27 @@ def test_a_kill_in_the_middle_of_work_waits_for_it_but_not_forever():
             [fault(1, "kill-gateway"), fault(2, "kill-broker")],
             (1, "nobody starts the broker again: the gateway is dead at 2 s"),
         ),
+        ([fault(1, "power-cut", "a"), fault(2, "restart", "a"), fault(3, "clock-step", "a", by_s=1.0)], None),
+        ([fault(1, "power-cut", "a"), fault(2, "kill-worker", "a")], (1, "a is dead at 2 s")),
+        ([fault(1, "power-cut-gateway"), fault(2, "wipe-broker")],
+         (1, "nobody starts the broker again: the gateway is dead at 2 s")),
+        ([fault(1, "partition", "a"), fault(2, "kill", "a"), fault(3, "heal-partition", "a")], None),
+        ([fault(1, "partition", "a"), fault(2, "partition", "a")],
+         (1, "the network of a is cut already at 2 s")),
+        ([fault(1, "heal-partition", "a")], (0, "the network of a is not cut at 1 s")),
+        ([fault(1, "disk-full", "a"), fault(2, "disk-full", "a")],
+         (1, "the disk of a is full already at 2 s")),
+        ([fault(1, "disk-free", "a")], (0, "the disk of a is not full at 1 s")),
+        ([fault(1, "disk-full", "gateway"), fault(1, "disk-full", "a"), fault(2, "disk-free", "a")], None),
+        ([fault(1, "revoke", "a"), fault(2, "partition", "a")], (1, "a is revoked at 2 s")),
+        ([fault(1, "revoke", "a"), fault(2, "disk-flip", "a")], (1, "a is revoked at 2 s")),
+        ([fault(1, "kill", "a"), fault(2, "disk-flip", "a")], None),  # what lies on a disk rots anyway
+        ([fault(1, "slow", "a", factor=2.0, until_s=5.0), fault(4, "slow", "a", factor=3.0, until_s=6.0)],
+         (1, "another slow of a lasts until 5 s")),
+        ([fault(1, "slow", "a", factor=2.0, until_s=4.0),
+         fault(4, "slow", "a", factor=3.0, until_s=6.0)], None),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_done_is_found_before_the_begin(faults, found):
     assert impossible(faults) == found
 
@@ -103,6 +133,29 @@ def test_who_is_gone_for_good_is_told_with_the_reason():
         ("c", "c was revoked at 4.0 s"),
         ("d", "d was stopped for good at 5.0 s"),
     ]
+
+
+def test_what_leaves_a_node_running_takes_it_away_from_nobody():
+    faults = [
+        fault(1, "power-cut", "a"), fault(2, "disk-flip", "a"), fault(3, "partition", "b"),
+        fault(4, "clock-step", "c", by_s=9.0), fault(5, "disk-full", "gateway"),
+    ]  # fmt: skip
+
+    assert list(gone(faults)) == [("a", "a was killed for good at 1.0 s")]
+
+
+def test_a_fault_of_a_class_is_one_of_each_node_and_ends_by_itself():
+    classes = {"rack": ["rack-1", "rack-2"], "rack-1": ["rack-1"], "x": ["x"]}
+    cut = fault(1, "partition", nodes=("rack", "x", "rack-1"), until_s=5.0, direction="to")
+    slow = fault(2, "slow", "x", factor=2.0, until_s=6.0)
+
+    assert resolved([cut, fault(3, "kill-broker"), slow], classes) == [
+        (0, fault(1, "partition", "rack-1", direction="to")), (0, fault(5, "heal-partition", "rack-1")),
+        (0, fault(1, "partition", "rack-2", direction="to")), (0, fault(5, "heal-partition", "rack-2")),
+        (0, fault(1, "partition", "x", direction="to")), (0, fault(5, "heal-partition", "x")),
+        (1, fault(3, "kill-broker")),
+        (2, slow),
+    ]  # fmt: skip
 
 
 FAULTS = st.lists(
