@@ -199,7 +199,7 @@ class Processor:
         Returns: was there one?
         """
         if number is None:
-            chosen = [worker for worker in self._slots if worker.call is not None and not worker.condemned]
+            chosen = [worker for worker in self._slots if worker.call is not None and not worker.dying]
         else:
             chosen = [worker for worker in self._slots[number : number + 1] if worker.pid]
         if not chosen or self._dead:
@@ -208,8 +208,10 @@ class Processor:
         if worker.call is None:
             self._free.remove(worker)
             self._spawn(worker)
-        elif not worker.condemned:
-            self._condemn(worker, _died(worker.call, "SIGKILL"), self._costs.kill_ns)
+        elif not worker.dying:
+            # As in the pool: what lay in the pipe of a dead worker has not run, and is given to another.
+            begun = self._world.now_ns >= worker.begun_ns
+            self._die(worker, _died(worker.call, "SIGKILL") if begun else None, self._costs.kill_ns)
         return True
 
     def pace(self, speed: float) -> None:
@@ -274,7 +276,7 @@ class Processor:
             )
         world, costs, settings = self._world, self._costs, self._settings
         worker.call = call
-        worker.condemned = False
+        worker.condemned = worker.dying = False
         worker.started_ns = world.now_ns
         self._held[call.task, call.attempt] = worker
         self._running += 1
@@ -283,7 +285,8 @@ class Processor:
             loading_ns = self._scaled(round(service.import_ms * MS))
         work_ns = self._scaled(service.work_ns(self._rng, len(call.input)))
         hop_ns = self._scaled(costs.dispatch_ns)
-        begin_ns = world.now_ns + hop_ns + loading_ns
+        worker.begun_ns = world.now_ns + hop_ns
+        begin_ns = worker.begun_ns + loading_ns
         worker.run_ns = work_ns
         if self._on_started is not None:
             self._on_started(call.task, call.attempt, worker.pid)
@@ -333,14 +336,32 @@ class Processor:
         self._ended(worker, call, done)
 
     def _condemn(self, worker: _Worker, done: Completion, ns: int = 0) -> None:
-        """Its worker dies in so many nanoseconds, and then this is how the run ended."""
-        self._world.cancel(worker.entry)
+        """Its worker is ended by the pool, and this is how the run ended."""
         worker.condemned = True
-        worker.entry = self._world.after(ns, self._worker_died, worker, done)
+        if worker.dying:
+            worker.ends = done  # the pool's verdict is what counts
+        else:
+            self._die(worker, done, ns)
 
-    def _worker_died(self, worker: _Worker, done: Completion) -> None:
-        call = worker.call
+    def _die(self, worker: _Worker, done: Completion | None, ns: int) -> None:
+        """Its worker is gone in so many nanoseconds. None: its run goes to the next one."""
+        self._world.cancel(worker.entry)
+        worker.dying = True
+        worker.ends = done
+        worker.entry = self._world.after(ns, self._worker_died, worker)
+
+    def _worker_died(self, worker: _Worker) -> None:
+        call, done = worker.call, worker.ends
         assert call is not None, "it ran"
+        worker.ends = None
+        if done is None:
+            worker.call = None
+            self._running -= 1
+            del self._held[call.task, call.attempt]
+            self._queue.appendleft(call)
+            self._spawn(worker)
+            self._take_turn()
+            return
         now_ms, spent_ns = self._clock.wall_ms(), self._world.now_ns - worker.started_ns
         pid = worker.pid
         self._spawn(worker)
@@ -394,11 +415,18 @@ def _died(call: Invocation, signal: str) -> Completion:
 class _Worker:
     """A worker process, and the run that is in it."""
 
-    __slots__ = ("call", "condemned", "entry", "loaded", "pid", "run_ns", "started_ns")
+    __slots__ = (
+        *("begun_ns", "call", "condemned", "dying", "ends", "entry", "loaded", "pid", "run_ns", "started_ns"),
+    )
 
     def __init__(self) -> None:
         self.call: Invocation | None = None
         self.condemned = False
+        """The pool has decided to end it."""
+        self.dying = False
+        """It has been killed, by the pool or by somebody else; its death is noticed soon."""
+        self.ends: Completion | None = None
+        self.begun_ns = 0
         self.entry: Entry | None = None
         self.loaded: dict[bytes, None] = {}
         self.pid = 0

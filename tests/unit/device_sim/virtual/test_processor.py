@@ -255,6 +255,41 @@ def test_a_worker_that_the_kernel_ends_takes_its_run_along():
     assert machine.done["b", 1].ended_at_ms == machine.done["c", 1].ended_at_ms
 
 
+def test_what_a_dying_worker_had_not_begun_is_run_by_the_next_one():
+    """As in the real pool: it lay in the pipe of a worker that was dead already."""
+    machine = Machine(workers=1, costs=Costs(dispatch_ns=MS, spawn_ns=100 * MS, kill_ns=2 * MS))
+    machine.run(1)
+    for task in "ab":
+        machine.start(task, "ten")
+    machine.processor.flush()
+
+    assert machine.processor.kill_worker()
+    assert not machine.processor.kill_worker()
+    machine.run()
+
+    assert machine.said == [
+        (1000, "started", "a"),
+        (1102, "started", "a"),
+        (1113, "done", "a"),
+        (1113, "started", "b"),
+        (1124, "done", "b"),
+    ]
+    assert [ran.task for ran in machine.ran] == ["a", "b"]
+
+
+def test_cancelling_what_a_dying_worker_ran_cancels_it():
+    machine = Machine(workers=1, costs=Costs(dispatch_ns=MS, kill_ns=2 * MS))
+    machine.run(1)
+    machine.start("a", "hour")
+    machine.processor.flush()
+
+    machine.processor.kill_worker()
+    machine.processor.cancel("a", 1)
+    machine.run()
+
+    assert machine.said == [(1000, "started", "a"), (1002, "cancelled", "a")]
+
+
 def test_a_crash_leaves_no_completion_and_says_what_was_killed():
     machine = Machine()
     for task in "abc":
