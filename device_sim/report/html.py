@@ -53,7 +53,8 @@ th[scope=row] { font-weight: 500; overflow-wrap: break-word; min-width: 6.5rem; 
 code, pre { font: .88rem/1.45 ui-monospace, monospace; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 4px; padding: .6rem .8rem;
   margin: .5rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
-td.lines { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 14rem; }
+td.lines { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 11rem; }
+.checks td:nth-child(3) { min-width: 11rem; }
 figure { margin: 0 0 1.4rem; padding: .9rem;
   background: var(--card); border: 1px solid var(--line); border-radius: 4px; }
 figure .wide { background: #fbfbf9; border: 0; }
@@ -177,7 +178,7 @@ def _checks(checks: Sequence[Check]) -> Html:
         rows.append(
             [tag("span", f"{sign} {word}", class_=f"word {style}"), check.name, check.promise, detail]
         )
-    return _table(["", "check", "promise", "detail"], rows, head=1, lines={3})
+    return tag("div", _table(["", "check", "promise", "detail"], rows, head=1, lines={3}), class_="checks")
 
 
 def _figure(picture: Picture) -> Html:
