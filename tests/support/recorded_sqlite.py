@@ -10,8 +10,10 @@ the file format and the order of writes and syncs are what is recorded); above t
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
+import sqlite3
 from pathlib import Path
 
 import apsw
@@ -28,6 +30,7 @@ class Recording:
         self.operations: list[tuple] = []
         self.checkpoint_pages = checkpoint_pages
         self._kill_at_sync: int | None = None
+        self._fail_at_sync = 0
         self._next_directory = directory
         self._dead: set[Path] = set()
         self._name = f"recorded-{id(self)}"
@@ -44,13 +47,24 @@ class Recording:
         connection = apsw.Connection(str(path), vfs=self._name)
         connection.set_busy_timeout(10_000)
         for pragma in (*PRAGMAS, f"PRAGMA wal_autocheckpoint = {self.checkpoint_pages}"):
-            connection.execute(pragma).fetchall()
+            with _as_sqlite3():
+                connection.execute(pragma).fetchall()
         return _Connection(connection)
 
     def kill_at_sync(self, directory: Path, number: int) -> None:
         """At the beginning of the sync with this number from now the process dies: its files, as the kernel
         has them, are found in `directory`; what it still does is not seen."""
         self._kill_at_sync, self._next_directory = number, directory
+
+    def fail_sync(self, number: int) -> None:
+        """The sync with this number from now fails, and what was unsafe of its file is lost."""
+        self._fail_at_sync = number
+
+    def fails(self) -> bool:
+        if self._fail_at_sync:
+            self._fail_at_sync -= 1
+            return self._fail_at_sync == 0
+        return False
 
     def about_to_sync(self, directory: Path) -> None:
         if self._kill_at_sync is None or directory in self._dead:
@@ -76,6 +90,10 @@ class Recording:
                 disk.truncate(*how)
             elif what == "sync":
                 disk.fsync(how[0])
+            elif what == "sync failed":
+                disk.fail_fsync()
+                with contextlib.suppress(OSError):
+                    disk.fsync(how[0])
             elif what == "sync names":
                 disk.fsync_dir()
             elif what == "remove":
@@ -88,16 +106,29 @@ class _Connection:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
-        self.execute = connection.execute
         self.close = connection.close
 
+    def execute(self, statement, values=()):
+        with _as_sqlite3():
+            return self._connection.execute(statement, values)
+
     def executemany(self, statement, values):
-        for _ in self._connection.executemany(statement, values):
-            pass
+        with _as_sqlite3():
+            for _ in self._connection.executemany(statement, values):
+                pass
 
     def executescript(self, script):
-        for _ in self._connection.execute(script):
-            pass
+        with _as_sqlite3():
+            for _ in self._connection.execute(script):
+                pass
+
+
+@contextlib.contextmanager
+def _as_sqlite3():
+    try:
+        yield
+    except apsw.IOError as error:
+        raise sqlite3.OperationalError(str(error)) from error
 
 
 class _Vfs(apsw.VFS):
@@ -138,6 +169,9 @@ class _File(apsw.VFSFile):
 
     def xSync(self, flags):
         self.recording.about_to_sync(self.path.parent)
+        if self.recording.fails():
+            self.recording.note(self.path.parent, "sync failed", self.path.name)
+            raise apsw.IOError("disk I/O error")
         super().xSync(flags)
         self.recording.note(self.path.parent, "sync", self.path.name)
         if self.names_unsafe:
