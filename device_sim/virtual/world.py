@@ -83,7 +83,7 @@ class World:
         entry.args = ()
         self._cancelled += 1
         if self._cancelled > CANCELLED_MAX and self._cancelled * 2 > len(self._heap):
-            self._heap[:] = [each for each in self._heap if each[2].what is not None]  # others hold the list
+            self._heap[:] = [each for each in self._heap if each[2].what is not None]
             heapify(self._heap)
             self._cancelled = 0
 
@@ -114,17 +114,8 @@ class World:
 
     def run_until(self, end_ns: int) -> None:
         """Everything up to and including this moment; then it is that moment."""
-        heap = self._heap
-        while heap and heap[0][0] <= end_ns:  # `step`, unrolled: this is the hottest loop of a run
-            at_ns, _, entry = heappop(heap)
-            what = entry.what
-            if what is None:
-                self._cancelled -= 1
-                continue
-            entry.what = None
-            self.now_ns = at_ns
-            self.steps += 1
-            what(*entry.args)
+        while (due := self.next_ns) is not None and due <= end_ns:
+            self.step()
         self.now_ns = max(self.now_ns, end_ns)
 
     @property
