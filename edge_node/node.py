@@ -641,7 +641,7 @@ class Node:
             self.neighbours.announce_member(getattr(self.link, "address", None))
         for peer in [p for p, _ in self.channels.streams() if p not in ids]:
             self.channels.forget(now_ns, peer)
-        self._judged(now_ns, wall_ms, self.presence.members(now_ns, wall_ms, ids))
+        self._judged(now_ns, wall_ms, self.presence.members(now_ns, wall_ms, ids, roster.active_names))
         self.abilities.keep_only(ids)
         if self._group_duties is not None:
             self._group_duties.roster_in_force(now_ns, wall_ms, roster)

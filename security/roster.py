@@ -132,6 +132,11 @@ class Roster:
         return frozenset(one.id for one in self.members if one.status == "active")
 
     @cached_property
+    def active_names(self) -> tuple[str, ...]:
+        """The same, by name."""
+        return tuple(one.id for one in self.members if one.status == "active")
+
+    @cached_property
     def _made(self) -> dict[Callable[..., Any], Any]:
         return {}
 

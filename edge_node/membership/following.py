@@ -27,6 +27,10 @@ LAN_MAX: Final = 6
 REPLACE_NS: Final = 60 * SECOND
 CAPACITY_MAX: Final = 1e9
 """A peer may say anything; more than this is taken for this, so that a sum over all members is finite."""
+CAPACITIES_MAX: Final = 128
+"""Members whose capacity is remembered, those told last: a choice among so many is as good as among all."""
+DRAWS_MAX: Final = 16
+"""By chance: so many members are tried, before all that are free are listed."""
 DOWN_NS: Final = 600 * SECOND
 """Who went down this long ago is taken for a stranger again."""
 
@@ -35,6 +39,8 @@ class Members(msgspec.Struct, frozen=True):
     """Event: the active members, with or without us."""
 
     ids: frozenset[str]
+    names: tuple[str, ...] = ()
+    """The same by name, if the caller has them so; both are kept and shared, never changed."""
 
 
 class Sighted(msgspec.Struct, frozen=True):
@@ -83,8 +89,9 @@ class Following:
         self._always = always
         self._rng = rng
         self._limit = limit
-        self._members: tuple[str, ...] = ()  # candidates, by name: what is drawn from
+        self._names: tuple[str, ...] = ()  # members by name: what is drawn from; we are among them
         self._there: frozenset[str] = frozenset()  # the same, to be asked
+        self._candidates = 0  # of them: all but us and the one always followed
         self._followed: dict[str, None] = {}
         self._lan: dict[str, None] = {}
         self._capacity: dict[str, float] = {}
@@ -93,22 +100,38 @@ class Following:
 
     def handle(self, now_ns: int, event: Event) -> list[Effect]:
         match event:
-            case Members(ids):
-                return self._members_changed(now_ns, ids)
+            case Members(ids, names):
+                return self._members_changed(now_ns, ids, names)
             case Sighted(peer):
                 return self._sighted(now_ns, peer)
             case Capacity(peer, amount):
-                if peer in self._capacity or self._is_candidate(peer):
-                    self._capacity[peer] = min(amount, CAPACITY_MAX) if amount > 0.0 else 0.0  # NaN is none
+                self.told(peer, amount)
                 return []
             case Came(peer):
-                self._down.pop(peer, None)
+                self.came(peer)
                 return []
             case Went(peer):
                 if not self._is_candidate(peer):
                     return []
                 self._down[peer] = now_ns + DOWN_NS
                 return self._swap(now_ns, peer) if peer in self._followed else []
+
+    def told(self, peer: str, amount: float) -> None:
+        """The hot path of ``handle(Capacity)``."""
+        capacity = self._capacity
+        if peer not in capacity:
+            if not self._is_candidate(peer):
+                return
+            if len(capacity) >= CAPACITIES_MAX:
+                del capacity[next(iter(capacity))]
+        capacity[peer] = (
+            (amount if amount < CAPACITY_MAX else CAPACITY_MAX) if amount > 0.0 else 0.0
+        )  # NaN: none
+
+    def came(self, peer: str) -> None:
+        """The hot path of ``handle(Came)``."""
+        if self._down:
+            self._down.pop(peer, None)
 
     def tick(self, now_ns: int) -> list[Effect]:
         if self._replace_ns is None or now_ns < self._replace_ns:
@@ -129,25 +152,28 @@ class Following:
 
     def check(self) -> None:
         assert len(self._followed) <= self._limit
-        assert self._followed.keys() <= set(self._members)
-        assert self._lan.keys() <= set(self._members) and self._capacity.keys() <= set(self._members)
-        assert self._down.keys() <= set(self._members)
-        assert len(self._followed) == min(self._limit, len(self._members)), "no place is left empty"
-        assert (self._replace_ns is not None) == (len(self._members) > self._limit)
+        candidates = self._there - {self._me, self._always}
+        assert len(candidates) == self._candidates and self._there == {*self._names}
+        for known in (self._followed, self._lan, self._capacity, self._down):
+            assert known.keys() <= candidates
+        assert len(self._capacity) <= CAPACITIES_MAX
+        assert len(self._followed) == min(self._limit, len(candidates)), "no place is left empty"
+        assert (self._replace_ns is not None) == (len(candidates) > self._limit)
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────
 
     def _is_candidate(self, peer: str) -> bool:
-        return peer in self._there
+        return peer in self._there and peer not in (self._me, self._always)
 
-    def _members_changed(self, now_ns: int, ids: frozenset[str]) -> list[Effect]:
-        self._members = tuple(sorted(ids - {self._me, self._always}))
-        there = self._there = frozenset(self._members)
+    def _members_changed(self, now_ns: int, ids: frozenset[str], names: tuple[str, ...]) -> list[Effect]:
+        there = self._there = ids
+        self._names = names if len(names) == len(ids) else tuple(sorted(ids))
+        self._candidates = len(ids) - (self._me in ids) - (self._always in ids)
         effects: list[Effect] = [Unfollow(peer) for peer in self._followed if peer not in there]
         for known in (self._followed, self._lan, self._capacity, self._down):
             for peer in [peer for peer in known if peer not in there]:
                 del known[peer]
-        if len(self._members) <= self._limit:
+        if self._candidates <= self._limit:
             self._replace_ns = None
         elif self._replace_ns is None:
             self._replace_ns = now_ns + REPLACE_NS
@@ -187,15 +213,30 @@ class Following:
     def _draw(self, now_ns: int, but: str = "") -> str | None:
         """One whom we do not follow yet: by network, by capacity or by chance; who is down only at last."""
         self._down = {peer: until_ns for peer, until_ns in self._down.items() if until_ns > now_ns}
-        free = [peer for peer in self._members if peer not in self._followed and peer != but]
-        there = [peer for peer in free if peer not in self._down]
-        if not there:
-            return self._rng.choice(free) if free and not but else None
-        by = self._rng.choice(("network", "capacity", "chance"))
-        near = [peer for peer in there if peer in self._lan]
-        if by == "network" and near and sum(each in self._lan for each in self._followed) < LAN_MAX:
-            return self._rng.choice(near)
-        weights = [self._capacity.get(peer, 0.0) for peer in there]
-        if by == "capacity" and any(weights):
-            return self._rng.choices(there, weights)[0]
-        return self._rng.choice(there)
+        rng = self._rng
+        by = rng.choice(("network", "capacity", "chance"))
+        if by == "network" and self._lan and sum(each in self._lan for each in self._followed) < LAN_MAX:
+            near = [peer for peer in sorted(self._lan) if self._is_free(peer, but)]
+            if near:
+                return rng.choice(near)
+        if by == "capacity" and self._capacity:
+            able = [peer for peer in sorted(self._capacity) if self._is_free(peer, but)]
+            weights = [self._capacity[peer] for peer in able]
+            if any(weights):
+                return rng.choices(able, weights)[0]
+        if self._candidates > 2 * (len(self._followed) + len(self._down)):  # most of them would do
+            for _ in range(DRAWS_MAX):
+                peer = rng.choice(self._names)
+                if self._is_free(peer, but):
+                    return peer
+        away = [peer for peer in self._names if self._is_candidate(peer) and peer not in self._followed]
+        there = [peer for peer in away if self._is_free(peer, but)]
+        if there:
+            return rng.choice(there)
+        return rng.choice(away) if away and not but else None
+
+    def _is_free(self, peer: str, but: str) -> bool:
+        """A candidate that is neither followed nor down."""
+        return (
+            peer not in self._followed and peer not in self._down and peer != but and self._is_candidate(peer)
+        )

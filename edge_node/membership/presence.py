@@ -189,19 +189,20 @@ class Presence:
         return out
 
     def _told_of(self, now_ns: int, wall_ms: int, digest: FleetDigest) -> list[Effect]:
-        others = self._members - {self._me}
-        entries = tuple(entry for entry in digest.entries if entry.id in others)
+        members, me = self._members, self._me
+        entries = tuple([entry for entry in digest.entries if entry.id in members and entry.id != me])
         out: list[Effect] = []
-        for entry in entries if self.following is not None else ():
-            assert self.following is not None
-            if entry.down:  # a holder of our work may be one that we do not follow, so we see no will of it
+        choice = self.following
+        for entry in entries if choice is not None else ():
+            assert choice is not None
+            choice.told(entry.id, entry.workers * entry.speed)
+            if not entry.down:
+                choice.came(entry.id)
+            else:  # a holder of our work may be one that we do not follow, so we see no will of it
                 rumour = self.detector.handle(now_ns, detector.Rumoured(entry.id))
                 out += self._judged(now_ns, wall_ms, rumour)
-            self.following.handle(now_ns, following.Capacity(entry.id, entry.workers * entry.speed))
-            if entry.down and not self.detector.is_up(entry.id):
-                out += self._chosen(now_ns, self.following.handle(now_ns, following.Went(entry.id)))
-            elif not entry.down:
-                self.following.handle(now_ns, following.Came(entry.id))
+                if not self.detector.is_up(entry.id):
+                    out += self._chosen(now_ns, choice.handle(now_ns, following.Went(entry.id)))
         if entries:
             out.append(Digested(entries))
         return out
@@ -210,12 +211,14 @@ class Presence:
         if self.digest is not None:
             self.digest.noted(now_ns, peer, load)
         elif self.following is not None:
-            self.following.handle(now_ns, following.Capacity(peer, load.workers * load.speed))
+            self.following.told(peer, load.workers * load.speed)
 
     # ── what happens to us ────────────────────────────────────────────────────────────────────────
 
-    def members(self, now_ns: int, wall_ms: int, ids: Iterable[str]) -> list[Effect]:
-        """The active members of the roster in force."""
+    def members(
+        self, now_ns: int, wall_ms: int, ids: Iterable[str], names: tuple[str, ...] = ()
+    ) -> list[Effect]:
+        """The active members of the roster in force. Args: names: the same by name, to be shared."""
         before, self._members = self._members, frozenset(ids)
         out: list[Effect] = []
         for peer in sorted(before - self._members):
@@ -224,7 +227,9 @@ class Presence:
             if self.digest is not None:
                 self.digest.left(now_ns, peer)
         if self.following is not None:
-            out += self._chosen(now_ns, self.following.handle(now_ns, following.Members(self._members)))
+            out += self._chosen(
+                now_ns, self.following.handle(now_ns, following.Members(self._members, names))
+            )
         return out
 
     def sighted(self, now_ns: int, peer: str) -> list[Effect]:

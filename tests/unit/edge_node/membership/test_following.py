@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_node.membership.following import (
+    CAPACITIES_MAX,
     FOLLOWED_MAX,
     LAN_MAX,
     SECOND,
@@ -157,3 +158,37 @@ def test_what_a_peer_says_of_its_capacity_never_ends_the_choice():
         following.tick(minute * 60 * SECOND)
         following.check()
     assert len(following.followed) == FOLLOWED_MAX
+
+
+def test_of_a_thousand_capacities_those_told_last_are_kept():
+    following = node()
+    following.handle(0, members(*MANY))
+
+    for name in MANY:
+        following.handle(0, Capacity(name, 1.0))
+        following.check()
+
+    assert list(following._capacity) == MANY[-CAPACITIES_MAX:]
+
+
+def test_the_last_free_one_is_found_among_many_that_are_down():
+    following = node()
+    following.handle(0, members(*MANY))
+    left = [name for name in MANY if name not in following.followed]
+
+    for name in left[1:]:
+        following.handle(0, Went(name))
+    following.check()
+    gone, new = following.handle(0, Went(following.followed[0]))
+
+    assert isinstance(gone, Unfollow) and new == Follow(left[0])
+
+
+def test_names_that_are_given_in_order_are_kept_and_not_copied():
+    following, other = node(), node()
+    names = ("gateway", "me", *MANY)
+
+    effects = following.handle(0, Members(frozenset(names), names))
+
+    assert following._names is names
+    assert effects == other.handle(0, members(*MANY)), "the choice is the same"
