@@ -52,7 +52,9 @@ class _File:
     __slots__ = ("data", "unsafe", "unsafe_bytes")
 
     def __init__(self) -> None:
-        self.data = bytearray()
+        # What it holds. A file written at once keeps the very bytes that it was given, which many disks of
+        # a world may share (a roster is 90 KB); it gets its own when it changes, see `own`.
+        self.data: bytes | bytearray = b""
         self.unsafe: list[_Change] = []
         self.unsafe_bytes = 0
 
@@ -66,15 +68,23 @@ class _File:
         self.unsafe.clear()
         self.unsafe_bytes = 0
 
+    def own(self) -> bytearray:
+        """Its data, to be changed."""
+        data = self.data
+        if type(data) is not bytearray:
+            data = self.data = bytearray(data)
+        return data
+
     def undo(self) -> list[_Change]:
         """Back to what is safe. Returns: what was undone, oldest first."""
+        data = self.own()
         for offset, old, new in reversed(self.unsafe):
             if new is None:
-                self.data[offset:] = old
+                data[offset:] = old
             elif len(old) == len(new):
-                self.data[offset : offset + len(new)] = old
+                data[offset : offset + len(new)] = old
             else:  # it had grown by this
-                self.data[offset:] = old
+                data[offset:] = old
         undone = self.unsafe[:]
         self.safe()
         return undone
@@ -181,7 +191,7 @@ class Disk:
         length = len(file.data)
         if size < length:
             file.remember(_Change(size, bytes(file.data[size:]), None), self._unsafe_max)
-            del file.data[size:]
+            del file.own()[size:]
             self._used -= length - size
         elif size > length:
             self._admit()
@@ -248,11 +258,11 @@ class Disk:
 
     def flip(self, name: str, bit: int) -> None:
         """Bit rot: bit `bit` of the file, also of what is safe."""
-        self._file(name).data[bit >> 3] ^= 1 << (bit & 7)
+        self._file(name).own()[bit >> 3] ^= 1 << (bit & 7)
 
     def blank(self, name: str, offset: int, length: int) -> None:
         """A region of the medium reads as zeros."""
-        data = self._file(name).data
+        data = self._file(name).own()
         length = len(data[offset : offset + length])
         data[offset : offset + length] = bytes(length)
 
@@ -261,7 +271,7 @@ class Disk:
         file = self._file(name)
         file.safe()
         self._used -= len(file.data[size:])
-        del file.data[size:]
+        del file.own()[size:]
 
     # ── parts ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -285,16 +295,20 @@ class Disk:
             data = data[: max(0, length + free - offset)]
             growth = offset + len(data) - length
         if data:
-            if growth > 0:
+            if not length and not offset:
+                file.remember(_Change(0, b"", data), self._unsafe_max)
+                file.data = bytes(data)
+                self._used += growth
+            elif growth > 0:
                 gap = bytes(max(0, offset - length))
                 start = min(offset, length)
                 file.remember(_Change(start, bytes(file.data[start:]), gap + data), self._unsafe_max)
-                file.data[start:] = gap + data
+                file.own()[start:] = gap + data
                 self._used += growth
             else:
                 end = offset + len(data)
                 file.remember(_Change(offset, bytes(file.data[offset:end]), bytes(data)), self._unsafe_max)
-                file.data[offset:end] = data
+                file.own()[offset:end] = data
         if full:
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -354,7 +368,7 @@ def _lose(file: _File, rng: random.Random) -> None:
         offset, new = kept[-1]
         if new is not None:
             kept[-1] = (offset, new[: rng.randrange(len(new) + 1)])
-    data = file.data
+    data = file.own()
     for offset, new in kept:
         if new is None:
             del data[offset:]

@@ -248,3 +248,21 @@ def test_fsyncs_take_their_time_by_the_disk_s_speed():
 def test_a_missing_file_is_said_so():
     with pytest.raises(FileNotFoundError):
         a_disk().read("a")
+
+
+def test_files_that_were_written_at_once_share_their_bytes_until_one_changes():
+    first, second = a_disk(), a_disk()
+    whole = bytes(range(256)) * 400
+    for disk in (first, second):
+        disk.write("roster", 0, whole)
+        disk.fsync("roster")
+        disk.fsync_dir()
+    assert first.read("roster") is whole and second.read("roster") is whole
+
+    first.flip("roster", 8)
+    first.append("roster", b"more")
+
+    assert first.read("roster") == bytes([0, 0]) + whole[2:] + b"more"
+    assert second.read("roster") is whole
+    first.power_cut(random.Random(1))
+    assert first.read("roster", 0, len(whole)) == bytes([0, 0]) + whole[2:]
