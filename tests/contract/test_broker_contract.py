@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 
+import aiomqtt
 import pytest
 import pytest_asyncio
 
@@ -11,7 +13,7 @@ from device_sim.virtual.broker import Message
 from edge_node.transport.link import Delivery, LinkDown, LinkUp, Sent
 from gateway.broker.access import PACKET_BYTES_MAX
 from security.identity import bearer
-from tests.support.links import BROKERS, ROOT, BrokerBed, Ears, VirtualBed, needs, up
+from tests.support.links import BROKERS, ROOT, BrokerBed, Ears, VirtualBed, free_port, needs, up
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -231,3 +233,77 @@ async def test_a_killed_broker_forgets_its_messages_and_knows_its_members(bed):
         assert await settled(link, a, gateway, token=1) == [(f"{ROOT}/d/a/gateway", b"after")]  # no will
         async with up(bed.link("b", late), late, [ROSTER, *inbox_of("b")]) as newcomer:
             assert await settled(newcomer, late, gateway, token=2) == []
+
+
+# ── with a database, which ours have not: what the virtual broker's means is what mosquitto's does ──────
+
+
+class Persistent:
+    """mosquitto as a distribution runs it, persistence on; plain TCP on loopback."""
+
+    def __init__(self, folder):
+        self.port = free_port()
+        self.conf = folder / "mosquitto.conf"
+        self.conf.write_text(
+            f"user root\nlistener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
+            f"persistence_location {folder}/\nautosave_on_changes true\nautosave_interval 1\n"
+        )
+        self.program = shutil.which("mosquitto", path="/usr/bin:/usr/sbin:/usr/local/sbin")
+
+    async def start(self):
+        self.process = await asyncio.create_subprocess_exec(
+            self.program, "-c", str(self.conf), stderr=asyncio.subprocess.DEVNULL
+        )
+        async with asyncio.timeout(10):
+            while not await self._listens():
+                await asyncio.sleep(0.01)
+
+    async def _listens(self):
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    async def stop(self):
+        self.process.terminate()
+        await self.process.wait()
+
+    def client(self, name, *, clean):
+        return aiomqtt.Client("127.0.0.1", self.port, identifier=name, clean_session=clean, timeout=5)
+
+
+@pytest.mark.mosquitto
+@pytest.mark.slow
+async def test_mosquittos_database_keeps_what_the_virtual_ones_keeps(tmp_path):
+    """Retained messages and sessions that were to be kept, with what waited in them; no clean session.
+
+    The same over the virtual broker: ``test_a_database_keeps_retained_messages_…`` beside its other tests.
+    """
+    needs("mosquitto")
+    broker = Persistent(tmp_path)
+    await broker.start()
+    try:
+        for name, clean in (("kept", False), ("clean", True)):
+            async with broker.client(name, clean=clean) as reader:
+                await reader.subscribe("direct/#", 1)
+        async with broker.client("writer", clean=True) as writer:
+            await writer.publish("roster", b"roster", 1, retain=True)
+            await writer.publish("direct/x", b"meanwhile", 1)
+            await writer.publish("direct/x", b"at quality 0", 0)
+        await broker.stop()
+        await broker.start()
+
+        async with broker.client("kept", clean=False) as kept:
+            await kept.subscribe("roster", 1)
+            async with asyncio.timeout(5):
+                got = {(await anext(kept.messages)).payload for _ in range(2)}
+            assert got == {b"meanwhile", b"roster"}
+        async with broker.client("clean", clean=True) as clean:
+            await clean.subscribe("direct/#", 1)
+            await clean.publish("direct/mark", b"mark", 1)
+            async with asyncio.timeout(5):
+                assert (await anext(clean.messages)).payload == b"mark"
+    finally:
+        await broker.stop()
