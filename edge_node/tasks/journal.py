@@ -28,6 +28,7 @@ from edge_node.tasks.rows import (
     Stored,
     StoreDamaged,
     Summary,
+    aged,
     summary_of,
 )
 from edge_node.tasks.task import Accepted, Attempt, Closed, Fenced, Noted, Record, Task
@@ -199,7 +200,8 @@ class MemoryJournal:
         for stored in settled:
             assert stored.outcome is not None
             length = len(stored.task.input) + len(stored.outcome.output)
-            if kept >= count_max or size + length > bytes_max or stored.outcome.settled_at_ms < before_ms:
+            old = aged(stored.outcome.settled_at_ms, before_ms)
+            if kept >= count_max or size + length > bytes_max or old:
                 del self._stored[stored.task.id]
                 gone += 1
             else:

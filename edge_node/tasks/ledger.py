@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING
 from edge_node.tasks.agenda import Agenda
 from edge_node.tasks.events import Append, Effect, Reply, Settled
 from edge_node.tasks.states import TRANSITIONS, Refusal, State, Status
-from edge_node.tasks.task import INPUT_BYTES_MAX, Accepted, Attempt, Closed, Fenced, Outcome, Record, Task
+from edge_node.tasks.task import (
+    INPUT_BYTES_MAX,
+    KNOWN_MS,
+    Accepted,
+    Attempt,
+    Closed,
+    Fenced,
+    Outcome,
+    Record,
+    Task,
+)
 
 if TYPE_CHECKING:
     from edge_node.scheduling.placement import Why
@@ -118,9 +128,10 @@ class Ledger:
     def restore(self, now_ns: int, wall_ms: int, task: Task, attempts: list[Attempt]) -> Entry:
         """A task of an earlier life: what may be out there of it is fenced off by a new number.
 
-        What is left of its time is told by the wall clock, which may have jumped: never more than it had.
+        What is left of its time is told by the wall clock, which may have jumped: never more than it had, and
+        all of it where it was accepted by a clock that did not know the time.
         """
-        age_ms = max(0, wall_ms - task.accepted_at_ms)
+        age_ms = max(0, wall_ms - task.accepted_at_ms) if task.accepted_at_ms >= KNOWN_MS else 0
         entry = self._entry(now_ns, task, age_ms, attempt=1)
         entry.durable = True
         for attempt in attempts:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from edge_node.tasks.states import Status
-from edge_node.tasks.task import Accepted, Attempt, Closed, Fenced, Noted, Outcome, Record, Task
+from edge_node.tasks.task import KNOWN_MS, Accepted, Attempt, Closed, Fenced, Noted, Outcome, Record, Task
 from security.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ class Reading:
         kept = size = 0
         gone = []
         for task_id, at_ms, length in self._store.settled():
-            if kept >= count_max or size + length > bytes_max or at_ms < before_ms:
+            if kept >= count_max or size + length > bytes_max or aged(at_ms, before_ms):
                 gone.append(task_id)
             else:
                 kept += 1
@@ -301,6 +301,12 @@ class Reading:
         """Newest first. `state`: "open", a status, or everything."""
         stored = map(self.get, self._store.newest(limit, state))
         return [summary_of(each) for each in stored if each is not None]
+
+
+def aged(at_ms: int, before_ms: int) -> bool:
+    """Was it settled before that? A stamp from before the release tells nothing: a board without an RTC says
+    1970 until it has heard the time, and its results would be forgotten the minute that it has."""
+    return KNOWN_MS <= at_ms < before_ms
 
 
 def holds(row: Row) -> bool:

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import msgspec
 
+from security.certificates import RELEASED_S
+
 ANY = "any"
 LOCAL = "local"
+KNOWN_MS = RELEASED_S * 1000
+"""A stamp before the release is of a clock that did not know the time."""
 INPUT_BYTES_MAX = 8 * 2**20
 """A body is at most 8 MiB; more is a blob that the caller names by digest."""
 INLINE_BYTES_MAX = 16 * 1024

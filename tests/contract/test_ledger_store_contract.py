@@ -16,7 +16,7 @@ from device_sim.virtual.world import SECOND, World
 from edge_node.store.ledger import SqliteLedger
 from edge_node.tasks.journal import Journal
 from edge_node.tasks.rows import Row, Settled, crc_of, row_of
-from edge_node.tasks.task import Accepted, Attempt, Closed, Fenced, Noted, Outcome, Task
+from edge_node.tasks.task import KNOWN_MS, Accepted, Attempt, Closed, Fenced, Noted, Outcome, Task
 from security.errors import BadInput, Unavailable
 
 MESH, NODE = "0123456789abcdef", "pi-1"
@@ -339,10 +339,10 @@ def test_pruning_keeps_the_newest_and_all_that_is_open(medium):
     for n in range(6):
         running.write(Accepted(a_task(f"t{n}")))
         if n != 3:
-            running.write(Closed(f"t{n}", Outcome("done", settled_at_ms=n)))
+            running.write(Closed(f"t{n}", Outcome("done", settled_at_ms=KNOWN_MS + n)))
     journal = running.journal
 
-    assert journal.prune(count_max=10, bytes_max=10**9, before_ms=2) == 2
+    assert journal.prune(count_max=10, bytes_max=10**9, before_ms=KNOWN_MS + 2) == 2
     assert journal.prune(count_max=1, bytes_max=10**9, before_ms=0) == 2
     assert [(line.id, line.state) for line in journal.list()] == [("t5", "done"), ("t3", "open")]
     assert journal.prune(count_max=10, bytes_max=1, before_ms=0) == 1

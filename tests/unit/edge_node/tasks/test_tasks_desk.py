@@ -44,7 +44,7 @@ from edge_node.wire.messages import Accept, Beat, Cancel, Load, Offer, Progress,
 
 MS = 1_000_000
 SECOND = 1_000_000_000
-WALL = 1_700_000_000_000
+WALL = 1_800_000_000_000
 
 
 class Driver:

@@ -10,7 +10,7 @@ import pytest
 from edge_node.store import ledger as ledger_module
 from edge_node.tasks.journal import Journal, MemoryJournal, StoreDamaged, set_aside
 from edge_node.tasks.rows import ROWS_MAX
-from edge_node.tasks.task import Accepted, Attempt, Closed, Fenced, Noted, Outcome, Task
+from edge_node.tasks.task import KNOWN_MS, Accepted, Attempt, Closed, Fenced, Noted, Outcome, Task
 from security.errors import BadInput, Unavailable
 
 MESH = "0123456789abcdef"
@@ -104,7 +104,9 @@ async def test_listing_and_pruning(running):
     for i in range(6):
         await running.write(Accepted(a_task(f"t{i}")))
         if i != 3:
-            await running.write(Closed(f"t{i}", Outcome("done" if i % 2 else "failed", settled_at_ms=i)))
+            await running.write(
+                Closed(f"t{i}", Outcome("done" if i % 2 else "failed", settled_at_ms=KNOWN_MS + i))
+            )
     journal = running.journal
     assert [(line.id, line.state) for line in journal.list(3)] == [
         ("t5", "done"),
@@ -114,11 +116,19 @@ async def test_listing_and_pruning(running):
     assert [line.id for line in journal.list(state="open")] == ["t3"]
     assert [line.id for line in journal.list(state="done")] == ["t5", "t1"]
 
-    assert journal.prune(count_max=10, bytes_max=10**9, before_ms=2) == 2
+    assert journal.prune(count_max=10, bytes_max=10**9, before_ms=KNOWN_MS + 2) == 2
     assert journal.prune(count_max=1, bytes_max=10**9, before_ms=0) == 2
 
     assert [line.id for line in journal.list()] == ["t5", "t3"], "open tasks are never touched"
     assert journal.prune(count_max=10, bytes_max=1, before_ms=0) == 1
+
+
+async def test_results_of_a_clock_that_did_not_know_the_time_are_not_old(running):
+    """A board without an RTC says 1970 until it hears the time; its first results must outlive that."""
+    await running.write(Accepted(a_task("t")), Closed("t", Outcome("done", settled_at_ms=12_000)))
+
+    assert running.journal.prune(count_max=10, bytes_max=10**9, before_ms=KNOWN_MS + 86_400_000) == 0
+    assert running.journal.prune(count_max=0, bytes_max=10**9, before_ms=0) == 1
 
 
 async def test_pruning_gives_the_space_back(tmp_path):
