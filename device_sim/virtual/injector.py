@@ -66,7 +66,10 @@ class Injector:
         self._inject(self._timeline.handle(self.world.now_ns, Begun()))
 
     def promised(self, node: str, count: int) -> None:
-        """So many promises are open at it."""
+        """So many promises are open at it; told from within its own turn, so what that sets off comes after."""
+        self.world.soon(self._promised, node, count)
+
+    def _promised(self, node: str, count: int) -> None:
         if not self._healed:
             self._inject(self._timeline.handle(self.world.now_ns, Promised(node, count)))
 
