@@ -97,6 +97,37 @@ def test_the_last_of_several_crashes_counts(story):
     assert "30.000 s pi-1" in the_violation(story)
 
 
+def test_an_end_told_after_the_last_crash_is_not_judged_here(story):
+    story.settled(20.0, name_of(2))
+    story.loses("pi-1", name_of(2), 1)
+
+    assert verdict(story).word == "passed"
+
+
+def test_what_was_said_in_the_moment_of_the_crash_was_said(story):
+    for number, kind in ((3, 0), (4, 1)):
+        task = story.asks(9.9, "pi-1", number)
+        story.keeps_accept(9.9, task)
+        story.answers(10.0, task)
+        story.keeps_end(9.95, task)
+        story.tells(10.0, task)
+        story.loses("pi-1", task, kind)
+
+    lines = verdict(story).violations
+
+    assert [line.rpartition(": ")[2] for line in lines] == ["its accept", "that it ended done"]
+
+
+def test_said_in_the_moment_in_which_the_disk_has_it_is_in_order(story):
+    task = story.asks(20.0, "pi-2", 3)
+    story.keeps_accept(20.1, task)
+    story.answers(20.1, task)
+    story.keeps_end(20.2, task)
+    story.tells(20.2, task)
+
+    assert verdict(story).word == "passed"
+
+
 def test_accepted_before_it_was_on_the_disk_is_told(story):
     task = story.asks(20.0, "pi-2", 3)
     story.answers(20.1, task)

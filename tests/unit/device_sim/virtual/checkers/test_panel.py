@@ -148,6 +148,32 @@ def test_ability_knows_overlapping_reasons():
     assert ability.down("a") is None and ability.last_start("a", ns(39)) == 0
 
 
+def test_a_process_that_is_gone_is_not_paused_any_more():
+    ability = Ability()
+    for event in (Happened(ns(10), "pause", "a"), Crashed(ns(20), "a", "kill"), Started(ns(30), "a")):
+        ability.saw(event)
+
+    assert ability.is_late("a", ns(12), ns(36), ns(5))
+
+
+def test_what_was_over_before_the_due_moment_gives_no_time():
+    ability = Ability()
+    for event in (Happened(ns(10), "slow", "a"), Happened(ns(20), "slow", "a", "ended")):
+        ability.saw(event)
+
+    assert ability.is_late("a", ns(30), ns(35.1), ns(5))
+    assert not ability.is_late("a", ns(30), ns(35), ns(5))
+
+
+def test_a_span_of_ability_as_long_as_the_grace_is_not_too_long():
+    ability = Ability()
+    for event in (Happened(ns(35), "slow", "a"), Happened(ns(90), "slow", "a", "ended")):
+        ability.saw(event)
+
+    assert not ability.is_late("a", ns(30), ns(95), ns(5))
+    assert ability.is_late("a", ns(29.9), ns(95), ns(5))
+
+
 def test_ability_of_everybody_can_be_taken_away_at_once():
     ability = Ability()
     ability.saw(Happened(ns(10), "slow"))

@@ -370,6 +370,13 @@ def test_a_record_that_cannot_be_read_is_told(story):
     assert "its terminal record cannot be read" in the_violation(story)
 
 
+def test_an_accept_that_cannot_be_read_is_told(story):
+    rows = story.ledgers["pi-1"]
+    rows[0] = Row(rows[0].task, 0, rows[0].at_ms, "", b"\xc1", rows[0].written_ns)
+
+    assert "its accept record cannot be read" in the_violation(story)
+
+
 def test_an_unknown_status_is_told(story):
     task = story.accepted(5.0, "pi-1", 4)
     story.settled(6.0, task, "vanished")
