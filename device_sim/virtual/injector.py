@@ -149,14 +149,17 @@ class Injector:
             case "partition":
                 if machine.name not in self._cuts:
                     direction = fault.direction or "both"
-                    cut = site.network.partition([node], up=direction != "to", down=direction != "from")
-                    self._cuts[machine.name] = cut
+                    up, down = direction != "to", direction != "from"
+                    if node == site.broker_host:  # it is the broker's host that nobody reaches, nor it them
+                        self._cuts[machine.name] = site.network.isolate_host(up=down, down=up)
+                    else:
+                        self._cuts[machine.name] = site.network.partition([node], up=up, down=down)
             case "heal-partition":
                 held = self._cuts.pop(machine.name, None)
                 if held is not None:
                     site.network.heal(held)
             case "degrade":
-                site.network.attach(node, self._links[fault.link])
+                site.network.attach(node, self._links[fault.link], local=node == site.broker_host)
             case "clock-step":
                 machine.clock.step(round((fault.by_s or 0.0) * 1000))
             case "disk-full":
@@ -187,7 +190,8 @@ class Injector:
                 if fault.do == "slow":
                     machine.slow(1.0)
                 else:
-                    site.network.attach(machine.node_id, machine.board.link)
+                    node, local = machine.node_id, machine.node_id == site.broker_host
+                    site.network.attach(node, machine.board.link, local=local)
                 self._happened(fault.do, machine.name, ENDED)
 
         self.world.after(lasts_ns, over)

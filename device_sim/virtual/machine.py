@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from device_sim.virtual.clocks import VirtualClock
 from device_sim.virtual.disk import Disk
 from device_sim.virtual.key_files import DiskKeyStore
-from device_sim.virtual.ledger_journal import VirtualJournal
+from device_sim.virtual.ledger_journal import open_journal
 from device_sim.virtual.link import VirtualLink
 from device_sim.virtual.network import LinkModel
 from device_sim.virtual.processor import Processor
@@ -29,6 +29,7 @@ from edge_node.node import Node
 from edge_node.transport.inbox import Inbox
 from edge_node.wire.topics import Presence, topic_for
 from gateway.duties import Duties
+from security.errors import EdgeweaveError
 from security.identity import NodeKeys
 from security.roster import RosterView
 
@@ -100,7 +101,11 @@ class Machine:
         assert self.process is None, "one daemon a home"
         self.lives += 1
         self.process = process = Process(self, duties)
-        process.begin()
+        try:
+            process.begin()
+        except EdgeweaveError:
+            self.end("kill")
+            raise
         if not self.clock.synchronised:
             asleep_s = self.world.rng(self.name, "ntp", str(self.lives)).uniform(*TIME_SERVER_S)
             self.world.after(round(asleep_s * SECOND), self._synchronised, self.lives)
@@ -164,8 +169,9 @@ class Process:
             site.trust.bearer(machine.node_id),
             self.box,
             will=topic_for(Presence(site.trust.mesh_id, machine.node_id)),
+            keepalive_s=site.settings.link.keepalive_s,
         )
-        self.journal = VirtualJournal(self.world, machine.disk, site.trust.mesh_id, machine.node_id)
+        self.journal = open_journal(self.world, machine.disk, site.trust.mesh_id, machine.node_id)
         keys: NodeKeys = site.trust.keys[machine.node_id]
         self.node = Node(
             node_id=machine.node_id,
@@ -185,8 +191,10 @@ class Process:
             entropy=self.world.entropy(name, "life", life),
             extension=duties,
         )
-        self._turn: Entry | None = None
-        self._turn_ns = 0
+        self._turn: Entry | None = None  # booked at the processor, for what lies in the inbox
+        self._booked = 0  # events that it was booked for
+        self._timer: Entry | None = None  # at `_due_ns`, or before: it is moved when it rings, not each turn
+        self._due_ns = 0
         self._running = False
 
     def _processor(self, on_done: OnDone, on_started: OnStarted) -> Processor:
@@ -217,7 +225,8 @@ class Process:
     def die(self, *, power: bool) -> None:
         self.alive = False
         self.world.cancel(self._turn)
-        self._turn = None
+        self.world.cancel(self._timer)
+        self._turn = self._timer = None
         self.journal.kill()
         self.link.crash(power=power)
         self.processor.crash()
@@ -225,27 +234,23 @@ class Process:
     # ── turns ─────────────────────────────────────────────────────────────────────────────────────
 
     def _happened(self) -> None:
-        """Something came: a turn as soon as the processor has time, unless one is due before."""
-        if self._running or not self.alive or self.machine.paused:
+        """Something came: a turn as soon as the processor has time; what comes until then joins it."""
+        if self._turn is not None or self._running or not self.alive or self.machine.paused:
             return
-        delay_ns = self.processor.turn_delay_ns(len(self.box))
-        self._turn_at(self.world.now_ns + delay_ns)
-
-    def _turn_at(self, at_ns: int) -> None:
-        if self._turn is not None:
-            if self._turn_ns <= at_ns:
-                return
-            self.world.cancel(self._turn)
-        self._turn_ns = at_ns
-        self._turn = self.world.at(at_ns, self._take_turn)
+        self._booked = len(self.box)
+        world = self.world
+        self._turn = world.at(world.now_ns + self.processor.turn_delay_ns(self._booked), self._take_turn)
 
     def _take_turn(self) -> None:
         self._turn = None
         if not self.alive or self.machine.paused:
             return
+        events = self.box.drain()
+        if len(events) > self._booked:
+            self.processor.spend_events(len(events) - self._booked)
         self._running = True
         try:
-            self.node.turn(self.box.drain())
+            self.node.turn(events)
         finally:
             self._running = False
         self._arm()
@@ -255,7 +260,27 @@ class Process:
         if len(self.box):
             self._happened()
         elif self.alive:
-            self._turn_at(max(self.machine.clock.true_ns(self.node.deadline_ns()), self.world.now_ns))
+            self._due_ns = due_ns = max(
+                self.machine.clock.true_ns(self.node.deadline_ns()), self.world.now_ns
+            )
+            timer = self._timer
+            if timer is not None:
+                if timer.at_ns <= due_ns:
+                    return
+                self.world.cancel(timer)
+            self._timer = self.world.at(due_ns, self._rings)
+
+    def _rings(self) -> None:
+        """What the last turn left may be due; a turn that is booked already looks for itself."""
+        self._timer = None
+        if self._turn is not None or not self.alive or self.machine.paused:
+            return
+        if self.world.now_ns < self._due_ns:
+            self._timer = self.world.at(self._due_ns, self._rings)
+            return
+        self.processor.turn_delay_ns(0)
+        self._booked = 0
+        self._take_turn()
 
     def resume(self) -> None:
         """The process was stopped (SIGSTOP) and goes on."""

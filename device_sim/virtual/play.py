@@ -40,7 +40,7 @@ from device_sim.virtual.evidence import (
 )
 from device_sim.virtual.injector import Injector
 from device_sim.virtual.key_files import DiskKeyStore
-from device_sim.virtual.ledger_journal import VirtualJournal
+from device_sim.virtual.ledger_journal import VirtualJournal, open_journal
 from device_sim.virtual.loop import VirtualLoop
 from device_sim.virtual.machine import Board, Machine
 from device_sim.virtual.network import LinkModel
@@ -354,7 +354,7 @@ class Play:
     def _opened(self, machine: Machine) -> VirtualJournal | None:
         """The ledger of a machine whose daemon is dead, as its next life would find it."""
         try:
-            return VirtualJournal(self.world, machine.disk, machine.site.trust.mesh_id, machine.node_id)
+            return open_journal(self.world, machine.disk, machine.site.trust.mesh_id, machine.node_id)
         except EdgeweaveError:
             return None
 

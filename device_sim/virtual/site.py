@@ -38,6 +38,8 @@ NODES_MAX: Final = MEMBERS_MAX - 1
 """Of one mesh, beside its gateway."""
 BROKER_BACK_NS: Final = SECOND
 """From a broker's end until the gateway's supervisor has it running again."""
+RESTART_NS: Final = 5 * SECOND
+"""From a daemon that could not start until its supervisor tries again."""
 BROKER_HOST: Final = GATEWAY
 
 
@@ -146,7 +148,12 @@ class Site:
                 self.broker.start()
             self._house = self._loop.create_task(self._gateway(machine), name=f"{machine.name} house")
             return
-        machine.start()
+        try:
+            machine.start()
+        except EdgeweaveError as error:  # it says why and ends; whoever supervises it starts it again
+            self.world.note(machine.name, "cannot start", str(error))
+            self.world.after(RESTART_NS, self.start, node)
+            return
         self._started(machine)
 
     def end(self, node: str, how: str) -> None:

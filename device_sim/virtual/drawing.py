@@ -1,0 +1,158 @@
+"""Drawing: a whole scenario from one number: a swarm looks for the seed that breaks a promise.
+
+    seed ─► boards, links, work, rates of faults ─► Scenario ─► Play
+
+Each seed turns each kind of trouble on or off first and draws its strength then: a run with everything at
+once hides what two faults alone would show (swarm testing: Groce et al., ISSTA 2012). What is drawn depends
+on the seed, the number of nodes and this version of the file; `VERSION` says when it has changed.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any, Final
+
+from device_sim.faults import Fault, Rates
+from device_sim.fleet.preparation import Prepared
+from device_sim.scenario.reading import Document
+from device_sim.scenario.tables import (
+    Arrivals,
+    DevicesTable,
+    FleetTable,
+    GatewayTable,
+    LinkTable,
+    RunTable,
+    Scenario,
+    ServiceTable,
+)
+
+VERSION: Final = 1
+NODES: Final = 12
+NODES_MIN: Final = 2
+NODES_MAX: Final = 200
+DURATION_S: Final = 40.0
+LIVENESS_S: Final = 90.0
+TTL_S: Final = (10.0, 45.0)
+"""Of a task: it must have ended when the run does."""
+FUNCTIONS: Final = ("work.short", "work.long", "work.large")
+
+
+def drawn_scenario(seed: int, nodes: int = NODES) -> Prepared:
+    """The scenario of this seed, for the world. Raises: ValueError: too few or too many nodes."""
+    if not NODES_MIN <= nodes <= NODES_MAX:
+        raise ValueError(f"{nodes} nodes; a swarm has {NODES_MIN} to {NODES_MAX}")
+    rng = Random(f"swarm {VERSION}/{seed}/{nodes}")  # noqa: S311  a simulation is repeatable
+    links = {name: _link(rng) for name in ("near", "far")}
+    scenario = Scenario(
+        fleet=FleetTable(name=f"seed {seed}", duration_s=DURATION_S, seed=seed),
+        run=RunTable(liveness_s=LIVENESS_S),
+        gateway=GatewayTable(workers=rng.choice((1, 2, 4))),
+        links=links,
+        services=_services(rng),
+        devices=_devices(rng, nodes),
+        faults=_revocation(rng, nodes),
+        rates=_rates(rng),
+    )
+    document = Document(f"seed {seed}", scenario, {})
+    return Prepared(document, scenario, seed, [], {}, {})
+
+
+def _maybe(rng: Random, share: float) -> bool:
+    return rng.random() < share
+
+
+def _link(rng: Random) -> LinkTable:
+    table: dict[str, Any] = {"delay_ms": rng.choice((0.3, 2.0, 10.0, 40.0))}
+    if _maybe(rng, 0.5):
+        table["jitter_ms"] = rng.choice((0.5, 5.0, 50.0))
+    if _maybe(rng, 0.4):
+        table["loss"] = rng.choice((0.01, 0.05, 0.1))
+    if _maybe(rng, 0.3):
+        table["parcel_loss"] = rng.choice((0.01, 0.1, 0.3))
+    if _maybe(rng, 0.3):
+        table["duplicate"] = rng.choice((0.02, 0.1))
+    if _maybe(rng, 0.3):
+        table |= {"reorder": rng.choice((0.02, 0.1, 0.3)), "reorder_ms": rng.choice((20.0, 200.0, 2000.0))}
+    if _maybe(rng, 0.2):
+        table |= {"up_kbps": rng.choice((500.0, 5000.0)), "down_kbps": rng.choice((500.0, 5000.0))}
+    return LinkTable(**table)
+
+
+def _services(rng: Random) -> dict[str, ServiceTable]:
+    return {
+        "work.short": ServiceTable(distribution="exponential", mean_ms=rng.choice((2.0, 20.0, 80.0))),
+        "work.long": ServiceTable(
+            distribution="lognormal", mean_ms=rng.choice((300.0, 1500.0)), cv=rng.choice((0.3, 1.5))
+        ),
+        "work.large": ServiceTable(mean_ms=50.0, output_bytes=rng.choice((20_000, 90_000, 300_000))),
+    }
+
+
+def _devices(rng: Random, nodes: int) -> tuple[DevicesTable, ...]:
+    classes = min(nodes, rng.choice((1, 2, 3)))
+    found = []
+    for number in range(classes):
+        count = nodes // classes + (number < nodes % classes)
+        workers = rng.choice((1, 1, 2, 4))
+        lies = _maybe(rng, 0.2)
+        found.append(
+            DevicesTable(
+                prefix=f"n{number}",
+                count=count,
+                workers=workers,
+                cores=rng.choice((workers, workers + 1)),
+                speed=rng.choice((0.1, 0.5, 1.0, 2.0)),
+                link=rng.choice(("near", "far")),
+                clock_drift_ppm=500.0 if lies else 0.0,
+                rtc=not _maybe(rng, 0.15),
+                arrivals=tuple(_arrivals(rng, name) for name in FUNCTIONS if _maybe(rng, 0.7)),
+            )
+        )
+    return tuple(found)
+
+
+def _arrivals(rng: Random, function: str) -> Arrivals:
+    long = function != "work.short"
+    return Arrivals(
+        function=function,
+        kind=rng.choice(("poisson", "poisson", "bursty")),
+        rate_hz=rng.choice((0.05, 0.2) if long else (0.2, 1.0)),
+        burst=rng.choice((5, 40)),
+        input_bytes=rng.choice((200, 2_000, 40_000)) if function == "work.large" else rng.choice((64, 1_000)),
+        ttl_s=rng.choice(TTL_S),
+        deadline_s=rng.choice((1.0, 8.0)) if _maybe(rng, 0.2) else None,
+        priority=rng.choice((0, 0, 0, 5)),
+        where=rng.choice(("any", "any", "any", "any", "local", "gateway")),
+    )
+
+
+def _rates(rng: Random) -> Rates:
+    """About one fault of a kind that is on for three nodes in a run, and of the house every second run."""
+    hourly = 3600.0 / DURATION_S / 3
+    table: dict[str, Any] = {}
+    for kind in (
+        "kill", "power_cut", "pause", "partition", "disk_full", "disk_error", "clock_step", "slow",
+        "kill_worker",
+    ):  # fmt: skip
+        if _maybe(rng, 0.3):
+            table[kind] = hourly * rng.choice((0.3, 1.0, 2.0))
+    for kind in ("broker_kill", "broker_wipe", "gateway_kill", "gateway_power_cut"):
+        if _maybe(rng, 0.2):
+            table[kind] = 3600.0 / DURATION_S * rng.choice((0.7, 2.0))
+    table |= {
+        "dead_s": rng.choice((0.5, 5.0, 15.0)),
+        "paused_s": rng.choice((1.0, 10.0)),
+        "cut_s": rng.choice((1.0, 8.0, 25.0)),
+        "full_s": rng.choice((3.0, 15.0)),
+        "slow_s": 10.0,
+        "gateway_dead_s": rng.choice((1.0, 10.0)),
+        "step_s": rng.choice((5.0, 3600.0, 3.2e8)),
+        "slow_factor": rng.choice((3.0, 30.0)),
+    }
+    return Rates(**table)
+
+
+def _revocation(rng: Random, nodes: int) -> tuple[Fault, ...]:
+    if nodes < 4 or not _maybe(rng, 0.15):
+        return ()
+    return (Fault(at_s=rng.uniform(5.0, 25.0), do="revoke", node="n0-1"),)
