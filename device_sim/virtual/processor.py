@@ -255,6 +255,12 @@ class Processor:
         self._turn_over_ns = began_ns + spent_ns
         return self._turn_over_ns
 
+    def spend_events(self, events: int) -> None:
+        """So many more came before the turn that was booked began, and are taken in it."""
+        spent_ns = self._costs.event_ns * events * 1_000_000 // self._speed_ppm
+        self.turns_ns += spent_ns
+        self._turn_over_ns += spent_ns
+
     def turn_delay_ns(self, events: int) -> int:
         """From now until a turn that is wanted now is over; books it."""
         self._turn_over_ns = self.turn_at_ns()

@@ -381,6 +381,16 @@ def test_a_turn_waits_for_the_one_before_it():
     assert processor.turns_ns == 16 * MS
 
 
+def test_events_that_join_a_turn_make_it_longer_and_are_no_turns_of_their_own():
+    machine = Machine(costs=Costs(turn_ns=MS, event_ns=MS, scheduling_ns_max=0), speed=0.5)
+    processor = machine.processor
+
+    assert processor.turn_delay_ns(1) == 4 * MS
+    processor.spend_events(3)
+
+    assert processor.turns_ns == processor.turn_at_ns() == 10 * MS
+
+
 def test_a_node_whose_cores_all_work_is_late_with_its_turns():
     machine = Machine(workers=2, cores=2, costs=Costs(dispatch_ns=0, spawn_ns=0))
     idle = [machine.processor.turn_at_ns() - machine.world.now_ns for _ in range(100)]
