@@ -66,7 +66,7 @@ class Injector:
         self._inject(self._timeline.handle(self.world.now_ns, Begun()))
 
     def promised(self, node: str, count: int) -> None:
-        """So many promises are open at it; told from within its own turn, so what that sets off comes after."""
+        """So many promises are open at it; told within its own turn, so what that sets off comes after."""
         self.world.soon(self._promised, node, count)
 
     def _promised(self, node: str, count: int) -> None:

@@ -132,7 +132,7 @@ class Play:
         count = max(1, -(-len(names) // NODES_MAX))
         if count > 1:
             self.notes.append(
-                f"a mesh has at most {NODES_MAX} nodes: this fleet is {count} meshes that do not know each other"
+                f"a mesh has at most {NODES_MAX} nodes: this fleet is {count} meshes, each on its own"
             )
         workers = scenario.gateway.workers or GATEWAY_CORES
         gateway = Board(
