@@ -22,6 +22,9 @@ from device_sim.report.account import PLACES, place_of
 from device_sim.report.histogram import ERROR, Histogram
 from device_sim.report.record import Edge, Load, Messages, Node, Rates, Struck
 from device_sim.virtual.evidence import (
+    ENDED,
+    HEAL,
+    NO_CLOCK,
     Answered,
     Asked,
     Crashed,
@@ -48,9 +51,6 @@ EDGES_MAX: Final = 20_000
 """Pairs of nodes; beyond it they are told by class, as nobody could read them."""
 STRUCK_MAX: Final = 5_000
 """Faults told one by one; all are counted."""
-ENDED: Final = "ended"
-"""The detail of a ``Happened`` that ends the fault of the same verb and node."""
-HEAL: Final = "heal"
 _ENDS: Final[Mapping[str, tuple[str, ...]]] = {
     "resume": ("pause",),
     "restart": ("kill", "power", "stop", "crash"),
@@ -258,7 +258,8 @@ class Collector:
     # ── people ────────────────────────────────────────────────────────────────────────────────────
 
     def _happened(self, event: Happened) -> None:
-        self._spans.saw(event.at_ns, event.do, event.node, ended=event.detail == ENDED)
+        if event.do != NO_CLOCK:
+            self._spans.saw(event.at_ns, event.do, event.node, ended=event.detail == ENDED)
 
     # ── columns ───────────────────────────────────────────────────────────────────────────────────
 

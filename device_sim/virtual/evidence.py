@@ -27,7 +27,9 @@ STOPS_A_NODE: Final = {"pause": "resume", "disk-full": "disk-free", "disk-error"
 """Faults under which a node cannot keep its own times, and the verb that ends them (beside ENDED)."""
 DAMAGES_A_STORE: Final = ("disk-flip", "disk-truncate", "disk-zero")
 """Faults, moments all, after which a store may have lost what it acknowledged, if it names it."""
-CLOCK_LIES: Final = "clock-step"
+NO_CLOCK: Final = "no-clock"
+"""Not a fault: it booted without an RTC, and does not know the time yet."""
+CLOCK_LIES: Final = ("clock-step", NO_CLOCK)
 """From then on the node's wall clock is wrong; also for one that boots without knowing the time."""
 JOINS_AGAIN: Final = "join"
 """A revoked name is a member again, with other keys."""

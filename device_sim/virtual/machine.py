@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from device_sim.virtual.clocks import VirtualClock
 from device_sim.virtual.disk import Disk
+from device_sim.virtual.evidence import NO_CLOCK, Happened
 from device_sim.virtual.key_files import DiskKeyStore
 from device_sim.virtual.ledger_journal import open_journal
 from device_sim.virtual.link import VirtualLink
@@ -107,6 +108,7 @@ class Machine:
             self.end("kill")
             raise
         if not self.clock.synchronised:
+            self.site.saw(Happened(self.world.now_ns, NO_CLOCK, self.name))
             asleep_s = self.world.rng(self.name, "ntp", str(self.lives)).uniform(*TIME_SERVER_S)
             self.world.after(round(asleep_s * SECOND), self._synchronised, self.lives)
         return process

@@ -25,7 +25,7 @@ from device_sim.report.collect import Collector, Parts
 from device_sim.scenario.tables import DevicesTable, LinkTable
 from device_sim.virtual.checkers.panel import Panel, checkers
 from device_sim.virtual.client import Client
-from device_sim.virtual.code import Inputs, bundles, services
+from device_sim.virtual.deployed import Inputs, bundles, services
 from device_sim.virtual.evidence import (
     Answered,
     End,

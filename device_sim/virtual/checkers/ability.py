@@ -91,7 +91,7 @@ class Ability:
         elif do in _ENDS:
             for cause in _ENDS[do]:
                 self._of(event.node).end(at_ns, cause)
-        elif do == CLOCK_LIES:
+        elif do in CLOCK_LIES:
             self._lied[event.node] = None
 
     def _of(self, node: str) -> _Spans:

@@ -1,4 +1,4 @@
-"""Code: what nodes in the world have deployed, how long it takes there, and what it is given.
+"""Deployed: what code nodes in the world have, how long it takes there, and what it is given.
 
 functions of files    the file's own bundle, signed and fetched as everywhere
 services without one  a bundle that says no more than their names: no source runs for them
