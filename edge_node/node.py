@@ -335,8 +335,12 @@ class Node:
             self.presence.deadline_ns(),
             self._group_duties.deadline_ns() if self._group_duties is not None else None,
         )
-        self._due_ns = min(due for due in dues if due is not None)
-        return self._due_ns
+        soonest = dues[5]  # a loop: this is asked after every turn
+        for due in dues:
+            if due is not None and due < soonest:
+                soonest = due
+        self._due_ns = soonest
+        return soonest
 
     def _tick(self, now_ns: int, wall_ms: int) -> None:
         due = self.desk.deadline_ns()

@@ -167,6 +167,8 @@ class Provision:
         return effects
 
     def deadline_ns(self) -> int | None:
+        if not self._waiting:
+            return None
         return min((w.until_ns for w in self._waiting.values() if w.for_digest is None), default=None)
 
     def check(self) -> None:

@@ -27,7 +27,7 @@ LAN_MAX: Final = 6
 REPLACE_NS: Final = 60 * SECOND
 CAPACITY_MAX: Final = 1e9
 """A peer may say anything; more than this is taken for this, so that a sum over all members is finite."""
-CAPACITIES_MAX: Final = 128
+CAPACITIES_MAX: Final = 64
 """Members whose capacity is remembered, those told last: a choice among so many is as good as among all."""
 DRAWS_MAX: Final = 16
 """By chance: so many members are tried, before all that are free are listed."""

@@ -91,7 +91,6 @@ from edge_node.wire.messages import (
     Accept,
     Beat,
     Cancel,
-    DigestEntry,
     Load,
     Offer,
     Pong,
@@ -236,8 +235,8 @@ class Desk:
         self._live: list[_View] = []  # in the order they came up
         self._capacity_max = 1.0  # the most that one of them can do, tasks a second of the reference board
         self._pool = Pool()
-        # Announced idle and not up for us: when, and the digest's word.
-        self._idle: OrderedDict[str, tuple[int, DigestEntry]] = OrderedDict()
+        # Announced idle and not up for us: when, and the digest's word on its workers and speed.
+        self._idle: OrderedDict[str, tuple[int, int, float]] = OrderedDict()
         self._members: dict[str, MemberInfo] | None = None  # None: no roster has been seen yet
         self._lacking: dict[str, frozenset[str]] = {}  # modules that members said they do not have
         self._retry = Agenda()
@@ -1308,10 +1307,12 @@ class Desk:
                     view.classify()
                 if view.up:
                     continue
-            elif members is None or name not in members or name == self.me:
+            elif members is None or name == self.me or (member := members.get(name)) is None:
                 continue
+            else:
+                name = member.id  # the roster's own text, not one more copy
             if entry.wait_ms <= 0:
-                idle[name] = (now_ns, entry)
+                idle[name] = (now_ns, entry.workers, entry.speed)
                 idle.move_to_end(name)
                 if len(idle) > IDLE_KEPT:
                     idle.popitem(last=False)
@@ -1339,7 +1340,7 @@ class Desk:
                 view.lacks = self._lacking.get(peer, _NOTHING)
                 told = self._idle.get(peer)
                 if told is not None:
-                    view.wait.told(told[0], 0.0, told[1].workers, told[1].speed)
+                    view.wait.told(told[0], 0.0, told[1], told[2])
                 view.classify()
                 self._keep(view)
         return view

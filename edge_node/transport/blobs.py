@@ -187,7 +187,7 @@ class Blobs:
         return effects
 
     def deadline_ns(self) -> int | None:
-        return min((p.idle_ns for p in self._pulls.values()), default=None)
+        return min(p.idle_ns for p in self._pulls.values()) if self._pulls else None
 
     def check(self) -> None:
         """Invariants; raises AssertionError."""

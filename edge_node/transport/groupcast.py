@@ -318,8 +318,10 @@ class Groupcast:
         return []
 
     def deadline_ns(self) -> int | None:
-        dues = [due for due in (self._ask_ns, self._epochs.deadline_ns()) if due is not None]
-        return min(dues, default=None)
+        ask_ns, end_ns = self._ask_ns, self._epochs.deadline_ns()
+        if ask_ns is None or end_ns is None:
+            return end_ns if ask_ns is None else ask_ns
+        return ask_ns if ask_ns < end_ns else end_ns
 
     def check(self) -> None:
         """Invariants; raises AssertionError."""
