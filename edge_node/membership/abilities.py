@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -19,10 +20,12 @@ DISTRIBUTION = "edgeweave"
 LACKS_MAX = 256  # what the message carries; a catalogue that requires more is told about in part
 
 
+@cache
 def own_version() -> str:
     """Of the installed distribution, or "" where there is none.
 
     From the folder's name, as `importlib.metadata` finds it; importing that would cost a node a megabyte.
+    Looked for once: what this process runs does not change, whatever is installed meanwhile.
     """
     for folder in sys.path:
         for found in Path(folder or ".").glob(f"{DISTRIBUTION}-*.dist-info"):
