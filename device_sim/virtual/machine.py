@@ -27,6 +27,7 @@ from device_sim.virtual.world import SECOND, Entry, World
 from edge_node.discovery.neighbours import Neighbours
 from edge_node.functions.runtimes.runtime import OnDone, OnStarted
 from edge_node.node import Node
+from edge_node.store.notes import PRUNE_NS, SETTLED_BYTES_MAX, SETTLED_TASKS_MAX
 from edge_node.transport.inbox import Inbox
 from edge_node.wire.topics import Presence, topic_for
 from gateway.duties import Duties
@@ -37,7 +38,6 @@ from security.roster import RosterView
 if TYPE_CHECKING:
     from device_sim.virtual.site import Site
 
-PRUNE_NS: Final = 60 * SECOND
 TIME_SERVER_S: Final = (5.0, 60.0)
 """From the start of a daemon on a machine without an RTC until a time server was heard."""
 
@@ -192,6 +192,7 @@ class Process:
             clock=machine.clock if duties is None else duties.clock,
             entropy=self.world.entropy(name, "life", life),
             extension=duties,
+        self.retention = Retention(self.node.clock, self.node.settings.tasks.results_kept_s)
         )
         self._turn: Entry | None = None  # booked at the processor, for what lies in the inbox
         self._booked = 0  # events that it was booked for
@@ -295,9 +296,10 @@ class Process:
     def _prune(self) -> None:
         if self.alive:
             self.world.after(PRUNE_NS, self._prune)
-            kept_ms = round(self.node.settings.tasks.results_kept_s * 1000)
             self.journal.prune(
-                count_max=100_000, bytes_max=1 << 28, before_ms=self.node.clock.wall_ms() - kept_ms
+                count_max=SETTLED_TASKS_MAX,
+                bytes_max=SETTLED_BYTES_MAX,
+                before_ms=self.retention.before_ms(),
             )
 
 

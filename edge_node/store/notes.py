@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from edge_node.clock import Clock
 from edge_node.store.documents import Documents
+from edge_node.store.retention import Retention
 from security.errors import EdgeweaveError
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Notes:
         self._documents = documents
         self._ledger = ledger
         self._clock = clock
-        self._results_kept_s = results_kept_s
+        self._retention = Retention(clock, results_kept_s)
         self._peers: dict[str, dict[str, Any]] = {}
         self._results: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
@@ -73,7 +74,7 @@ class Notes:
                 log.warning("notes could not be written", extra={"cause": str(error)})
 
     def _prune(self) -> None:
-        before_ms = self._clock.wall_ms() - int(self._results_kept_s * 1000)
+        before_ms = self._retention.before_ms()
         try:
             gone = self._ledger.prune(
                 count_max=SETTLED_TASKS_MAX, bytes_max=SETTLED_BYTES_MAX, before_ms=before_ms
