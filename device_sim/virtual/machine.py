@@ -28,6 +28,7 @@ from edge_node.discovery.neighbours import Neighbours
 from edge_node.functions.runtimes.runtime import OnDone, OnStarted
 from edge_node.node import Node
 from edge_node.store.notes import PRUNE_NS, SETTLED_BYTES_MAX, SETTLED_TASKS_MAX
+from edge_node.store.retention import Retention
 from edge_node.transport.inbox import Inbox
 from edge_node.wire.topics import Presence, topic_for
 from gateway.duties import Duties
@@ -192,8 +193,8 @@ class Process:
             clock=machine.clock if duties is None else duties.clock,
             entropy=self.world.entropy(name, "life", life),
             extension=duties,
-        self.retention = Retention(self.node.clock, self.node.settings.tasks.results_kept_s)
         )
+        self.retention = Retention(self.node.clock, self.node.settings.tasks.results_kept_s)
         self._turn: Entry | None = None  # booked at the processor, for what lies in the inbox
         self._booked = 0  # events that it was booked for
         self._timer: Entry | None = None  # at `_due_ns`, or before: it is moved when it rings, not each turn
