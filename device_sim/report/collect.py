@@ -53,11 +53,17 @@ STRUCK_MAX: Final = 5_000
 """Faults told one by one; all are counted."""
 _ENDS: Final[Mapping[str, tuple[str, ...]]] = {
     "resume": ("pause",),
-    "restart": ("kill", "power", "stop", "crash"),
-    "restart-gateway": ("kill-gateway",),
-    "restart-broker": ("kill-broker",),
+    "restart": ("kill", "power-cut", "pause"),
+    "restart-gateway": ("kill-gateway", "power-cut-gateway"),
+    "heal-partition": ("partition",),
+    "disk-free": ("disk-full",),
 }
 """Verbs that end others at the same node."""
+_MOMENTS: Final = frozenset(
+    ("restart", "restart-gateway", "revoke", "clock-step", "disk-error", "disk-flip", "kill-worker",
+     "battery-empty")
+)  # fmt: skip
+"""What has no end that could be told: over at once, or for good."""
 _KINDS: Final[Mapping[str, str]] = {"d": "direct", "p": "presence", "g": "group", "roster": "roster"}
 _SHARES: Final = [round(hundredth / 100, 2) for hundredth in range(101)]  # one object each, not a million
 
@@ -90,9 +96,13 @@ class _Task:
 
 class Collector:
     """Args: nodes: class by id, the gateway too if it works.   workers: by id, 1 if not named.
-    duration_ns: how long the run is meant to take; it may take longer."""
+    duration_ns: how long the run is meant to take; it may take longer.
+    begin_ns: when the record's time is 0. What comes before it is counted, and not seen over time."""
 
-    def __init__(self, nodes: Mapping[str, str], workers: Mapping[str, int], duration_ns: int) -> None:
+    def __init__(
+        self, nodes: Mapping[str, str], workers: Mapping[str, int], duration_ns: int, *, begin_ns: int = 0
+    ) -> None:
+        self._begin_ns = begin_ns
         self._nodes = dict(nodes)
         self._workers = {node: max(1, workers.get(node, 1)) for node in self._nodes}
         self._columns_max = max(COLUMNS_LEAST, min(COLUMNS_MAX, CELLS_MAX // max(1, len(self._nodes))))
@@ -169,7 +179,7 @@ class Collector:
         task.accepted = True
         self._counts["accepted"] += 1
         self._accepted[task.node] = self._accepted.get(task.node, 0) + 1
-        self._add(self._accepted_rate, at_ns, 1)
+        self._add(self._accepted_rate, self._since(at_ns), 1)
 
     def _told(self, event: Told) -> None:
         task = self._open.pop(event.task, None)
@@ -182,7 +192,7 @@ class Collector:
             self._counts["expired" if event.status == "expired" else "failed"] += 1
             return
         self._counts["completed"] += 1
-        self._add(self._completed_rate, event.at_ns, 1)
+        self._add(self._completed_rate, self._since(event.at_ns), 1)
         self._places[place_of(event.place, task.node)] += 1
         took_ns = event.at_ns - task.asked_ns
         self._all.add(took_ns)
@@ -259,9 +269,13 @@ class Collector:
 
     def _happened(self, event: Happened) -> None:
         if event.do != NO_CLOCK:
-            self._spans.saw(event.at_ns, event.do, event.node, ended=event.detail == ENDED)
+            self._spans.saw(self._since(event.at_ns), event.do, event.node, ended=event.detail == ENDED)
 
     # ── columns ───────────────────────────────────────────────────────────────────────────────────
+
+    def _since(self, at_ns: int) -> int:
+        """The record's time of a moment of the run."""
+        return max(0, at_ns - self._begin_ns)
 
     def _column(self, at_ns: int) -> int:
         while at_ns // self._interval_ns >= self._columns_max:
@@ -279,6 +293,7 @@ class Collector:
         columns[column] += amount
 
     def _add_span(self, columns: array[int], from_ns: int, to_ns: int) -> None:
+        from_ns, to_ns = self._since(from_ns), self._since(to_ns)
         self._column(to_ns)  # first, as it may fold
         while from_ns < to_ns:
             until_ns = min(to_ns, (from_ns // self._interval_ns + 1) * self._interval_ns)
@@ -297,6 +312,7 @@ class Collector:
             gone = self._gone.get(node)
             if gone is not None:
                 self._add_span(gone, self._away[node], at_ns)
+        at_ns = self._since(at_ns)
         length = max(1, -(-at_ns // self._interval_ns)) if at_ns else 0
         interval_s = self._interval_ns / SECOND
         notes = [
@@ -383,7 +399,7 @@ class Collector:
         if self._counts["completed"]:
             figures["messages_per_task"] = round(messages / self._counts["completed"], 3)
         if at_ns and self._nodes:
-            minutes = at_ns / SECOND / 60
+            minutes = (self._begin_ns + at_ns) / SECOND / 60  # what was said before is counted as well
             figures["bytes_per_node_minute"] = round(
                 (sent + self._delivered_bytes) / len(self._nodes) / minutes, 1
             )
@@ -415,7 +431,8 @@ class Spans:
         if len(self._struck) >= STRUCK_MAX:
             self.dropped += 1
             return
-        self._open.setdefault((do, node), []).append(len(self._struck))
+        if do not in _MOMENTS:
+            self._open.setdefault((do, node), []).append(len(self._struck))
         self._struck.append((at_ns, do, node, None))
 
     def _close(self, key: tuple[str, str], at_ns: int) -> bool:

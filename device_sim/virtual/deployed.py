@@ -52,19 +52,23 @@ def bundles(prepared: Prepared) -> list[Bundle]:
 
 
 def services(prepared: Prepared, found: list[Bundle]) -> tuple[dict[str, Service], list[str]]:
-    """Every deployed function's model, and a sentence for each whose time nobody told.
+    """Every deployed function's model, and a sentence for each that is asked for and whose time nobody told.
 
     Raises: BadInput: a function that is to be called really does not import.
     """
     tables = prepared.scenario.services
     sources = {path.stem: path for path in prepared.sources}
+    asked = {
+        each.function for device in prepared.scenario.devices for each in (*device.calls, *device.arrivals)
+    }
     made: dict[str, Service] = {}
     untold: list[str] = []
     for bundle in found:
         for manifest in bundle.manifests():
             table = tables.get(manifest.name)
             if table is None:
-                untold.append(manifest.name)
+                if manifest.name in asked:
+                    untold.append(manifest.name)
                 table = ServiceTable()
             made[manifest.name] = _service(manifest.name, table, prepared.recorded, sources)
     default_ms = ServiceTable().mean_ms

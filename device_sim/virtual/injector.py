@@ -117,6 +117,11 @@ class Injector:
         self.world.note(node, "fault", f"{do} {detail}")
         self._saw(Happened(self.world.now_ns, do, node, detail))
 
+    def _ended(self, do: str, node: str) -> None:
+        """One that ends by itself; what is told after the end of all has ended with them."""
+        if not self._healed:
+            self._happened(do, node, ENDED)
+
     def _machines(self, node: str) -> list[tuple[Site, str]]:
         if node in (GATEWAY, BROKER):
             return [(site, GATEWAY) for site in self.sites]
@@ -138,7 +143,7 @@ class Injector:
             case "restart" | "restart-gateway":
                 self._back(site, machine)
             case "kill-broker" | "wipe-broker":
-                site.end_broker(wipe=fault.do == "wipe-broker")
+                site.end_broker(wipe=fault.do == "wipe-broker", back=lambda: self._ended(fault.do, shown))
             case "pause":
                 machine.pause()
             case "resume":

@@ -161,7 +161,8 @@ class Play:
         self.collector = Collector(
             {name: machine.board.cls for name, machine in self.machines.items()},
             {name: machine.board.workers for name, machine in self.machines.items()},
-            self.end_ns,
+            self.duration_ns,
+            begin_ns=BEGIN_NS,
         )
         for site in self.sites:
             site.watch_wires()

@@ -171,21 +171,23 @@ class Site:
         self.world.note(machine.name, "ended", how)
         self.saw(Crashed(self.world.now_ns, machine.name, how))
 
-    def end_broker(self, *, wipe: bool) -> None:
-        """Kill -9; the gateway's supervisor starts it again, if the gateway is up then."""
+    def end_broker(self, *, wipe: bool, back: Callable[[], None]) -> None:
+        """Kill -9; the gateway's supervisor starts it again, if the gateway is up then. *back*: it runs."""
         if self.broker.running:
             self.broker.stop("kill")
-        self.world.after(BROKER_BACK_NS, self._broker_back, wipe)
+        self.world.after(BROKER_BACK_NS, self._broker_back, wipe, back)
 
-    def _broker_back(self, wipe: bool) -> None:
+    def _broker_back(self, wipe: bool, back: Callable[[], None]) -> None:
         if self.broker.running:
+            back()
             return
         if self._house is None:  # nobody is there to start it; the gateway will, when it comes
-            self.world.after(BROKER_BACK_NS, self._broker_back, wipe)
+            self.world.after(BROKER_BACK_NS, self._broker_back, wipe, back)
             return
         self.broker.start(database=not wipe)
         if self.duties is not None and self.duties.door_list is not None:
             self.duties.door_list.moved()
+        back()
 
     async def _gateway(self, machine: Machine) -> None:
         keystore = DiskKeyStore(machine.disk)

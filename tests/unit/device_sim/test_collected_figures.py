@@ -268,9 +268,42 @@ def test_faults_become_spans_by_their_ends():
     assert spans.struck() == [
         Struck(at_s=1, do="kill", node="pi-1", until_s=3),
         Struck(at_s=2, do="partition", node="a|b", until_s=4),
-        Struck(at_s=5, do="restart", node="pi-2", until_s=7),
+        Struck(at_s=5, do="restart", node="pi-2", until_s=None),
         Struck(at_s=6, do="pause", node="pi-2", until_s=7),
     ]
+
+
+@pytest.mark.parametrize(
+    ("do", "end"),
+    [
+        ("kill", "restart"), ("power-cut", "restart"), ("pause", "restart"), ("pause", "resume"),
+        ("kill-gateway", "restart-gateway"), ("power-cut-gateway", "restart-gateway"),
+        ("partition", "heal-partition"), ("disk-full", "disk-free"),
+    ],
+)  # fmt: skip
+def test_a_verb_that_makes_good_ends_what_it_makes_good_and_is_no_fault(do, end):
+    spans = Spans()
+    spans.saw(1 * SECOND, do, "pi")
+    spans.saw(3 * SECOND, end, "pi")
+    spans.saw(9 * SECOND, "heal", "")
+
+    assert (spans.count, spans.struck()) == (1, [Struck(at_s=1, do=do, node="pi", until_s=3)])
+
+
+def test_a_record_begins_where_its_run_is_told_to():
+    """What came before is counted, and is no part of the time that is shown."""
+    found = Collector(CLASSES, {}, 10 * SECOND, begin_ns=10 * SECOND)
+    found.saw(Started(2 * SECOND, "pi-1"))
+    one_task(found, "a", at_ns=4 * SECOND)
+    one_task(found, "b", at_ns=12 * SECOND)
+    found.saw(Happened(13 * SECOND, "kill-worker", "pi-1"))
+    parts = found.finish(20 * SECOND)
+
+    assert parts.figures["completed"] == 2
+    assert parts.figures["tasks_per_s"] == 0.2
+    assert parts.faults == [Struck(at_s=3, do="kill-worker", node="pi-1")]
+    assert len(parts.rates.accepted) * parts.rates.interval_s == 10
+    assert parts.rates.accepted[round(2 / parts.rates.interval_s)] == 1
 
 
 def test_every_figure_has_a_meaning_written_down():
