@@ -30,6 +30,8 @@ READY_S_MAX: Final = 60.0
 ASK_S_MAX: Final = 1.0  # for a daemon's status, when it may be stopped or dead
 TERM_S_MAX: Final = 15.0  # a daemon gives running work ten seconds to drain
 ABORT_S_MAX: Final = 3.0  # who pressed Ctrl-C does not wait for work to drain
+CATCH_S: Final = 0.05
+CATCH_S_MAX: Final = 4.0  # that a kill waits, once more, for work to interrupt
 CUT_S_MAX: Final = 15.0  # three times what a revocation may take: then something is wrong
 JOINING_MAX: Final = 4  # at once: more only wait for this machine's cores
 SPEEDS: Final = {1.0: "full-speed", 2.0: "half-speed", 4.0: "quarter-speed", 8.0: "eighth-speed"}
@@ -77,6 +79,8 @@ class Members:
         self.broker = ""
         self.mesh_id = ""
         self.probe: tuple[str, Any, dict[str, Any]] | None = None
+        self.open_at: Callable[[str], int] = lambda name: 0
+        """Promises of this member whose end its drivers have not heard."""
         """A call that the mesh takes, to ask for what it must refuse: function, argument, more arguments."""
         self.probes: set[str] = (
             set()
@@ -208,7 +212,7 @@ class Members:
         member = self.gateway if not fault.needs_node else self.members[fault.node]
         match fault.do:
             case "kill" | "kill-gateway":
-                return await self._kill(member)
+                return await self._kill(member, fault)
             case "pause":
                 return self._pause(member)
             case "resume":
@@ -222,13 +226,15 @@ class Members:
             case verb:
                 raise AssertionError(f"{verb} is for the world: scenario.for_fleet leaves it out")
 
-    async def _kill(self, member: Member) -> dict[str, Any]:
+    async def _kill(self, member: Member, fault: Fault) -> dict[str, Any]:
         """SIGKILL to the daemon alone: its workers must notice by themselves."""
         assert member.process is not None
         await self._note_wire(member)  # its counters die with it: what it sends after this is not counted
         self.processes.remember()
         if member.device is None:
             self._remember_broker()
+        if fault.open_min:
+            await self._catch_at_work(member, fault)
         workers = {pid: started_at(pid) for pid in children_of(member.process.pid)}
         at, pid = time.time(), member.process.pid
         if member.alive:
@@ -242,6 +248,20 @@ class Members:
                 return {"at": at, "pid": pid, "workers": sorted(workers)}
             await asyncio.sleep(0.01)
         raise Unavailable(f"workers of {member.name} live on after their daemon was killed")
+
+    async def _catch_at_work(self, member: Member, fault: Fault) -> None:
+        """Stop it while so many promises are open, or as it is after a while: what a kill is to interrupt must
+        not have ended between the decision and the signal."""
+        assert member.process is not None
+        until = time.monotonic() + CATCH_S_MAX
+        while member.alive and time.monotonic() < until:
+            if self.open_at(member.name) >= fault.open_min:
+                member.process.send_signal(signal.SIGSTOP)
+                await asyncio.sleep(CATCH_S)  # drivers hear what it had said already
+                if self.open_at(member.name) >= fault.open_min:
+                    return  # SIGKILL ends a stopped process as well
+                member.process.send_signal(signal.SIGCONT)
+            await asyncio.sleep(CATCH_S)
 
     def _pause(self, member: Member) -> dict[str, Any]:
         assert member.process is not None

@@ -161,6 +161,7 @@ class Fleet:
         fleet = self.scenario.fleet
         await self.members.start(self.prepared.sources)
         self.members.probe = self._probe()
+        self.members.open_at = lambda name: self._open.get(name, 0)
         self.screen.tell(
             f"{len(self.prepared.plans)} devices replay their series for {fleet.duration_s:g} s; they know "
             "only the client, the nodes decide where work runs"
