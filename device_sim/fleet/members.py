@@ -250,8 +250,8 @@ class Members:
         raise Unavailable(f"workers of {member.name} live on after their daemon was killed")
 
     async def _catch_at_work(self, member: Member, fault: Fault) -> None:
-        """Stop it while so many promises are open, or as it is after a while: what a kill is to interrupt must
-        not have ended between the decision and the signal."""
+        """Stop it while so many promises are open, or as it is after a while: what a kill is to interrupt
+        must not have ended between the decision and the signal."""
         assert member.process is not None
         until = time.monotonic() + CATCH_S_MAX
         while member.alive and time.monotonic() < until:
