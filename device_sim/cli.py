@@ -13,6 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
+from device_sim.commands import replay as again
+from device_sim.commands import run as world
+from device_sim.commands import swarm as seeds
+from device_sim.commands.options import ScenarioArgument, SeedOption
 from device_sim.fleet import play as stage
 from device_sim.fleet.play import Interrupted, Run
 from device_sim.fleet.preparation import Player, Prepared, prepare
@@ -29,13 +33,6 @@ NOT_HELD = exits.TASK_FAILED
 DURATION_S_MAX = 86400.0
 LISTED_MAX = 64  # nodes or faults that are told one by one
 
-ScenarioArgument = Annotated[
-    Path, typer.Argument(metavar="SCENARIO", help="A TOML file; see docs/scenario.md.")
-]
-SeedOption = Annotated[
-    int | None,
-    typer.Option("--seed", metavar="N", min=0, help="Instead of the scenario's; of offsets and jitter."),
-]
 DurationOption = Annotated[
     float | None,
     typer.Option(
@@ -59,6 +56,9 @@ program = Simulator(
     help_text="Fleets of edgeweave nodes on this machine: real daemons, real sensor data, faults on purpose.",
 )
 app = program.app
+world.register(app)
+seeds.register(app)
+again.register(app)
 
 
 @app.command("fleet", short_help="Play a scenario on real daemons, with its faults, and report.")

@@ -30,6 +30,7 @@ from device_sim.scenario import (
     Trace,
     beyond_fleet,
     for_fleet,
+    lengthened,
     parse,
     scaled,
     scaled_to,
@@ -89,13 +90,15 @@ def prepare(
     *,
     seed: int | None = None,
     duration_s: float | None = None,
+    length_s: float | None = None,
     nodes: int | None = None,
     player: Player = "fleet",
 ) -> Prepared:
     """Read a scenario and everything that it names.
 
     Args:
-        seed, duration_s: instead of the scenario's own.   nodes: scaled to so many, each class in proportion.
+        seed: instead of the scenario's own.   duration_s: the same story at another pace.
+        length_s: at the same pace for so long.   nodes: scaled to so many, each class in proportion.
         player: "any": real daemons if they can, else the world; its faults are left as they are listed.
     Raises: BadInput: one line with its place; *player* is "fleet" and cannot play it.
     """
@@ -111,6 +114,8 @@ def prepare(
         scenario = scaled_to(scenario, nodes)
     if duration_s is not None:
         scenario = scaled(scenario, duration_s)
+    if length_s is not None:
+        scenario = lengthened(scenario, length_s)
     chosen = scenario.fleet.seed if seed is None else seed
     refused = next(unplayable(scenario), None)
     if player == "fleet":

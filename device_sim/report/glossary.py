@@ -47,13 +47,15 @@ FIGURES: Final[Mapping[str, Meaning]] = {
     ),
     "crashes": Meaning("", "processes that died otherwise than in order"),
     "faults": Meaning("", "faults injected"),
-    "violations": Meaning("", "checks that failed"),
+    "left_out": Meaning("", "tasks that clients did not ask for: their node was away, or not ready"),
+    "violations": Meaning("", "promises and expectations that were not kept"),
     "resumed": Meaning("", "promises open when their node was killed that ended well"),
     "verified": Meaning("", "results computed again"),
     "differing": Meaning("", "of these, results that came out otherwise"),
     "kill_to_replacement_s": Meaning(
         "s", "from a kill to the first new attempt of a task it cut off, the worst"
     ),
+    "speed_up": Meaning("", "seconds of the fleet's time in one of ours; in virtual time only"),
     "revoked_cut_s": Meaning("s", "until a revoked node had no connection any more, the worst"),
 }
 """In the order in which they are shown. Which of them a run has depends on its kind and on what happened."""

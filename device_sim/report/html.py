@@ -74,7 +74,7 @@ TILES: Final = ("accepted", "completed", "failed", "lost", "p50_ms", "p99_ms", "
 def page(record: Record, pictures: Sequence[Picture] | None) -> str:
     """The whole. Args: pictures: None where they could not be drawn."""
     manifest = record.manifest
-    title = f"{manifest.scenario}, seed {manifest.seed}: {_verdict(record)[1]}"
+    title = f"{manifest.scenario}, seed {manifest.seed}: {verdict_of(record)[1]}"
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     head = tag(
         "head",
@@ -100,7 +100,7 @@ def _sections(record: Record, pictures: Sequence[Picture] | None) -> Iterable[Ht
     nodes = counted(len(record.nodes), "node")
     yield tag("p", f"edgeweave report, {kind}, {nodes}, {seconds(manifest.duration_s)}", class_="quiet")
     yield tag("h1", manifest.scenario)
-    mark, verdict = _verdict(record)
+    mark, verdict = verdict_of(record)
     yield tag("p", verdict, class_=f"verdict {mark}")
     yield _tiles(record)
     yield from _violations(record)
@@ -128,7 +128,7 @@ def _sections(record: Record, pictures: Sequence[Picture] | None) -> Iterable[Ht
     yield _manifest(record)
 
 
-def _verdict(record: Record) -> tuple[str, str]:
+def verdict_of(record: Record) -> tuple[str, str]:
     """(class, sentence)."""
     counts = {word: sum(check.word == word for check in record.checks) for word in SHOWN}
     aside = f", {number(counts['not applicable'])} not applicable" if counts["not applicable"] else ""

@@ -9,7 +9,7 @@ The reference for people is docs/scenario.md. Not here: files.
 
 from device_sim.scenario.beyond import FLEET_NODES_MAX, beyond_fleet, for_fleet, unplayable
 from device_sim.scenario.reading import Document, parse, spelled
-from device_sim.scenario.scaling import scaled, scaled_to
+from device_sim.scenario.scaling import lengthened, scaled, scaled_to
 from device_sim.scenario.tables import (
     NODES_MAX,
     Arrivals,
@@ -48,6 +48,7 @@ __all__ = [
     "Trace",
     "beyond_fleet",
     "for_fleet",
+    "lengthened",
     "parse",
     "scaled",
     "scaled_to",

@@ -1,4 +1,4 @@
-"""The same story told faster or slower, or with more nodes or fewer."""
+"""The same story told faster or slower, with more nodes or fewer, or going on for longer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from device_sim.faults import Fault
 from device_sim.scenario.tables import NODES_MAX, Arrivals, Call, DevicesTable, Scenario, Sensor, Trace
 from security.errors import BadInput
 
@@ -58,6 +59,43 @@ def scaled(scenario: Scenario, duration_s: float) -> Scenario:
             )
             for fault in scenario.faults
         ),
+    )
+
+
+def lengthened(scenario: Scenario, duration_s: float) -> Scenario:
+    """The same fleet at the same pace for longer, or not so long.
+
+    Rates a second and an hour stay as they are. Recorded series and moments begin again when they end; listed
+    faults that come after everything was made good fall out, and those that last longer end then. The quiet
+    time after ``heal_s`` keeps its length; of a run that becomes shorter, its share.
+    """
+    before_s = scenario.fleet.duration_s
+    longer = duration_s > before_s
+    run, heal_s = scenario.run, scenario.run.heal_s
+    if heal_s is not None:
+        quiet_s = before_s - heal_s
+        heal_s = duration_s - quiet_s if longer else duration_s * heal_s / before_s
+    until_s = duration_s if heal_s is None else heal_s
+
+    def device_of(device: DevicesTable) -> DevicesTable:
+        trace = device.trace
+        arrivals = tuple(
+            replace(each, repeat=True) if each.kind == "trace" else each for each in device.arrivals
+        )
+        return replace(
+            device, trace=None if trace is None else replace(trace, repeat=True), arrivals=arrivals
+        )
+
+    def cut(fault: Fault) -> Fault:
+        late = fault.until_s is not None and fault.until_s > until_s
+        return replace(fault, until_s=until_s) if late else fault
+
+    return replace(
+        scenario,
+        fleet=replace(scenario.fleet, duration_s=duration_s),
+        run=replace(run, heal_s=heal_s),
+        devices=tuple(map(device_of, scenario.devices)) if longer else scenario.devices,
+        faults=tuple(cut(fault) for fault in scenario.faults if fault.at_s < until_s),
     )
 
 

@@ -58,9 +58,8 @@ def services(prepared: Prepared, found: list[Bundle]) -> tuple[dict[str, Service
     """
     tables = prepared.scenario.services
     sources = {path.stem: path for path in prepared.sources}
-    asked = {
-        each.function for device in prepared.scenario.devices for each in (*device.calls, *device.arrivals)
-    }
+    asked = {each.function for device in prepared.scenario.devices for each in device.calls}
+    asked |= {each.function for device in prepared.scenario.devices for each in device.arrivals}
     made: dict[str, Service] = {}
     untold: list[str] = []
     for bundle in found:

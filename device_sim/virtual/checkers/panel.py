@@ -18,6 +18,7 @@ from device_sim.virtual.checkers.replicas import Replicas
 from device_sim.virtual.checkers.revoked import RevokedIsOut
 from device_sim.virtual.checkers.sealed import Sealed
 from device_sim.virtual.checkers.settled_once import SettledOnce
+from device_sim.virtual.checkers.violations import Violations
 from device_sim.virtual.evidence import Checker, End, Event, Verdict
 
 
@@ -41,10 +42,17 @@ class Panel:
 
     def __init__(self, judges: Sequence[Checker]) -> None:
         self._judges = list(judges)
+        found = (getattr(judge, "_found", None) for judge in self._judges)
+        self._found = [each for each in found if isinstance(each, Violations)]
         self._told: dict[type, list[Callable[[Event], None]]] = {}
         for judge in self._judges:
             for kind in judge.wants:
                 self._told.setdefault(kind, []).append(judge.saw)
+
+    @property
+    def violations(self) -> int:
+        """So far, for whoever watches; some are only seen at the end."""
+        return sum(each.total for each in self._found)
 
     def wants(self, kind: type) -> bool:
         """Does any of them want to know of events of this kind?"""

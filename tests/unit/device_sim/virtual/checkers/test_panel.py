@@ -13,7 +13,7 @@ from device_sim.virtual.checkers.frames import head_of
 from device_sim.virtual.checkers.panel import Panel, checkers
 from device_sim.virtual.checkers.replicas import Replicas
 from device_sim.virtual.checkers.violations import Violations, moment
-from device_sim.virtual.evidence import Crashed, End, Event, Framed, Happened, Reached, Started
+from device_sim.virtual.evidence import Crashed, End, Event, Framed, Happened, Reached, Started, Told
 from edge_node.wire.messages import Ping
 from security.envelope import peek_kid
 from tests.support.virtual_stories import Speaker, Story, Wire, ns
@@ -39,6 +39,13 @@ def test_a_checker_without_a_subject_never_passes(checker):
     verdict = Story().started("pi-1").judged_by(checker)
 
     assert verdict.word == "not applicable" and len(verdict.why) > 20
+
+
+def test_violations_are_counted_while_it_goes_on():
+    panel = Panel(checkers())
+    panel.saw(Told(ns(1.0), "pi-1", "nobody asked for it", "done", "local"))
+
+    assert panel.violations == 1
 
 
 def test_each_is_told_of_what_it_wants_and_of_nothing_else():

@@ -1,0 +1,1 @@
+"""Commands of ``device-sim`` that need a room of their own."""

@@ -1,0 +1,263 @@
+"""``device-sim swarm``: play drawn scenarios until one breaks a promise, and say how to play it again.
+
+Seeds that fail go to stdout, in their order, as they are found; how far it is goes to stderr.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+
+from device_sim.report.folder import make_folder
+from device_sim.report.progress import Pace, clock, swarm_line
+from device_sim.report.quantities import number
+from device_sim.report.surroundings import commit, versions
+from device_sim.screen import Screen
+from device_sim.virtual import drawing, recorded
+from device_sim.virtual.drawing import NODES, NODES_MAX, NODES_MIN, drawn_scenario
+from device_sim.virtual.particulars import particulars, told
+from device_sim.virtual.play import BEGIN_NS
+from device_sim.virtual.shorten import PLAYS_MAX
+from device_sim.virtual.swarm import Swarm, Word
+from edge_node.commands import exits
+from edge_node.commands.door import JsonOption
+from edge_node.commands.rendering import to_json
+
+SEEDS: Final = 100
+LINES_TOLD: Final = 3
+"""Violations of one checker that are told at once; the file has more, and a replay shows them all."""
+FAULTS_TOLD: Final = 12
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("swarm", short_help="Play drawn scenarios, seed after seed, until a promise breaks.")(swarm)
+
+
+def swarm(
+    ctx: typer.Context,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds", metavar="N", min=1, help=f"So many; else {SEEDS}, or as many as --minutes allow."
+        ),
+    ] = None,
+    first: Annotated[int, typer.Option("--first", metavar="K", min=0, help="The first seed.")] = 0,
+    nodes: Annotated[
+        int, typer.Option("--nodes", metavar="N", min=NODES_MIN, max=NODES_MAX, help="Of each mesh.")
+    ] = NODES,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", metavar="J", min=1, max=256, help="Processes; else one a core.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", metavar="M", min=0.01, help="Begin no seed after so long.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where seed-K.json of each failing seed goes.")
+    ] = Path("out"),
+    twice: Annotated[
+        bool, typer.Option("--twice", help="Each seed in two processes: is it the same run in both?")
+    ] = False,
+    plays: Annotated[
+        int,
+        typer.Option("--plays", metavar="N", min=0, help="At most, to shorten a failing seed; 0: do not."),
+    ] = PLAYS_MAX,
+    json_output: JsonOption = False,
+) -> None:
+    """Draw a whole scenario from each seed (boards, links, work, faults), play it in virtual time, and judge it.
+
+    Exit code 0: every promise held in every seed; 1: one did not. A failing seed is written to DIR/seed-K.json,
+    and `device-sim replay` plays it again.
+    """
+    as_json = json_output or ctx.obj[1]
+    count = seeds if seeds is not None else None if minutes is not None else SEEDS
+    make_folder(out)  # before anything runs for nothing
+    source, version = commit(), versions().get("edgeweave", "")
+    screen, story = Screen(sys.stderr), Screen(sys.stdout)
+    endless = minutes is not None and count is None
+    pace = Pace(float("inf") if endless else float(count or 0))
+    tally = Tally(nodes)
+    with _signals() as caught:
+        run = Swarm(
+            itertools.count(first) if count is None else iter(range(first, first + count)),
+            nodes=nodes,
+            jobs=jobs or os.cpu_count() or 1,
+            twice=twice,
+            plays_max=plays,
+            stop=lambda: bool(caught),
+            enough=lambda: minutes is not None and screen.wall_s >= minutes * 60,
+        )
+
+        def tick() -> None:
+            pace.reached(screen.wall_s, run.played)
+            if endless:
+                pace.total = max(1.0, run.played * (minutes or 0) * 60 / max(screen.wall_s, 0.1))
+            screen.progress(lambda _: swarm_line(pace, failed=len(tally.failed), violations=tally.violations))
+
+        run.tick = tick
+        for word in run.words():
+            tally.take(word)
+            if not word.failed:
+                continue
+            path = out / f"seed-{word.seed}.json"
+            kept = record_of(word, nodes, source, version)
+            recorded.write(path, kept)
+            screen.close()
+            if not as_json:
+                for line in story_of(kept, path):
+                    story.line(line)
+        screen.close()
+    facts = tally.facts(screen.wall_s, source, interrupted=bool(caught))
+    if as_json:
+        sys.stdout.write(to_json(facts, strict=True) + "\n")
+    else:
+        for line in tally.lines(facts):
+            story.line(line)
+    if caught:
+        raise typer.Exit(128 + caught[0])
+    if tally.failed:
+        raise typer.Exit(exits.TASK_FAILED)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Those that came: the swarm ends in order, with what it has found."""
+    caught: list[int] = []
+    before = {}
+    for each in SIGNALS:
+        if signal.getsignal(each) is not signal.SIG_IGN or each != signal.SIGHUP:  # nohup means it
+            before[each] = signal.signal(each, lambda got, frame: caught.append(got))
+    try:
+        yield caught
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+class Tally:
+    """What a swarm has found."""
+
+    def __init__(self, nodes: int) -> None:
+        self.nodes = nodes
+        self.seeds = 0
+        self.virtual_ns = 0
+        self.cpu_ns = 0
+        self.violations = 0
+        self.failed: list[Word] = []
+
+    def take(self, word: Word) -> None:
+        self.seeds += 1
+        self.virtual_ns += word.attempt.ended_ns
+        self.cpu_ns += word.attempt.cpu_ns
+        if word.failed:
+            self.failed.append(msgspec.structs.replace(word, trace=b""))
+            self.violations += sum(each.total for each in word.attempt.broken)
+
+    def facts(self, wall_s: float, source: str, *, interrupted: bool) -> dict[str, Any]:
+        """For ``--json``."""
+        virtual_s = self.virtual_ns / 1e9
+        found: Counter[str] = Counter()
+        where: dict[str, list[int]] = {}
+        for word in self.failed:
+            for each in word.attempt.broken:
+                found[each.checker] += each.total
+                where.setdefault(each.checker, []).append(word.seed)
+        return {
+            "seeds": self.seeds,
+            "nodes": self.nodes,
+            "drawing": drawing.VERSION,
+            "commit": source,
+            "failed": [
+                {"seed": word.seed, "broken": msgspec.to_builtins(word.attempt.broken)}
+                for word in self.failed
+            ],
+            "violations": {name: {"total": found[name], "seeds": where[name]} for name in sorted(found)},
+            "virtual_hours": round(virtual_s / 3600, 3),
+            "wall_s": round(wall_s, 1),
+            "cpu_s": round(self.cpu_ns / 1e9, 1),
+            "speed_up": round(virtual_s / wall_s, 1) if wall_s else 0.0,
+            "interrupted": interrupted,
+        }
+
+    def lines(self, facts: dict[str, Any]) -> list[str]:
+        lines = [
+            f"{name}: {_counted(each['total'], 'violation')} in {_counted(len(each['seeds']), 'seed')}: "
+            + ", ".join(map(str, each["seeds"][:8]))
+            + (" …" if len(each["seeds"]) > 8 else "")
+            for name, each in facts["violations"].items()
+        ]
+        held = "all held" if not self.failed else f"{number(len(self.failed))} did not hold"
+        lines.append(
+            f"{_counted(self.seeds, 'seed')} of {_counted(self.nodes, 'node')}, {held}; "
+            f"{number(facts['virtual_hours'])} hours of virtual time in {clock(facts['wall_s'])}, "
+            f"{number(facts['speed_up'])} times as fast as life"
+            + (f"; commit {facts['commit']}" if facts["commit"] else "")
+            + ("; interrupted" if facts["interrupted"] else "")
+        )
+        return lines
+
+
+def record_of(word: Word, nodes: int, source: str, version: str) -> recorded.Recorded:
+    scenario = drawn_scenario(word.seed, nodes).scenario
+    found = word.attempt
+    return recorded.Recorded(
+        format=recorded.FORMAT,
+        drawing=drawing.VERSION,
+        version=version,
+        commit=source,
+        seed=word.seed,
+        nodes=nodes,
+        drawn=particulars(scenario),
+        scenario=scenario,
+        faults=found.faults,
+        trace_hash=found.trace_hash,
+        steps=found.steps,
+        ended_ns=found.ended_ns,
+        broken=found.broken,
+        shortened=word.shortened,
+    )
+
+
+def story_of(kept: recorded.Recorded, path: Path) -> list[str]:
+    """What is told of a failing seed."""
+    at = f" at commit {kept.commit}" if kept.commit else ""
+    lines = [f"seed {kept.seed} of {_counted(kept.nodes, 'node')} did not hold{at}"]
+    lines += [f"    {line}" for line in kept.drawn]
+    for each in kept.broken:
+        lines.append(f"  {each.checker}: {_counted(each.total, 'violation')} of: {each.promise}")
+        lines += [f"    {line}" for line in each.lines[:LINES_TOLD]]
+    lines += [f"  {line}" for line in shortest_of(kept)]
+    lines.append(f"  device-sim replay {kept.seed} --nodes {kept.nodes}, or device-sim replay {path}")
+    lines.append("")
+    return lines
+
+
+def shortest_of(kept: recorded.Recorded) -> list[str]:
+    """What is enough to make it fail."""
+    short = kept.shortened
+    if short is None:
+        return []
+    until_s = (BEGIN_NS + short.prefix_ns) / 1e9
+    faults = [told(fault, BEGIN_NS) for fault in short.faults]
+    lines = [
+        f"it still fails if everything is made good at {until_s:.3f} s, with {len(faults)} of "
+        f"{_counted(len(kept.faults), 'fault')}{':' if faults else ''}"
+    ]
+    lines += [f"  {each}" for each in faults[:FAULTS_TOLD]]
+    if len(faults) > FAULTS_TOLD:
+        lines.append(f"  and {len(faults) - FAULTS_TOLD} more")
+    return lines
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
