@@ -93,6 +93,8 @@ class Machine:
         self.lives = 0
         self.process: Process | None = None
         self.paused = False
+        self.named: dict[str, None] = {}
+        """What earlier lives of its journal named as damaged: their logs tell it."""
 
     @property
     def up(self) -> bool:
@@ -231,6 +233,7 @@ class Process:
         self.world.cancel(self._turn)
         self.world.cancel(self._timer)
         self._turn = self._timer = None
+        self.machine.named.update(dict.fromkeys(self.journal.damaged))
         self.journal.kill()
         self.link.crash(power=power)
         self.processor.crash()

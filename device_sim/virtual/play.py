@@ -310,6 +310,11 @@ class Play:
                     progress(self)
             return self._ended()
 
+    def advance(self, end_ns: int) -> None:
+        """To this moment of the world and no further: for who wants to look around there."""
+        with _quiet():
+            self.world.run_until(end_ns)
+
     def _busy(self) -> bool:
         gone = self.injector.gone
         return any(client.promised for name, client in self.clients.items() if name not in gone)
@@ -323,7 +328,7 @@ class Play:
             journal = machine.process.journal if machine.process is not None else self._opened(machine)
             if journal is not None:
                 ledgers[name] = journal.rows()
-                damaged[name] = list(journal.damaged)
+                damaged[name] = [*machine.named, *journal.verify()]
             keys[name] = DiskKeyStore(machine.disk).all()
         tasks = self.settings.tasks
         end = End(
