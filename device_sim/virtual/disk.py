@@ -21,6 +21,7 @@ Rebello et al., "Can applications recover from fsync failures?", ATC 2020.
 from __future__ import annotations
 
 import errno
+from array import array
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Disk:
         "_unsafe_max",
         "_used",
         "capacity_bytes",
+        "commits",
         "fsyncs",
         "speed",
         "writes",
@@ -124,6 +126,8 @@ class Disk:
         self._unsafe_max = unsafe_max
         self.capacity_bytes = capacity_bytes
         self.speed = speed or Speed()
+        self.commits = array("q")
+        """Of the ledger's log, for who judges a run and nobody in it: from, to, and when that was fsynced."""
         self.writes = 0
         self.fsyncs = 0
         self._rng = rng

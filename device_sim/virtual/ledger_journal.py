@@ -90,7 +90,9 @@ class VirtualJournal(Reading):
     def rows(self) -> list[Row]:
         """What lies on the disk, for checkers: the rows whose checksums hold, in the order of commits."""
         return [
-            Row(row.id, row.kind, row.at_ms, row.state, row.body) for row in self._store.every() if holds(row)
+            Row(row.id, row.kind, row.at_ms, row.state, row.body, written_ns)
+            for row, written_ns in self._store.kept()
+            if holds(row)
         ]
 
     def _begin(self) -> None:
@@ -113,7 +115,7 @@ class VirtualJournal(Reading):
         gathering = self._gathering
         if not failure:
             try:
-                self._store.finish()
+                self._store.finish(self._world.now_ns)
             except Unavailable as error:
                 failure = error.cause
         size = gathering.size

@@ -133,8 +133,11 @@ class LedgerLog:
         self._begun, self._begun_rows = offsets, fresh
         return len(data)
 
-    def finish(self) -> None:
-        """Fsync what was begun; then it counts. Raises: Unavailable: nothing of it stays."""
+    def finish(self, now_ns: int = -1) -> None:
+        """Fsync what was begun; then it counts. `now_ns`: true time, for ``kept``; -1: not known.
+
+        Raises: Unavailable: nothing of it stays.
+        """
         offsets, rows = self._begun, self._begun_rows
         self._begun, self._begun_rows = [], ()
         if self._lost is not None:
@@ -151,8 +154,13 @@ class LedgerLog:
         except OSError as error:
             self._take_back()
             raise Unavailable(f"the ledger cannot be written: {error.strerror}") from error
-        self._good = disk.size(LOG)
+        begun, self._good = self._good, disk.size(LOG)
         self._number += 1
+        if now_ns >= 0:
+            commits = disk.commits
+            while commits and commits[-2] > begun:  # what lay there was damaged, and is gone
+                del commits[-3:]
+            commits.extend((begun, self._good, now_ns))
         for offset, row in zip(offsets, rows, strict=True):
             self._index(row.id, row.kind, offset)
         self._mark()
@@ -218,6 +226,19 @@ class LedgerLog:
     def every(self) -> Iterator[Row]:
         for place in self._walk():
             yield Row(place.id, place.kind, place.at_ms, place.state, self._body(place), place.crc)
+
+    def kept(self) -> Iterator[tuple[Row, int | None]]:
+        """As ``every``, with the true time at which each was fsynced; None: not known.
+
+        It is told of commits that `finish` told so, and of no other: a rewriting of the log forgets it, and
+        what a dead process had begun was never told.
+        """
+        commits, at = self._disk.commits, 0
+        for place, row in zip(self._walk(), self.every(), strict=True):
+            while at < len(commits) and commits[at + 1] <= place.offset:
+                at += 3
+            known = at < len(commits) and commits[at] <= place.offset
+            yield row, commits[at + 2] if known else None
 
     def gaps(self) -> list[str]:
         return list(self.damaged)
@@ -389,6 +410,7 @@ class LedgerLog:
                 disk.remove(FRESH)
             raise
         disk.rename(FRESH, LOG)
+        del disk.commits[:]
         self._names_unsafe = True  # until then nothing more may be told as kept
         self._generation += 1
         self._good, self._number = at, number
@@ -568,6 +590,7 @@ def set_aside(disk: Disk) -> str:
     aside = _aside(disk)
     if disk.exists(LOG):
         disk.rename(LOG, aside)
+    del disk.commits[:]
     if disk.exists(MARK):
         disk.remove(MARK)
     disk.fsync_dir()

@@ -171,3 +171,33 @@ def test_a_run_is_a_function_of_its_seed(seed):
         return life.told, life.disk.read("ledger.log")
 
     assert run() == run()
+
+
+def test_rows_tell_when_they_were_fsynced_also_to_the_next_life():
+    life = Life()
+    life.accept(1, 2)
+    life.world.at(1 * MS, life.accept, 3)
+    life.world.run_until(12 * MS)
+    life.accept(4)
+    life.world.run_until(13 * MS)  # its commit is in the kernel's hands
+    life.journal.kill()
+
+    again = Life(life.disk)
+    again.accept(5)
+    again.world.run_until(SECOND)
+
+    told = [(row.task, row.written_ns) for row in again.journal.rows()]
+    assert told == [("t1", 5 * MS), ("t2", 5 * MS), ("t3", 10 * MS), ("t4", None), ("t5", 5 * MS)]
+
+
+def test_a_rewritten_log_does_not_know_when_its_rows_were_fsynced():
+    life = Life()
+    life.accept(1, 2)
+    life.journal.append(3, (Closed("t1", Outcome("done", settled_at_ms=2_000_000_000_000)),))
+    life.world.run_until(SECOND)
+    assert life.journal.prune(count_max=0, bytes_max=0, before_ms=0) == 1
+    life.accept(4)
+    life.world.run_until(2 * SECOND)
+
+    told = [(row.task, row.written_ns) for row in life.journal.rows()]
+    assert told == [("t2", None), ("t4", SECOND + 5 * MS)]
