@@ -26,7 +26,9 @@ from device_sim.scenario.tables import (
     ServiceTable,
 )
 
-VERSION: Final = 1
+VERSION: Final = 2
+STREAM: Final = 1
+"""The version whose draws these still are, but for what was added beside them: `_is_patient`."""
 NODES: Final = 12
 NODES_MIN: Final = 2
 NODES_MAX: Final = 200
@@ -34,6 +36,11 @@ DURATION_S: Final = 40.0
 LIVENESS_S: Final = 90.0
 TTL_S: Final = (10.0, 45.0)
 """Of a task: it must have ended when the run does."""
+PATIENT: Final = 0.25
+PATIENT_TTL_S: Final = 240.0
+PATIENT_LIVENESS_S: Final = 150.0
+"""Every fourth seed asks for nothing that expires within the run: an end in time would hide whoever stalls, a
+minute, or two with a lease, after all was made good."""
 FUNCTIONS: Final = ("work.short", "work.long", "work.large")
 
 
@@ -41,20 +48,25 @@ def drawn_scenario(seed: int, nodes: int = NODES) -> Prepared:
     """The scenario of this seed, for the world. Raises: ValueError: too few or too many nodes."""
     if not NODES_MIN <= nodes <= NODES_MAX:
         raise ValueError(f"{nodes} nodes; a swarm has {NODES_MIN} to {NODES_MAX}")
-    rng = Random(f"swarm {VERSION}/{seed}/{nodes}")  # noqa: S311  a simulation is repeatable
+    rng = Random(f"swarm {STREAM}/{seed}/{nodes}")  # noqa: S311  a simulation is repeatable
+    patient = _is_patient(seed, nodes)
     links = {name: _link(rng) for name in ("near", "far")}
     scenario = Scenario(
         fleet=FleetTable(name=f"seed {seed}", duration_s=DURATION_S, seed=seed),
-        run=RunTable(liveness_s=LIVENESS_S),
+        run=RunTable(liveness_s=PATIENT_LIVENESS_S if patient else LIVENESS_S),
         gateway=GatewayTable(workers=rng.choice((1, 2, 4))),
         links=links,
         services=_services(rng),
-        devices=_devices(rng, nodes),
+        devices=_devices(rng, nodes, patient),
         faults=_revocation(rng, nodes),
         rates=_rates(rng),
     )
     document = Document(f"seed {seed}", scenario, {})
     return Prepared(document, scenario, seed, [], {}, {})
+
+
+def _is_patient(seed: int, nodes: int) -> bool:
+    return Random(f"patience {seed}/{nodes}").random() < PATIENT  # noqa: S311  a simulation is repeatable
 
 
 def _maybe(rng: Random, share: float) -> bool:
@@ -88,7 +100,7 @@ def _services(rng: Random) -> dict[str, ServiceTable]:
     }
 
 
-def _devices(rng: Random, nodes: int) -> tuple[DevicesTable, ...]:
+def _devices(rng: Random, nodes: int, patient: bool) -> tuple[DevicesTable, ...]:
     classes = min(nodes, rng.choice((1, 2, 3)))
     found = []
     for number in range(classes):
@@ -105,13 +117,13 @@ def _devices(rng: Random, nodes: int) -> tuple[DevicesTable, ...]:
                 link=rng.choice(("near", "far")),
                 clock_drift_ppm=500.0 if lies else 0.0,
                 rtc=not _maybe(rng, 0.15),
-                arrivals=tuple(_arrivals(rng, name) for name in FUNCTIONS if _maybe(rng, 0.7)),
+                arrivals=tuple(_arrivals(rng, name, patient) for name in FUNCTIONS if _maybe(rng, 0.7)),
             )
         )
     return tuple(found)
 
 
-def _arrivals(rng: Random, function: str) -> Arrivals:
+def _arrivals(rng: Random, function: str, patient: bool) -> Arrivals:
     long = function != "work.short"
     return Arrivals(
         function=function,
@@ -119,7 +131,7 @@ def _arrivals(rng: Random, function: str) -> Arrivals:
         rate_hz=rng.choice((0.05, 0.2) if long else (0.2, 1.0)),
         burst=rng.choice((5, 40)),
         input_bytes=rng.choice((200, 2_000, 40_000)) if function == "work.large" else rng.choice((64, 1_000)),
-        ttl_s=rng.choice(TTL_S),
+        ttl_s=max(rng.choice(TTL_S), PATIENT_TTL_S if patient else 0.0),
         deadline_s=rng.choice((1.0, 8.0)) if _maybe(rng, 0.2) else None,
         priority=rng.choice((0, 0, 0, 5)),
         where=rng.choice(("any", "any", "any", "any", "local", "gateway")),
