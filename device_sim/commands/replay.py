@@ -1,6 +1,6 @@
 """``device-sim replay``: one seed again, event for event, told as a story.
 
-Every moment that is told is the world's; the scenario begins at its tenth second, when everybody has met.
+Every moment that is told is the scenario's: before its time 0 everybody boots.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from device_sim.virtual.attempt import Attempt, attempt
 from device_sim.virtual.checkers.violations import moment
 from device_sim.virtual.drawing import NODES, NODES_MAX, NODES_MIN, drawn_scenario
 from device_sim.virtual.guard import guard
-from device_sim.virtual.particulars import particulars, told
+from device_sim.virtual.particulars import particulars
 from device_sim.virtual.play import BEGIN_NS, Play
 from device_sim.virtual.recorded import Recorded
 from device_sim.virtual.shorten import Shortened
 from device_sim.virtual.story import Story
 from device_sim.virtual.swarm import shortest
+from device_sim.virtual.telling import told
 from edge_node.commands import exits
 from edge_node.commands.door import JsonOption
 from edge_node.commands.rendering import to_json
@@ -92,9 +93,9 @@ def replay(
         say(f"    {line}")
     short = _short(prepared, kept) if shorter else None
     if short is not None:
-        say(f"shortened: everything is made good at {moment(BEGIN_NS + short.prefix_ns)}")
+        say(f"shortened: everything is made good at {moment(short.prefix_ns)}")
         for fault in short.faults:
-            say(f"    {told(fault, BEGIN_NS)}")
+            say(f"    {told(fault)}")
     elif kept is not None:
         for line in shortest_of(kept):
             say(line)
@@ -189,10 +190,10 @@ def _short(prepared: Prepared, kept: Recorded | None) -> Shortened | None:
 def _looked_at(
     prepared: Prepared, story: Story, faults: Any, prefix_ns: int | None, until_ns: int
 ) -> dict[str, Any]:
-    """Play up to a moment of the world. Returns: what is open then."""
+    """Play up to a moment. Returns: what is open then."""
     with guard():
         play = Play(prepared, faults=faults, until_ns=prefix_ns, keep=story.keep, also=story.saw)
-        play.advance(until_ns)
+        play.advance(BEGIN_NS + until_ns)
     machines = play.machines
     return {
         "tasks": {

@@ -20,15 +20,16 @@ import typer
 
 from device_sim.report.folder import make_folder
 from device_sim.report.progress import Pace, clock, swarm_line
-from device_sim.report.quantities import number
+from device_sim.report.quantities import THIN, counted, number
 from device_sim.report.surroundings import commit, versions
 from device_sim.screen import Screen
 from device_sim.virtual import drawing, recorded
+from device_sim.virtual.checkers.violations import moment
 from device_sim.virtual.drawing import NODES, NODES_MAX, NODES_MIN, drawn_scenario
-from device_sim.virtual.particulars import particulars, told
-from device_sim.virtual.play import BEGIN_NS
+from device_sim.virtual.particulars import particulars
 from device_sim.virtual.shorten import PLAYS_MAX
 from device_sim.virtual.swarm import Swarm, Word
+from device_sim.virtual.telling import told
 from edge_node.commands import exits
 from edge_node.commands.door import JsonOption
 from edge_node.commands.rendering import to_json
@@ -74,10 +75,10 @@ def swarm(
     ] = PLAYS_MAX,
     json_output: JsonOption = False,
 ) -> None:
-    """Draw a whole scenario from each seed (boards, links, work, faults), play it in virtual time, and judge it.
+    """Draw a whole scenario from each seed (boards, links, work, faults), play it in virtual time, judge it.
 
-    Exit code 0: every promise held in every seed; 1: one did not. A failing seed is written to DIR/seed-K.json,
-    and `device-sim replay` plays it again.
+    Exit code 0: every promise held in every seed; 1: one did not. A failing seed is written to
+    DIR/seed-K.json, and `device-sim replay` plays it again.
     """
     as_json = json_output or ctx.obj[1]
     count = seeds if seeds is not None else None if minutes is not None else SEEDS
@@ -115,14 +116,14 @@ def swarm(
             screen.close()
             if not as_json:
                 for line in story_of(kept, path):
-                    story.line(line)
+                    story.line(line.replace(THIN, " "))
         screen.close()
     facts = tally.facts(screen.wall_s, source, interrupted=bool(caught))
     if as_json:
         sys.stdout.write(to_json(facts, strict=True) + "\n")
     else:
         for line in tally.lines(facts):
-            story.line(line)
+            story.line(line.replace(THIN, " "))
     if caught:
         raise typer.Exit(128 + caught[0])
     if tally.failed:
@@ -191,14 +192,14 @@ class Tally:
 
     def lines(self, facts: dict[str, Any]) -> list[str]:
         lines = [
-            f"{name}: {_counted(each['total'], 'violation')} in {_counted(len(each['seeds']), 'seed')}: "
+            f"{name}: {counted(each['total'], 'violation')} in {counted(len(each['seeds']), 'seed')}: "
             + ", ".join(map(str, each["seeds"][:8]))
             + (" …" if len(each["seeds"]) > 8 else "")
             for name, each in facts["violations"].items()
         ]
         held = "all held" if not self.failed else f"{number(len(self.failed))} did not hold"
         lines.append(
-            f"{_counted(self.seeds, 'seed')} of {_counted(self.nodes, 'node')}, {held}; "
+            f"{counted(self.seeds, 'seed')} of {counted(self.nodes, 'node')}, {held}; "
             f"{number(facts['virtual_hours'])} hours of virtual time in {clock(facts['wall_s'])}, "
             f"{number(facts['speed_up'])} times as fast as life"
             + (f"; commit {facts['commit']}" if facts["commit"] else "")
@@ -231,10 +232,10 @@ def record_of(word: Word, nodes: int, source: str, version: str) -> recorded.Rec
 def story_of(kept: recorded.Recorded, path: Path) -> list[str]:
     """What is told of a failing seed."""
     at = f" at commit {kept.commit}" if kept.commit else ""
-    lines = [f"seed {kept.seed} of {_counted(kept.nodes, 'node')} did not hold{at}"]
+    lines = [f"seed {kept.seed} of {counted(kept.nodes, 'node')} did not hold{at}"]
     lines += [f"    {line}" for line in kept.drawn]
     for each in kept.broken:
-        lines.append(f"  {each.checker}: {_counted(each.total, 'violation')} of: {each.promise}")
+        lines.append(f"  {each.checker}: {counted(each.total, 'violation')} of: {each.promise}")
         lines += [f"    {line}" for line in each.lines[:LINES_TOLD]]
     lines += [f"  {line}" for line in shortest_of(kept)]
     lines.append(f"  device-sim replay {kept.seed} --nodes {kept.nodes}, or device-sim replay {path}")
@@ -247,17 +248,10 @@ def shortest_of(kept: recorded.Recorded) -> list[str]:
     short = kept.shortened
     if short is None:
         return []
-    until_s = (BEGIN_NS + short.prefix_ns) / 1e9
-    faults = [told(fault, BEGIN_NS) for fault in short.faults]
-    lines = [
-        f"it still fails if everything is made good at {until_s:.3f} s, with {len(faults)} of "
-        f"{_counted(len(kept.faults), 'fault')}{':' if faults else ''}"
-    ]
+    faults = [told(fault) for fault in short.faults]
+    of = f"{len(faults)} of {counted(len(kept.faults), 'fault')}{':' if faults else ''}"
+    lines = [f"it still fails if everything is made good at {moment(short.prefix_ns)}, with {of}"]
     lines += [f"  {each}" for each in faults[:FAULTS_TOLD]]
     if len(faults) > FAULTS_TOLD:
         lines.append(f"  and {len(faults) - FAULTS_TOLD} more")
     return lines
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{number(count)} {noun}{'' if count == 1 else 's'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from device_sim.virtual.evidence import Verdict
@@ -13,8 +14,21 @@ TOLD_MAX: Final = 20
 
 
 def moment(at_ns: int) -> str:
-    """``12.345 s``, by integers alone."""
-    return f"{at_ns // SECOND}.{at_ns % SECOND // MS:03d} s"
+    """``12.345 s``, by integers alone; before time 0: ``-1.250 s``."""
+    sign, whole = ("-", -at_ns) if at_ns <= -MS else ("", max(0, at_ns))
+    return f"{sign}{whole // SECOND}.{whole % SECOND // MS:03d} s"
+
+
+_MOMENT: Final = re.compile(r"(-?)(\d+)\.(\d{3}) s\b")
+
+
+def moment_of(line: str) -> int | None:
+    """Of a violation's line, nanoseconds; None: it has none. The other way round than ``moment``."""
+    found = _MOMENT.match(line)
+    if found is None:
+        return None
+    at_ns = int(found[2]) * SECOND + int(found[3]) * MS
+    return -at_ns if found[1] else at_ns
 
 
 class Violations:
