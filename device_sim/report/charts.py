@@ -339,6 +339,8 @@ def _lanes(record: Record) -> list[tuple[str, list[tuple[float, float | None]]]]
     lanes = []
     for do, some in by_verb.items():
         nodes = list(dict.fromkeys(each.node for each in some if each.node))
+        if len(nodes) == 1 and do.endswith(f"-{nodes[0]}"):
+            nodes = []  # kill-gateway says so itself
         whom = (
             f" {_short(nodes[0], 16)}"
             if len(nodes) == 1

@@ -161,7 +161,7 @@ def changed(prepared: Prepared) -> list[str]:
 def left_out_lines(outcome: Outcome) -> list[str]:
     """What clients did not ask for, and why: the most frequent reasons."""
     lines = [
-        f"{counted(count, 'task')} {'was' if count == 1 else 'were'} not asked for: {why}"
+        f"{counted(count, 'task')} not asked for: {why}"
         for why, count in sorted(outcome.left_out.items(), key=lambda each: (-each[1], each[0]))[:REASONS_MAX]
     ]
     rest = len(outcome.left_out) - REASONS_MAX

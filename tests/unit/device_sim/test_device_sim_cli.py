@@ -65,7 +65,9 @@ def scenario(tmp_path):
 
 
 def test_every_named_command_is_there():
-    assert {each.name for each in cli.app.registered_commands} == {"fleet", "check", "run"}
+    assert {each.name for each in cli.app.registered_commands} == {
+        "fleet", "check", "run", "swarm", "replay",
+    }  # fmt: skip
 
 
 def test_check_tells_what_a_scenario_would_do(device_sim, scenario):
