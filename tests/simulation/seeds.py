@@ -1,0 +1,52 @@
+"""Named seeds: runs that once broke a promise, played again with every change.
+
+A seed means a run only together with its number of nodes and ``drawing.VERSION``: those of another version
+are not played any more. What must outlive that is kept as a scenario of its own, built in code
+(``SCENARIOS``), with the few faults that were enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from device_sim.faults import Fault
+from device_sim.fleet.preparation import Prepared
+from device_sim.scenario.tables import Arrivals, DevicesTable, FleetTable, RunTable, Scenario, ServiceTable
+from device_sim.virtual.recorded import prepared
+
+
+class Named(NamedTuple):
+    seed: int
+    nodes: int
+    drawing: int
+    found: str
+    fixed: str
+    """The commit."""
+
+
+SEEDS: Final = (
+    Named(
+        5044, 12, 1, "a wall clock that jumped years ahead aged results that nobody had heard of", "6690606"
+    ),
+    Named(5094, 12, 1, "the same, with clocks of several nodes", "6690606"),
+)
+
+
+def a_clock_jumps_ten_years() -> Prepared:
+    """Results that a client has not heard of were pruned as too old (fixed by 6690606)."""
+    work = Arrivals(function="work.short", kind="poisson", rate_hz=2.0, input_bytes=64, ttl_s=30.0)
+    scenario = Scenario(
+        fleet=FleetTable(name="a clock jumps ten years", duration_s=20.0, seed=1),
+        run=RunTable(liveness_s=60.0),
+        services={"work.short": ServiceTable(distribution="constant", mean_ms=20.0)},
+        devices=(DevicesTable(prefix="n", count=4, arrivals=(work,)),),
+        faults=(
+            Fault(at_s=8.0, do="clock-step", node="n-1", by_s=3.2e8),
+            Fault(at_s=12.0, do="clock-step", node="n-2", by_s=-3.2e8),
+        ),
+    )
+    return prepared(scenario, 1)
+
+
+SCENARIOS: Final[tuple[Callable[[], Prepared], ...]] = (a_clock_jumps_ten_years,)
