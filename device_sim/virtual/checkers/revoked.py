@@ -8,7 +8,8 @@ If the gateway dies within those five seconds they begin anew when it is back: i
 new epoch even then. Group frames are kept as a sample: of each sender the latest, and of 32 senders the first
 after the cut. They are tried with the production receiver, and whatever the node's ``groups.cbor`` holds.
 Only senders that spoke without a gap of 10 s for 10 s are judged: who has just come back cannot have the
-new epoch before it is handed to it. Memory: one frame a sender.
+new epoch before it is handed to it. Nor can who is cut off in one direction, and still speaks: the time in
+which a link was partitioned, or the gateway's, is a gap. Memory: one frame a sender.
 
 What it cannot see: frames of other senders between the first and the latest; what a node keeps in memory
 and not on its disk. A name that joined again (``Happened("join")``) is not judged any more.
@@ -21,6 +22,7 @@ from typing import Final, NamedTuple
 from device_sim.virtual.checkers.frames import GROUP, PRESENCE, kind_of, mesh_of, source_of
 from device_sim.virtual.checkers.violations import SECOND, Violations
 from device_sim.virtual.evidence import (
+    HEAL,
     JOINS_AGAIN,
     Crashed,
     End,
@@ -81,6 +83,8 @@ class RevokedIsOut:
         self._found = Violations()
         self._out: dict[str, _Out] = {}
         self._latest: dict[str, _Frame] = {}
+        self._cut: dict[str, None] = {}  # whose link is partitioned now
+        self._whole_ns: dict[str, int] = {}  # since when it is not any more
 
     def saw(self, event: Event) -> None:
         kind = type(event)
@@ -114,6 +118,23 @@ class RevokedIsOut:
             assert isinstance(event, Happened)
             if event.do == JOINS_AGAIN and event.node in self._out:
                 self._out[event.node].ends_ns = event.at_ns
+            elif event.do == "partition":
+                self._cut[event.node] = None
+            elif event.do == "heal-partition":
+                self._whole((event.node,), event.at_ns)
+            elif event.do == HEAL:
+                self._whole(tuple(self._cut), event.at_ns)
+
+    def _whole(self, nodes: tuple[str, ...], at_ns: int) -> None:
+        for node in nodes:
+            if self._cut.pop(node, self) is None:
+                self._whole_ns[node] = at_ns
+
+    def _deaf_until(self, sender: str, at_ns: int) -> int:
+        """The last moment at which it could not hear the gateway; -1: it always could."""
+        if sender in self._cut or GATEWAY in self._cut:
+            return at_ns
+        return max(self._whole_ns.get(sender, -1), self._whole_ns.get(GATEWAY, -1))
 
     def _gateway(self, node: str, at_ns: int, *, back: bool) -> None:
         if node != GATEWAY:
@@ -143,7 +164,7 @@ class RevokedIsOut:
             return
         last = self._latest.get(sender)
         gap = last is None or at_ns - last.at_ns > GAP_NS
-        since_ns = at_ns if last is None or gap else last.since_ns
+        since_ns = max(at_ns if last is None or gap else last.since_ns, self._deaf_until(sender, at_ns))
         frame = self._latest[sender] = _Frame(at_ns, since_ns, event.topic, event.payload)
         for out in self._out.values():
             if len(out.early) < EARLY_MAX and sender not in out.early and _counts(frame, out):

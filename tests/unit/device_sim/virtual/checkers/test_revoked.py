@@ -209,3 +209,30 @@ def test_a_name_that_joined_again_is_a_member(story):
 
     story.reaches(49.0, "bad", wire.topic, wire.seal(Ping(1)))
     assert "reached on" in the_violation(story)
+
+
+@pytest.mark.parametrize("cut", ["pi-1", "gateway"])
+def test_one_who_speaks_and_does_not_hear_need_not_have_the_new_epoch(cut):
+    story = Story().started("gateway", "pi-1", "bad")
+    story.happens(15.0, "partition", cut)
+    story.revokes(20.0, "bad")
+    story.happens(30.0, "heal-partition", cut)
+    said(story, Speaker("pi-1", 1), 1.0, 60.0, rotates_s=38.0)
+    story.keys["bad"] = {"groups.cbor": epochs(1).to_bytes()}
+
+    assert verdict(story).word == "passed"
+
+
+@pytest.mark.parametrize("healed", ["heal-partition", "heal"])
+def test_one_who_hears_again_has_ten_seconds_to_take_the_new_epoch(healed):
+    story = Story().started("gateway", "pi-1", "bad")
+    story.happens(15.0, "partition", "pi-1")
+    story.revokes(20.0, "bad")
+    story.happens(30.0, healed, "" if healed == "heal" else "pi-1")
+    said(story, Speaker("pi-1", 1), 1.0, 60.0)
+    story.keys["bad"] = {"groups.cbor": epochs(1).to_bytes()}
+
+    assert verdict(story).violations == (
+        "41.000 s bad: revoked, and can read what pi-1 said 21.000 s after",
+        "59.000 s bad: revoked, and can read what pi-1 said 39.000 s after",
+    )
