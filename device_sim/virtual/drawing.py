@@ -12,6 +12,8 @@ from __future__ import annotations
 from random import Random
 from typing import Any, Final
 
+import msgspec
+
 from device_sim.faults import Fault, Rates
 from device_sim.fleet.preparation import Prepared
 from device_sim.scenario.reading import Document
@@ -41,6 +43,10 @@ PATIENT_TTL_S: Final = 240.0
 PATIENT_LIVENESS_S: Final = 150.0
 """Every fourth seed asks for nothing that expires within the run: an end in time would hide whoever stalls, a
 minute, or two with a lease, after all was made good."""
+DRAINED: Final = 0.5
+DRAINED_S: Final = (20.0, 35.0)
+"""In so many of those, if there are several kinds of boards, the batteries of one kind are empty then (world
+time), for good: where everybody comes back, whoever waits for the dead is not seen."""
 FUNCTIONS: Final = ("work.short", "work.long", "work.large")
 
 
@@ -57,7 +63,9 @@ def drawn_scenario(seed: int, nodes: int = NODES) -> Prepared:
         gateway=GatewayTable(workers=rng.choice((1, 2, 4))),
         links=links,
         services=_services(rng),
-        devices=_devices(rng, nodes, patient),
+        devices=_drained(_devices(rng, nodes, patient), seed, nodes)
+        if patient
+        else _devices(rng, nodes, patient),
         faults=_revocation(rng, nodes),
         rates=_rates(rng),
     )
@@ -121,6 +129,15 @@ def _devices(rng: Random, nodes: int, patient: bool) -> tuple[DevicesTable, ...]
             )
         )
     return tuple(found)
+
+
+def _drained(devices: tuple[DevicesTable, ...], seed: int, nodes: int) -> tuple[DevicesTable, ...]:
+    rng = Random(f"batteries {seed}/{nodes}")  # noqa: S311  a simulation is repeatable
+    if len(devices) < 2 or not _maybe(rng, DRAINED):
+        return devices
+    last = devices[-1]
+    battery_wh = last.idle_w * rng.uniform(*DRAINED_S) / 3600
+    return *devices[:-1], msgspec.structs.replace(last, battery_wh=battery_wh, busy_w=last.idle_w)
 
 
 def _arrivals(rng: Random, function: str, patient: bool) -> Arrivals:

@@ -208,6 +208,8 @@ class Injector:
             machine.disk.flip(LOG, rng.randrange(8 * size))
 
     def _back(self, site: Site, machine: Machine) -> None:
+        if self.gone.get(machine.name, "revoke") != "revoke":
+            return  # without power nobody can start it
         if machine.up:  # in order, as for an update
             site.end(machine.node_id, "kill")
         site.start(machine.node_id)
