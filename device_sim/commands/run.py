@@ -222,15 +222,15 @@ def _line(prepared: Prepared) -> Callable[[Play, float], str]:
 
     def line(play: Play, wall_s: float) -> str:
         at_s = (play.world.now_ns - BEGIN_NS) / SECOND
-        pace.reached(wall_s, min(length_s, max(0.0, at_s)))
+        if at_s < 0:
+            return f"everybody boots: {-at_s:.0f} s before the begin"
+        pace.reached(wall_s, min(length_s, at_s))
         told = run_line(
             pace,
             open_tasks=play.open,
             done=play.collector.counts["completed"],
             violations=play.panel.violations,
         )
-        if at_s < 0:
-            return f"everybody boots: {told}"
         return told if at_s <= length_s else f"coming to rest since {clock(at_s - length_s)}: {told}"
 
     return line
