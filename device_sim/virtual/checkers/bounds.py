@@ -1,16 +1,16 @@
 """Bounds (P5): what may be open, said and heard is bounded, and it is at the door that too much is refused.
 
     open tasks and their bytes          status, and the disks at the end     <= outbox_tasks_max, _bytes_max
-    beats of a sender                   presence frames at the wire          1 a second, 15 in any 10 s
-    a digest                            the gateway's larger presence        1 KiB, 1 a second, 15 in any 10 s
+    beats of a sender                   presence frames at the wire          1 a second, 60 beyond it
+    a digest                            the gateway's larger presence        1 KiB, 1 a second, 60 beyond it
     a payload                           every frame                          <= PAYLOAD_BYTES_MAX
     of how many a node hears beats      presence that reached it             the gateway and 16, by the minute
     an accepted task                    doors, disks                         never turned away afterwards
 
 Direct beats travel in sessions and cannot be told from other traffic; they are not counted. A member says
-one beat more each time that its link comes up, which takes it two seconds: hence 15 for 10. Whom a node
+one beat more each time that its link comes up, and what waited behind a full line comes at once. Whom a node
 follows changes: one in a minute, up to six by the local network, and everybody who went down is replaced;
-so 25 in a quiet minute and 49 in one with faults. Memory: 16 moments a sender, 50 names a reader.
+so 25 in a quiet minute and 49 in one with faults. Memory: two numbers a sender, 50 names a reader.
 
 What it cannot see: a digest so small that its frame could be a beat alone; the bytes that a beat's fields
 waste beside the digest's (a margin of 200 bytes); queues inside a node that no status tells of.
@@ -18,7 +18,6 @@ waste beside the digest's (a margin of 200 bytes); queues inside a node that no 
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 import msgspec
@@ -48,8 +47,8 @@ from edge_node.wire.messages import DIGEST_BYTES_MAX
 BEAT_FRAME_BYTES_MAX: Final = 200
 """A sealed beat, with every number at its longest: 150."""
 DIGEST_FRAME_BYTES_MAX: Final = DIGEST_BYTES_MAX + BEAT_FRAME_BYTES_MAX
-RATE_NS: Final = 10 * SECOND
-RATE_MAX: Final = 15
+RATE_BEYOND: Final = 60
+"""What waited for a minute behind a full line comes at once."""
 FOLLOW_NS: Final = 60 * SECOND
 FOLLOWED_QUIET: Final = 1 + FOLLOWED_MAX + 2 + LAN_MAX
 FOLLOWED_STRUCK: Final = 1 + 3 * FOLLOWED_MAX
@@ -62,21 +61,21 @@ _task = msgspec.msgpack.Decoder(Task)
 
 
 class _Rate:
-    """The last so many moments of a sender."""
+    """A bucket of a sender: one a second runs out, what comes fills it."""
 
-    __slots__ = ("moments",)
+    __slots__ = ("at_ns", "full_ns")
 
     def __init__(self) -> None:
-        self.moments: deque[int] = deque(maxlen=RATE_MAX)
+        self.at_ns = self.full_ns = 0
 
     def exceeds(self, at_ns: int) -> bool:
-        """True once for each window that holds more than it may."""
-        moments = self.moments
-        if len(moments) == RATE_MAX and at_ns - moments[0] < RATE_NS:
-            moments.clear()
-            return True
-        moments.append(at_ns)
-        return False
+        """True once for each time that it runs over."""
+        self.full_ns = max(0, self.full_ns - (at_ns - self.at_ns)) + SECOND
+        self.at_ns = at_ns
+        if self.full_ns <= RATE_BEYOND * SECOND:
+            return False
+        self.full_ns = 0
+        return True
 
 
 class _Heard:
@@ -141,7 +140,7 @@ class Bounds:
         if rate is None:
             rate = self._beats[sender] = _Rate()
         if rate.exceeds(at_ns):
-            self._found.add(at_ns, sender, f"more than {RATE_MAX} beats in {RATE_NS // SECOND} s")
+            self._found.add(at_ns, sender, f"{RATE_BEYOND} beats beyond one a second")
         if size <= BEAT_FRAME_BYTES_MAX:
             return
         if sender != GATEWAY:
@@ -151,7 +150,7 @@ class Bounds:
             self._found.add(at_ns, sender, f"a digest in a frame of {size} bytes: over 1 KiB")
         rate = self._digests.setdefault(sender, _Rate())
         if rate.exceeds(at_ns):
-            self._found.add(at_ns, sender, f"more than {RATE_MAX} digests in {RATE_NS // SECOND} s")
+            self._found.add(at_ns, sender, f"{RATE_BEYOND} digests beyond one a second")
 
     def _reached(self, event: Reached) -> None:
         if event.reader == GATEWAY or kind_of(event.topic) != PRESENCE:
