@@ -5,6 +5,10 @@ beats and leases pass between chunks. Progress survives a new session (chunks ar
 30 s without one ends the transfer, and the next holder is tried. What arrives is believed only when
 the digest of the whole agrees.
 
+A broker's queue for us is one line: beats, leases and keys wait behind the chunks that we asked for. So a
+pull begins with one chunk and asks for more at a time only as long as an answer comes no more than 100 ms
+later than the quickest; a line that carries a chunk in half a second is never asked for seconds of them.
+
 In: Want, messages, ticks. Out: Tell, Fetched, NotFetched. Not here: where bodies are kept (the shell
 answers ``Serve`` through ``lookup``), how chunks are sealed.
 """
@@ -20,7 +24,9 @@ from edge_node.wire.messages import BlobChunk, BlobMissing, BlobWanted, Message
 
 CHUNK_BYTES = 32 * 1024
 CREDIT_CHUNKS = 8
-"""256 KiB asked for at a time: what a slow link carries in ~100 ms must not hold up a lease."""
+"""256 KiB asked for at a time, at most."""
+QUEUE_NS = 100_000_000
+"""How much later than the quickest an answer may come before less is asked for: so long a lease waits."""
 BODY_BYTES_MAX = 8 * 1024 * 1024
 TRANSFERS_MAX = 16
 """Concurrent pulls of a node; the rest waits in order, at most what the callers
@@ -61,6 +67,11 @@ class _Pull(msgspec.Struct):
     size: int = 0
     asked_to: int = 0  # first chunk that has not been asked for
     idle_ns: int = 0
+    credit: int = 1
+    """Chunks that may be asked for and not here."""
+    quickest_ns: int | None = None
+    asks: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    """(chunks that are here when it is answered, when it was asked), in this order; at most CREDIT_CHUNKS."""
 
 
 class Blobs:
@@ -140,18 +151,35 @@ class Blobs:
                 return self._next_holder(now_ns, pull, f"what {peer} sent has another digest")
             del self._pulls[pull.digest]
             return [Fetched(pull.digest, body), *self._begin_next(now_ns)]
-        if pull.asked_to < total and len(pull.chunks) >= pull.asked_to - CREDIT_CHUNKS // 2:
-            first, count = pull.asked_to, min(CREDIT_CHUNKS // 2, total - pull.asked_to)
-            pull.asked_to += count
-            return [Tell(peer, BlobWanted(pull.digest, first, count))]
+        self._answered(now_ns, pull)
+        missing = max(0, pull.asked_to - len(pull.chunks))
+        if pull.asked_to < total and missing <= pull.credit // 2:
+            return [self._ask(now_ns, pull, min(pull.credit - missing, total - pull.asked_to))]
         return []
+
+    def _ask(self, now_ns: int, pull: _Pull, count: int) -> Effect:
+        first = pull.asked_to
+        pull.asked_to += count
+        pull.asks.append((pull.asked_to, now_ns))
+        return Tell(pull.holders[0], BlobWanted(pull.digest, first, count))
+
+    def _answered(self, now_ns: int, pull: _Pull) -> None:
+        """Twice as much at a time, or half, by how long each answer took."""
+        while pull.asks and len(pull.chunks) >= pull.asks[0][0]:
+            took_ns = now_ns - pull.asks.pop(0)[1]
+            if pull.quickest_ns is None or took_ns < pull.quickest_ns:
+                pull.quickest_ns = took_ns
+            late = took_ns > pull.quickest_ns + QUEUE_NS
+            pull.credit = max(1, pull.credit // 2) if late else min(CREDIT_CHUNKS, pull.credit * 2)
 
     def _begin(self, now_ns: int, pull: _Pull) -> list[Effect]:
         self._pulls[pull.digest] = pull
         pull.chunks.clear()
-        pull.total, pull.size, pull.asked_to = None, 0, CREDIT_CHUNKS
+        pull.asks.clear()
+        pull.total, pull.size, pull.asked_to = None, 0, 0
+        pull.credit, pull.quickest_ns = 1, None  # of another holder, perhaps over another line
         pull.idle_ns = now_ns + IDLE_NS
-        return [Tell(pull.holders[0], BlobWanted(pull.digest, 0, CREDIT_CHUNKS))]
+        return [self._ask(now_ns, pull, 1)]
 
     def _begin_next(self, now_ns: int) -> list[Effect]:
         if not self._queue or len(self._pulls) >= TRANSFERS_MAX:
@@ -193,4 +221,7 @@ class Blobs:
         """Invariants; raises AssertionError."""
         assert len(self._pulls) <= TRANSFERS_MAX
         assert all(pull.holders for pull in self._pulls.values())
+        for pull in self._pulls.values():
+            assert 1 <= pull.credit <= CREDIT_CHUNKS and len(pull.asks) <= CREDIT_CHUNKS
+            assert pull.asked_to - len(pull.chunks) <= CREDIT_CHUNKS, "more is on its way than may be"
         assert not (self._queue and len(self._pulls) < TRANSFERS_MAX)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
+
+import pytest
 
 from edge_node.transport.blobs import (
     CHUNK_BYTES,
@@ -16,6 +19,7 @@ from edge_node.transport.blobs import (
 )
 from edge_node.wire.messages import BlobChunk, BlobMissing, BlobWanted
 
+MS = 1_000_000
 BODY = bytes(range(256)) * 2000  # 512 000 bytes: 16 chunks
 DIGEST = hashlib.sha256(BODY).digest()
 
@@ -76,7 +80,7 @@ def test_a_silent_holder_is_left_after_30_s():
     fetcher.want(0, DIGEST, ["mute", "good"])
     assert fetcher.deadline_ns() == IDLE_NS
 
-    assert fetcher.tick(IDLE_NS) == [Tell("good", BlobWanted(DIGEST, 0, 8))]
+    assert fetcher.tick(IDLE_NS) == [Tell("good", BlobWanted(DIGEST, 0, 1))]
 
 
 def test_credit_bounds_what_is_asked_for():
@@ -84,8 +88,40 @@ def test_credit_bounds_what_is_asked_for():
     (ask,) = fetcher.want(0, DIGEST, ["h"])
 
     chunks = holder.handle(0, "me", BlobWanted(DIGEST, 0, 10_000))
-    assert ask == Tell("h", BlobWanted(DIGEST, 0, 8)) and len(chunks) == 8
+    assert ask == Tell("h", BlobWanted(DIGEST, 0, 1)) and len(chunks) == CREDIT_CHUNKS
     assert all(len(c.message.data) == CHUNK_BYTES and c.bulk for c in chunks)
+
+
+def most_on_its_way(round_trip_ns: int, chunk_ns: int, body: bytes) -> int:
+    """Chunks of *body* that wait on a line at once: it takes *chunk_ns* for each and delays both ways."""
+    digest = hashlib.sha256(body).digest()
+    fetcher, holder = Blobs(lambda d: None), Blobs({digest: body}.get)
+    line: deque[tuple[int, BlobChunk]] = deque()  # (arrives, chunk)
+    now_ns = most = free_ns = 0
+    effects = fetcher.want(now_ns, digest, ["h"])
+    while True:
+        for effect in effects:
+            if isinstance(effect, Fetched):
+                assert effect.body == body
+                return most
+            for answer in holder.handle(now_ns, "me", effect.message):
+                free_ns = max(now_ns + round_trip_ns, free_ns) + chunk_ns
+                line.append((free_ns, answer.message))
+        most = max(most, len(line))
+        now_ns, chunk = line.popleft()
+        effects = fetcher.handle(now_ns, "h", chunk)
+        fetcher.check()
+
+
+def test_a_slow_line_is_never_asked_for_seconds_of_chunks():
+    """500 kbit/s carry a chunk in half a second: more than two would keep a lease waiting."""
+    assert most_on_its_way(80 * MS, 524 * MS, BODY) <= 2
+
+
+@pytest.mark.parametrize("round_trip_ns", [MS, 300 * MS])
+def test_a_fast_line_is_soon_asked_for_all_it_may_be(round_trip_ns):
+    """However far away the holder is: its delay is not the line's."""
+    assert most_on_its_way(round_trip_ns, MS, BODY) == CREDIT_CHUNKS
 
 
 def test_chunks_nobody_asked_for_and_strangers_are_ignored():
@@ -112,7 +148,7 @@ def test_a_holder_that_is_down_is_not_waited_for():
 
     assert fetcher.peer_down(0, "dead") == [
         NotFetched(DIGEST, "dead is down"),
-        Tell("good", BlobWanted(other, 0, CREDIT_CHUNKS)),
+        Tell("good", BlobWanted(other, 0, 1)),
     ]
     fetcher.check()
 
