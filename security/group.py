@@ -396,14 +396,45 @@ class EpochUnknown(msgspec.Struct, frozen=True):
 
 class _Stream(msgspec.Struct, eq=False):
     window: ReplayWindow
-    openers: dict[tuple[bytes, str], Opener]  # by (the secret's digest, topic)
+    commit: bytes  # of the epoch and topic that it last spoke under, and what opens that
+    topic: str
+    opener: Opener
+    others: dict[tuple[bytes, str], Opener] | None = None  # by (commit, topic); most have none
+
+    def opens(self, commit: bytes, topic: str) -> Opener | None:
+        if topic == self.topic and commit == self.commit:
+            return self.opener
+        return self.others.get((commit, topic)) if self.others is not None else None
+
+    def keep(self, commit: bytes, topic: str, opener: Opener) -> None:
+        if topic == self.topic and commit == self.commit:
+            self.opener = opener
+            return
+        others = self.others
+        if others is None:
+            others = self.others = {}
+        elif len(others) >= OPENERS_MAX - 1:
+            others.clear()
+        others.pop((commit, topic), None)
+        others[self.commit, self.topic] = self.opener
+        self.commit, self.topic, self.opener = commit, topic, opener
 
 
 class GroupReceiver:
     """Opens other members' frames of one group, each once."""
 
-    def __init__(self, epochs: Epochs, context: Context, *, is_member: Callable[[str], bool]) -> None:
-        """``is_member``: does the *current* roster list this id as active? Nobody else is listened to."""
+    def __init__(
+        self,
+        epochs: Epochs,
+        context: Context,
+        *,
+        is_member: Callable[[str], bool],
+        opener: Callable[[bytes, bytes, bytes, bytes], Opener] = Opener,
+    ) -> None:
+        """``is_member``: does the *current* roster list this id as active? Nobody else is listened to.
+        ``opener``: makes an ``Opener`` of its four arguments; one process with many readers may share them.
+        """
+        self._opener = opener
         self._epochs = epochs
         self._context = context
         self._is_member = is_member
@@ -440,7 +471,7 @@ class GroupReceiver:
         streams = self._senders.get(src)
         stream = streams.get(stream_id) if streams is not None else None
         if stream is not None:
-            opener = stream.openers.get((epochs[0].commit, topic))
+            opener = stream.opens(epochs[0].commit, topic)
             if opener is not None and len(epochs) == 1:
                 seq, plain = opener.open(parcel)  # the hot path
                 return self._once(src, stream_id, stream, seq, plain)
@@ -449,10 +480,8 @@ class GroupReceiver:
             raise ProtocolViolation("group frame is under a key of another source")
         epoch, opener, (seq, plain) = self._try(epochs, info, kid, topic, src, parcel)
         if stream is None:  # kept only now that the tag was good: a forger fills no cache
-            stream = self._new_stream(src, stream_id)
-        if len(stream.openers) >= OPENERS_MAX:
-            stream.openers.clear()
-        stream.openers[epoch.commit, topic] = opener
+            stream = self._new_stream(src, stream_id, _Stream(ReplayWindow(), epoch.commit, topic, opener))
+        stream.keep(epoch.commit, topic, opener)
         return self._once(src, stream_id, stream, seq, plain)
 
     def _try(
@@ -460,7 +489,7 @@ class GroupReceiver:
     ) -> tuple[Epoch, Opener, tuple[int, bytes]]:
         context = self._context(topic, src, self._epochs.group, kid)
         for epoch in epochs:
-            opener = Opener(*derive(epoch.secret, info), kid, context)
+            opener = self._opener(*derive(epoch.secret, info), kid, context)
             try:
                 return epoch, opener, opener.open(parcel)
             except ProtocolViolation:
@@ -476,7 +505,7 @@ class GroupReceiver:
             streams[stream_id] = streams.pop(stream_id)
         return plain
 
-    def _new_stream(self, src: str, stream_id: bytes) -> _Stream:
+    def _new_stream(self, src: str, stream_id: bytes, stream: _Stream) -> _Stream:
         streams = self._senders.get(src)
         if streams is None:
             if len(self._senders) >= MEMBERS_MAX:
@@ -488,7 +517,7 @@ class GroupReceiver:
             streams = self._senders[src] = {}
         if len(streams) >= STREAMS_MAX:
             del streams[next(iter(streams))]
-        stream = streams[stream_id] = _Stream(ReplayWindow(), {})
+        streams[stream_id] = stream
         return stream
 
     def check(self) -> None:
@@ -496,4 +525,4 @@ class GroupReceiver:
         assert len(self._senders) <= MEMBERS_MAX
         for streams in self._senders.values():
             assert 1 <= len(streams) <= STREAMS_MAX
-            assert all(len(one.openers) <= OPENERS_MAX for one in streams.values())
+            assert all(len(one.others or ()) < OPENERS_MAX for one in streams.values())

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 WIDTH: Final = 1024
+_MASK: Final = (1 << WIDTH) - 1  # one for all windows: it is as large as a window
 
 
 class ReplayWindow:
@@ -22,7 +23,7 @@ class ReplayWindow:
     def __init__(self, width: int = WIDTH) -> None:
         assert width > 0
         self._width = width
-        self._mask = (1 << width) - 1
+        self._mask = _MASK if width == WIDTH else (1 << width) - 1
         self._top = 0  # the highest number taken
         self._seen = 0  # bit i: top - i was taken
 
