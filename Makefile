@@ -27,7 +27,7 @@ test: setup      ## the whole test suite; as root it installs missing system pac
 campaign: setup  ## faults at full size: hostile broker, replays, floods, kills (~20 min)
 	@exec bash tests/campaign.sh $(ARGS)
 
-mutants: setup   ## break promises on purpose, one by one: does a swarm see each (~5 min)
+mutants: setup   ## break promises on purpose, one by one: does a swarm see each (~2 min)
 	@exec $(BIN)/python -m tests.simulation.mutants $(ARGS)
 
 lint: setup      ## ruff: style and format

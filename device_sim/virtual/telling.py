@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PROMISES: Final[Mapping[str, str]] = {
     "settled once": "each accepted task ends once, in time, and as its client is told",
+    "fenced": "the number of an attempt is one place's, through every restart",
     "acknowledged survives": "what a node said yes to is on its disk after a kill and a power cut",
     "replicas are equal": "members that have exchanged everything hold the same",
     "bounds": "queues and messages stay within their bounds, and too much is refused at the door",

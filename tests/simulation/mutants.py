@@ -190,6 +190,16 @@ def _refused_and_kept(original: Any) -> Any:
     return submitted
 
 
+def _same_number_again(original: Any) -> Any:
+    def fenced(self: Ledger, entry: Any, serial: int) -> Any:
+        before = entry.attempt
+        found = original(self, entry, serial)
+        entry.attempt = before
+        return found
+
+    return fenced
+
+
 def _old_results_age_at_once(original: Any) -> Any:
     return lambda at_ms, before_ms: at_ms < before_ms
 
@@ -372,6 +382,12 @@ MUTANTS: Final = (
         "down-for-ever",
         "P7: a peer that was down is not up again when it is heard",
         detector.Detector, "heard", _down_for_ever, "finishes",
+    ),
+    Mutant(
+        "number-used-again",
+        "P2: a second attempt goes out under the number of the first",
+        Ledger, "_fenced", _same_number_again, "fenced",
+        found=2,
     ),
     Mutant(
         "plain-envelopes",

@@ -13,6 +13,7 @@ from device_sim.virtual.checkers.acknowledged import Acknowledged
 from device_sim.virtual.checkers.bounds import Bounds
 from device_sim.virtual.checkers.damage import Damage
 from device_sim.virtual.checkers.explained import Explained
+from device_sim.virtual.checkers.fenced import Fenced
 from device_sim.virtual.checkers.finishes import Finishes
 from device_sim.virtual.checkers.replicas import Replicas
 from device_sim.virtual.checkers.revoked import RevokedIsOut
@@ -26,6 +27,7 @@ def checkers() -> list[Checker]:
     """One of each, new, in the order of the promises."""
     return [
         SettledOnce(),
+        Fenced(),
         Acknowledged(),
         Replicas(),
         Bounds(),

@@ -89,7 +89,9 @@ def test_a_quiet_day_passes_everywhere_that_something_was_judged():
         story.frames(at_s, "bad", bad.topic, bad.beat())
     story.revokes(20.0, "bad")
     story.gone["bad"] = "revoke"
-    story.settled(31.0, story.accepted(30.0, "pi-1", 1))
+    task = story.accepted(30.0, "pi-1", 1)
+    story.runs(30.9, "pi-1", task)
+    story.settled(31.0, task)
     story.crashes(40.0, "pi-1", "power")
     story.started("pi-1", at_s=41.0)
     story.frames(42.0, "pi-1", wire.topic, wire.seal(Ping(1)))
