@@ -1,9 +1,10 @@
 """The link of a virtual member: the contract of ``edge_node.transport.link`` over the virtual broker.
 
-It does what ``edge_node.transport.mqtt`` does: connects (TCP and TLS, CONNECT, SUBSCRIBE: 3 s each) with the
-same back-off, writes what was sent in one turn in one piece, refuses when 256 messages are not acknowledged,
-stops reading when its inbox is full, acknowledges what is in it, pings, and gives a connection up when its
-data is not acknowledged for 5 s. No loop: ``start`` and ``stop`` it from the world; ``run`` is for shells.
+It does what ``edge_node.transport.mqtt`` does: connects (3 s for TCP and TLS, 3 s for CONNECT, 60 s for
+SUBSCRIBE) with the same back-off, writes what was sent in one turn in one piece, refuses when 256 messages
+are not acknowledged, stops reading when its inbox is full, acknowledges what is in it, pings, and gives a
+connection up when its data is not acknowledged for 5 s. No loop: ``start`` and ``stop`` it from the world;
+``run`` is for shells.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from security.errors import BadInput, Refused, Unavailable
 
 # As in `edge_node.transport.mqtt`, which is not imported: paho and ssl are nothing for a simulation.
 CONNECT_NS: Final = 3 * SECOND
+SUBSCRIBE_NS: Final = 60 * SECOND
 BACKOFF_NS_MAX: Final = 2 * SECOND
 BACKOFF_NS_FIRST: Final = SECOND // 10
 USER_TIMEOUT_NS: Final = 5 * SECOND
@@ -372,7 +374,7 @@ class VirtualLink:
         self._waiting = wanted or unwanted
         kind = "subscribe" if wanted else "unsubscribe"
         size = CONTROL_BYTES + sum(len(topic) + 3 for topic in self._waiting)
-        self._timeout = self.world.after(CONNECT_NS, self._timed_out, "Operation timed out")
+        self._timeout = self.world.after(SUBSCRIBE_NS, self._timed_out, "Operation timed out")
         self._last_out_ns = self.world.now_ns
         self._conn.up.send([(kind, self._step, self._waiting)], size)
 

@@ -23,7 +23,7 @@ import random
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
 
 from edge_node.transport.inbox import Inbox
@@ -33,7 +33,10 @@ from security.errors import BadInput, EdgeweaveError, Refused, Unavailable
 
 _LOG = logging.getLogger(__name__)
 
-CONNECT_S: Final = 3.0  # one address: TCP, TLS, CONNACK and SUBACK each
+CONNECT_S: Final = 3.0  # one address: TCP and TLS, then CONNACK
+SUBSCRIBE_S: Final = 60.0
+"""For a SUBACK. The retained roster may come before it: 145 KB of 1 024 members, 29 s at 40 kbit/s. A dead
+connection is not waited for so long: TCP_USER_TIMEOUT and the keepalive end it."""
 BACKOFF_S_MAX: Final = 2.0
 BACKOFF_S_FIRST: Final = 0.1
 USER_TIMEOUT_MS: Final = 5_000  # unacknowledged TCP data this old means a dead network
@@ -166,7 +169,8 @@ class MqttLink:
         while True:
             wanted = [topic for topic in self._topics if topic not in standing]
             if wanted:
-                codes: list[Any] = list(await client.subscribe([(t, 1) for t in wanted], timeout=CONNECT_S))
+                asked = client.subscribe([(t, 1) for t in wanted], timeout=SUBSCRIBE_S)
+                codes: list[Any] = list(await client.answer_to(asked))
                 for topic, code in zip(wanted, codes, strict=True):
                     if (code.value if isinstance(code, ReasonCode) else code) >= 0x80:
                         raise Unavailable(f"subscription refused: {topic}")
@@ -174,7 +178,7 @@ class MqttLink:
                 continue  # more may have been asked for meanwhile
             unwanted = sorted(standing - self._topics.keys())
             if unwanted:
-                await client.unsubscribe(unwanted, timeout=CONNECT_S)
+                await client.answer_to(client.unsubscribe(unwanted, timeout=SUBSCRIBE_S))
                 standing.difference_update(unwanted)
                 continue
             if self._client is None:
@@ -230,6 +234,18 @@ class _Client(aiomqtt.Client):
     @property
     def ended(self) -> asyncio.Future[None]:
         return self._disconnected
+
+    async def answer_to(self, request: Coroutine[Any, Any, Any]) -> Any:
+        """What the broker answers; aiomqtt would wait for it on a connection that has ended, too."""
+        asked = asyncio.ensure_future(request)
+        try:
+            await asyncio.wait((asked, self.ended), return_when=asyncio.FIRST_COMPLETED)
+            if asked.done():
+                return asked.result()
+            self.ended.result()
+            raise Unavailable("the broker closed the connection")
+        finally:
+            asked.cancel()
 
     # ---- connecting ----------------------------------------------------------------------------------
 
@@ -383,6 +399,7 @@ class _Client(aiomqtt.Client):
                     self._lose(Unavailable("the broker closed the connection"))
                     return
                 self._in += data
+                self._client._last_bytes_received = self._loop.time()  # a part of a packet is a sign of life
                 self._parse()
                 if len(data) < READ_BYTES_FEW and not (self._pending_bytes and self._pending_bytes()):
                     break  # most likely all there was; asking to be told so costs an exception
@@ -438,7 +455,6 @@ class _Client(aiomqtt.Client):
         if at:
             del buffer[:at]
             self._link.bytes_in += at
-            self._client._last_bytes_received = self._loop.time()
 
     def _deliver(self, first: int, packet: bytes) -> bool:
         """False: the inbox is full."""
