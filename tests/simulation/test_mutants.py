@@ -33,6 +33,13 @@ def unharmed(seed: int, nodes: int, small: bool) -> list[str]:
     ]
 
 
+def shows(mutant: Mutant, seed: int) -> bool:
+    """An error that comes out of a core is no verdict: it ends the test."""
+    with applied(mutant):
+        (verdict,) = judged(seed, mutant.nodes, mutant.settings, mutant.checker)
+    return verdict.word == "failed"
+
+
 def test_every_promise_that_is_judged_is_broken_on_every_floor():
     names = {judge.name for judge in checkers()}
 
@@ -61,11 +68,10 @@ def test_what_was_replaced_is_put_back(mutant):
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", [each for each in MUTANTS if each.quick], ids=lambda each: each.name)
 def test_the_checker_that_is_named_finds_it_and_nothing_without_it(mutant):
-    with applied(mutant):
-        (verdict,) = judged(mutant.found, mutant.nodes, mutant.settings, mutant.checker)
+    seeds = (mutant.found, *mutant.also)
+    found = next((seed for seed in seeds if shows(mutant, seed)), None)
 
-    assert verdict.word == "failed", (
-        f"{mutant.breaks}; seed {mutant.found} no longer shows it: " + HOW.format(mutant.name)
-    )
+    how = HOW.format(mutant.name)
+    assert found is not None, f"{mutant.breaks}; no seed of {seeds} shows it any more: {how}"
     assert mutant.settings in (None, SMALL)
-    assert unharmed(mutant.found, mutant.nodes, mutant.settings is not None) == []
+    assert unharmed(found, mutant.nodes, mutant.settings is not None) == []
