@@ -321,12 +321,14 @@ MUTANTS: Final = (
         "P1: a start takes up nothing of what an earlier life accepted",
         rows.Reading, "open_tasks", _nothing_restored, "settled once",
         found=30,
+        also=(27,),
     ),
     Mutant(
         "first-not-restored",
         "P1: a start passes over the oldest open task",
         rows.Reading, "open_tasks", _half_restored, "settled once",
         found=30,
+        also=(27,),
     ),
     Mutant(
         "nothing-expires",
