@@ -40,7 +40,7 @@ class ParcelLimits(msgspec.Struct, frozen=True):
     in_flight_max: int = 4  # unacknowledged parcels; more only fills the broker's queue
     ack_delay_ns: int = 20 * MS  # an Ack waits this long for traffic to ride on
     ack_every: int = 2  # … but not for more than so many parcels: the sender's window is 4
-    resend_ns: int = 1 * SECOND  # first re-send; doubles up to resend_max_ns
+    resend_ns: int = 1 * SECOND  # first re-send, or twice the round trip; doubles up to resend_max_ns
     resend_max_ns: int = 8 * SECOND
     ttl_ns: int = 120 * SECOND  # given up after this: leases have long moved the work elsewhere
     messages_max: int = 10_000  # waiting and unacknowledged; then Refused
@@ -71,15 +71,16 @@ class _Window(msgspec.Struct):
 
 
 _NONE: deque[Any] = deque(maxlen=0)
-"""A lane in which nothing waits: a deque takes 0.6 KB, and of most streams three of four are empty for ever."""
+"""A lane in which nothing waits: a deque takes 0.6 KB, and of most streams three of four stay empty."""
 
 
 class Stream:
     """Both directions of the conversation with one peer; a core."""
 
     __slots__ = (
-        "_above", "_ack_due_ns", "_bulk", "_bytes", "_flying", "_live", "_loose", "_next_n", "_next_resend_ns",
-        "_parcel_of", "_resend", "_unacked", "_unanswered_parcels", "_up_to", "counters", "limits", "rtt_ns",
+        "_above", "_ack_due_ns", "_bulk", "_bytes", "_flying", "_live", "_loose", "_next_n",
+        "_next_resend_ns", "_parcel_of", "_resend", "_unacked", "_unanswered_parcels", "_up_to", "counters",
+        "limits", "rtt_ns",
     )  # fmt: skip
 
     def __init__(self, limits: ParcelLimits | None = None) -> None:
@@ -234,9 +235,9 @@ class Stream:
 
     def _launch(self, now_ns: int, n: int, out: _Out, window: _Window) -> None:
         out.tries += 1
-        out.resend_ns = now_ns + min(
-            self.limits.resend_ns << min(out.tries - 1, 6), self.limits.resend_max_ns
-        )
+        # Not before its answer may be here: on a slow line copies would only delay what they are copies of.
+        first_ns = max(self.limits.resend_ns, 2 * self.rtt_ns if self.rtt_ns is not None else 0)
+        out.resend_ns = now_ns + min(first_ns << min(out.tries - 1, 6), self.limits.resend_max_ns)
         if self._next_resend_ns is None or out.resend_ns < self._next_resend_ns:
             self._next_resend_ns = out.resend_ns
         window.last = max(window.last, n)

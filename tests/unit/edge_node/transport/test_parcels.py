@@ -85,6 +85,23 @@ def test_a_lost_parcel_is_sent_again_with_the_same_numbers():
     assert b.counters.duplicates == 1
 
 
+def test_nothing_is_sent_again_before_its_answer_may_be_here():
+    """A radio whose round trip takes 0.8 s, and longer with a little to carry: copies would fill it."""
+    a, b = Stream(), Stream()
+    a.post(0, Ping(1))
+    b.arrived(0, *unpack(a.parcel(0)))
+    carry(800 * MS, b, a)
+    assert a.rtt_ns == 800 * MS
+    a.post(1 * SECOND, Ping(2))
+    assert a.parcel(1 * SECOND) is not None
+
+    a.tick(2599 * MS)
+    assert a.parcel(2599 * MS) is None
+    assert a.deadline_ns() == 2600 * MS
+    a.tick(2600 * MS)
+    assert a.parcel(2600 * MS) is not None
+
+
 def test_a_gap_is_told_in_the_bitmap_and_only_the_gap_is_sent_again():
     a, b = Stream(), Stream()
     plains = []
