@@ -103,6 +103,7 @@ class Node:
         clock: Clock,
         entropy: Callable[[int], bytes],
         extension: Extension | None = None,
+        reading: groupcast.Reading | None = None,
     ) -> None:
         assert roster.current is not None, "a member has a roster"
         self.node_id = node_id
@@ -143,6 +144,8 @@ class Node:
 
         self.runtime = runtime(self._on_done, self._on_started)
         self.journal = journal
+        # Which place, which peer, when: no keys. One for all of them, it takes 2.5 KB.
+        rng = self._rng = random.Random(int.from_bytes(entropy(8), "big"))  # noqa: S311
         self.desk = Desk(
             me=node_id,
             settings=DeskSettings(
@@ -151,7 +154,7 @@ class Node:
                 outbox_bytes_max=settings.tasks.outbox_bytes_max,
                 speed=1.0 / settings.board.slowdown,
             ),
-            rng=random.Random(int.from_bytes(entropy(8), "big")),  # noqa: S311  placement, not keys
+            rng=rng,
         )
         previous = keystore.previous_identity()
         self._statics = [keys.static_private_bytes]  # newest first; peers may know an older roster
@@ -176,7 +179,7 @@ class Node:
             signed_roster=lambda: self.roster.signed,
         )
         self.abilities = Abilities()
-        self.presence = self._presence()
+        self.presence = self._presence(reading, rng)
         self.detector = self.presence.detector
         self._group_duties = extension.groups if extension is not None else None
         self.blobs = blobs.Blobs(self._lookup)
@@ -193,7 +196,7 @@ class Node:
             kept_bytes=self.bundles.kept_bytes,
             idle=lambda: not self.desk.works_wait and not self.blobs.busy,
             holders=self._code_holders,
-            rng=random.Random(int.from_bytes(entropy(8), "big")),  # noqa: S311  when and whom to ask, not keys
+            rng=rng,
             bytes_max=ahead.prefetch_bytes_max if ahead.prefetch else 0,
         )
 
@@ -231,13 +234,14 @@ class Node:
             extension.attach(self)
             extension.groups.attach(self)
 
-    def _presence(self) -> presence.Presence:
+    def _presence(self, reading: groupcast.Reading | None, rng: random.Random) -> presence.Presence:
         cast = groupcast.Groupcast(
             me=self.node_id,
             mesh_id=self.mesh_id,
             root_spki_sha256=self.roster.pin,
             is_member=self._is_active,
             entropy=self.entropy,
+            reading=reading,
         )
         kept = self.keystore.group_secrets()
         damage = cast.restore(self.clock.now_ns(), kept) if kept is not None else None
@@ -251,7 +255,7 @@ class Node:
             groupcast=cast,
             load=self.desk.load,
             depends=self.desk.holds_lease,
-            rng=random.Random(int.from_bytes(self.entropy(8), "big")),  # noqa: S311  a choice of peers, not keys
+            rng=rng,
             longest_ns=BEAT_NS_MAX,
         )
 
@@ -928,8 +932,7 @@ class Node:
         up = self.detector.up()
         others = [peer for peer in up if peer != GATEWAY]
         near = [peer for peer in others if self.channels.has(peer)] or others
-        drawn = random.Random(int.from_bytes(self.entropy(8), "big"))  # noqa: S311  a choice of peers, not keys
-        chosen = drawn.sample(near, min(2, len(near)))
+        chosen = self._rng.sample(near, min(2, len(near)))
         return [GATEWAY, *chosen] if GATEWAY in up else chosen
 
     def tell_about_us(self, now_ns: int, wall_ms: int) -> None:

@@ -195,6 +195,7 @@ class Process:
             clock=machine.clock if duties is None else duties.clock,
             entropy=self.world.entropy(name, "life", life),
             extension=duties,
+            reading=site.readings.reading,
         )
         self.retention = Retention(self.node.clock, self.node.settings.tasks.results_kept_s)
         self._turn: Entry | None = None  # booked at the processor, for what lies in the inbox

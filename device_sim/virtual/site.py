@@ -19,6 +19,7 @@ from device_sim.virtual.key_files import DiskKeyStore
 from device_sim.virtual.loop import VirtualLoop
 from device_sim.virtual.machine import Board, Machine
 from device_sim.virtual.network import Network
+from device_sim.virtual.readings import Readings
 from device_sim.virtual.services import Outputs, Service
 from device_sim.virtual.trust import BROKER_ADDRESS, Trust
 from device_sim.virtual.world import SECOND, World
@@ -88,6 +89,7 @@ class Site:
         self.broker_host = BROKER_HOST
         self._loop = loop
         self._opened: dict[bytes, Roster] = {}
+        self.readings = Readings()
         self.machines = {GATEWAY: Machine(world, self, self.shown(GATEWAY), GATEWAY, gateway)}
         for node, board in boards.items():
             self.machines[node] = Machine(world, self, self.shown(node), node, board)

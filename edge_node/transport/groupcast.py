@@ -38,6 +38,7 @@ from edge_node.wire.ids import GATEWAY
 from edge_node.wire.messages import Beat, FleetDigest, GroupKeys, GroupKeysWanted, Message
 from edge_node.wire.topics import Presence, topic_for
 from security import group
+from security.envelope import Opener
 from security.errors import ProtocolViolation
 from security.roster import MEMBERS_MAX
 
@@ -74,6 +75,15 @@ class Adopted(msgspec.Struct, frozen=True):
 Effect = Tell | Keep | Adopted
 
 
+class Reading(msgspec.Struct, frozen=True):
+    """How a frame is opened and read. Both are pure functions of secrets and bytes, so a process in which
+    many members live may remember what they gave; whoever lacks the secret cannot ask for it.
+    """
+
+    opener: Callable[[bytes, bytes, bytes, bytes], Opener] = Opener
+    unpack: Callable[[bytes], tuple[int, list[Any]]] = unpack
+
+
 class Groupcast:
     """The mesh's group, at one member; a core."""
 
@@ -85,16 +95,21 @@ class Groupcast:
         root_spki_sha256: bytes | str,
         is_member: Callable[[str], bool],
         entropy: Callable[[int], bytes],
+        reading: Reading | None = None,
     ) -> None:
         """``root_spki_sha256``: the pin. ``is_member``: does the current roster list this id as active?
-        ``entropy(n)``: n random bytes, for stream ids."""
+        ``entropy(n)``: n random bytes, for stream ids.   ``reading``: if not each frame anew."""
+        reading = reading or Reading()
+        self._unpack = reading.unpack
         self._me = me
         self._mesh = mesh_id
         self._is_member = is_member
         self._epochs = group.Epochs(mesh_id=mesh_id, group=GROUP, root_spki_sha256=root_spki_sha256)
         context = group_context(mesh_id)
         self._sender = group.GroupSender(me, self._epochs, context, entropy=entropy)
-        self._receiver = group.GroupReceiver(self._epochs, context, is_member=is_member)
+        self._receiver = group.GroupReceiver(
+            self._epochs, context, is_member=is_member, opener=reading.opener
+        )
         self.topic = topic_for(Presence(mesh_id, me))
         """Where ``seal``'s frames belong."""
         self._newest: dict[str, tuple[int, int]] = {}  # (incarnation, seq) of the last frame taken
@@ -153,7 +168,7 @@ class Groupcast:
                 self.unknown_epochs += 1
                 self._want(now_ns, plain.epoch, src)
                 return []
-            return self._news(src, unpack(plain)[1])
+            return self._news(src, self._unpack(plain)[1])
         except ProtocolViolation as violation:
             self._violated(violation.cause)
             return []
