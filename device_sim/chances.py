@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from device_sim.scenario.tables import LinkTable, Scenario
 
 SECOND: Final = 1_000_000_000
+STEP_S_MAX: Final = 1e9
+"""Of a clock, as a listed fault may: ``faults.Fault.by_s``."""
 DRAWN_MAX: Final = 100_000
 """Of one run: each is an entry of its report. What comes later is left out."""
 
@@ -132,7 +134,9 @@ def _of_member(
         until_s = min(heal_s, at_s + rng.expovariate(1 / getattr(rates, kind.lasts))) if kind.lasts else at_s
         more: dict[str, Any] = {}
         if kind.do == "clock-step":
-            more["by_s"] = rng.choice((-1, 1)) * max(0.001, rng.expovariate(1 / rates.step_s))
+            more["by_s"] = rng.choice((-1, 1)) * min(
+                STEP_S_MAX, max(0.001, rng.expovariate(1 / rates.step_s))
+            )
         elif kind.do == "slow":
             more |= {"until_s": until_s, "factor": rates.slow_factor}
         elif kind.do == "partition":

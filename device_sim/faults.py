@@ -131,7 +131,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     full_s: Mean = 20.0
     slow_s: Mean = 20.0
     gateway_dead_s: Mean = 10.0
-    step_s: Mean = 5.0
+    step_s: Annotated[float, Meta(gt=0, le=1e9)] = 5.0
     """A clock jumps by so much on average, either way."""
     slow_factor: Annotated[float, Meta(gt=1, le=1000)] = 4.0
 

@@ -26,10 +26,7 @@ class Named(NamedTuple):
 
 
 SEEDS: Final = (
-    Named(
-        5044, 12, 2, "a wall clock that jumped years ahead aged results that nobody had heard of", "6690606"
-    ),
-    Named(5094, 12, 1, "the same, with clocks of several nodes", "6690606"),
+    Named(20121, 12, 2, "beats that a slowed machine let through at once, counted as too many", "98fc972"),
 )
 
 
@@ -37,13 +34,13 @@ def a_clock_jumps_ten_years() -> Prepared:
     """Results that a client has not heard of were pruned as too old (fixed by 6690606)."""
     work = Arrivals(function="work.short", kind="poisson", rate_hz=2.0, input_bytes=64, ttl_s=30.0)
     scenario = Scenario(
-        fleet=FleetTable(name="a clock jumps ten years", duration_s=20.0, seed=1),
+        fleet=FleetTable(name="a clock jumps ten years", duration_s=60.0, seed=1),
         run=RunTable(liveness_s=60.0),
         services={"work.short": ServiceTable(distribution="constant", mean_ms=20.0)},
         devices=(DevicesTable(prefix="n", count=4, arrivals=(work,)),),
         faults=(
-            Fault(at_s=8.0, do="clock-step", node="n-1", by_s=3.2e8),
-            Fault(at_s=12.0, do="clock-step", node="n-2", by_s=-3.2e8),
+            Fault(at_s=30.0, do="clock-step", node="n-1", by_s=3.2e8),
+            Fault(at_s=35.0, do="clock-step", node="n-2", by_s=-3.2e8),
         ),
     )
     return prepared(scenario, 1)
