@@ -79,6 +79,10 @@ ROOMS = {
     "device_sim/devices": {"driver", "moments", "parquet", "series"},
     "device_sim/scenario": set(),
     "device_sim/report": {"charts", "folder", "recompute", "surroundings"},
+    "device_sim/virtual": {
+        *("attempt", "deployed", "drawing", "guard", "link", "loop", "play", "processor", "recorded"),
+        *("shelf", "site", "swarm", "world"),
+    },
     "device_sim/virtual/checkers": set(),
 }
 
