@@ -346,6 +346,7 @@ class Sessions:
         self._moments: list[tuple[int, str]] = []
         self._planned: dict[str, int] = {}
         self._stirred: dict[str, None] = {}
+        self._soonest_ns = FOREVER  # at the last look
         self.failures: Counter[str] = Counter()  # frames and parcels that were refused, by the topic's source
 
     # -- hot path
@@ -450,7 +451,8 @@ class Sessions:
     def deadline_ns(self) -> int | None:
         if self._effects:
             return self._now_ns
-        due = self._due()
+        # Nobody was touched since the last look: what was due then can only have moved away.
+        due = self._due() if self._stirred else self._soonest_ns
         return None if due >= FOREVER else due
 
     def drain(self) -> list[Effect]:
@@ -817,10 +819,12 @@ class Sessions:
                 continue
             due = self._next_ns(peer)
             if due <= at_ns:
+                self._soonest_ns = at_ns
                 return at_ns
             heappop(moments)
             del planned[name]
             self._plan(name, due)
+        self._soonest_ns = FOREVER
         return FOREVER
 
     def _next_ns(self, peer: _Peer) -> int:

@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from random import Random
+
+    from edge_node.wire.messages import DigestEntry
 
 SECOND: Final = 1_000_000_000
 FOLLOWED_MAX: Final = 16
@@ -127,6 +130,21 @@ class Following:
         capacity[peer] = (
             (amount if amount < CAPACITY_MAX else CAPACITY_MAX) if amount > 0.0 else 0.0
         )  # NaN: none
+
+    def told_of(self, entries: Iterable[DigestEntry]) -> None:
+        """``told`` and ``came`` of everybody in a digest; its entries about who is down are passed over."""
+        capacity, down, there = self._capacity, self._down, self._there
+        me, always = self._me, self._always
+        for entry in entries:
+            peer = entry.id
+            if entry.down or peer not in there or peer in (me, always):
+                continue
+            amount = entry.workers * entry.speed
+            if peer not in capacity and len(capacity) >= CAPACITIES_MAX:
+                del capacity[next(iter(capacity))]
+            capacity[peer] = (amount if amount < CAPACITY_MAX else CAPACITY_MAX) if amount > 0.0 else 0.0
+            if down:
+                down.pop(peer, None)
 
     def came(self, peer: str) -> None:
         """The hot path of ``handle(Came)``."""

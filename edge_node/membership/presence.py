@@ -193,12 +193,12 @@ class Presence:
         entries = tuple([entry for entry in digest.entries if entry.id in members and entry.id != me])
         out: list[Effect] = []
         choice = self.following
-        for entry in entries if choice is not None else ():
-            assert choice is not None
-            choice.told(entry.id, entry.workers * entry.speed)
-            if not entry.down:
-                choice.came(entry.id)
-            else:  # a holder of our work may be one that we do not follow, so we see no will of it
+        if choice is not None:
+            choice.told_of(entries)
+            for entry in entries:
+                if not entry.down:
+                    continue
+                # A holder of our work may be one that we do not follow, so we see no will of it.
                 rumour = self.detector.handle(now_ns, detector.Rumoured(entry.id))
                 out += self._judged(now_ns, wall_ms, rumour)
                 if not self.detector.is_up(entry.id):

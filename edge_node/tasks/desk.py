@@ -316,6 +316,8 @@ class Desk:
 
     def deadline_ns(self) -> int | None:
         """When `tick` has something to do next."""
+        if not self._ledger.open and not self._holder.queued:  # leases and retries are of open tasks
+            return self._holder.deadline_ns()
         soonest: int | None = None
         for at_ns in (
             self._ledger.deadline_ns(),

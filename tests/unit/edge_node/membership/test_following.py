@@ -21,6 +21,7 @@ from edge_node.membership.following import (
     Unfollow,
     Went,
 )
+from edge_node.wire.messages import DigestEntry
 
 MANY = [f"n{n:04}" for n in range(1000)]
 
@@ -169,6 +170,29 @@ def test_of_a_thousand_capacities_those_told_last_are_kept():
         following.check()
 
     assert list(following._capacity) == MANY[-CAPACITIES_MAX:]
+
+
+def test_a_digest_says_of_many_what_is_else_said_one_by_one():
+    amounts = [float("inf"), float("nan"), -1.0, 2.0, 1e308]
+    entries = [DigestEntry(each, 0, 1, amounts[n % 5]) for n, each in enumerate(MANY[:300])]
+    entries += [DigestEntry(each, 0, 4, 1.0, down=True) for each in MANY[:5]]
+    entries += [DigestEntry(each, 0, 4, 1.0) for each in ("stranger", "me", "gateway", MANY[299])]
+    one_by_one, at_once = node(), node()
+    for following in (one_by_one, at_once):
+        following.handle(0, members(*MANY))
+        for each in (*MANY[:20], MANY[900]):
+            following.handle(0, Went(each))
+
+    at_once.told_of(entries)
+    for entry in entries:
+        if not entry.down:
+            one_by_one.told(entry.id, entry.workers * entry.speed)
+            one_by_one.handle(0, Came(entry.id))
+
+    at_once.check()
+    assert len(at_once._capacity) == CAPACITIES_MAX and list(at_once._down) == [MANY[900]]
+    assert list(at_once._capacity.items()) == list(one_by_one._capacity.items())
+    assert at_once._down == one_by_one._down
 
 
 def test_the_last_free_one_is_found_among_many_that_are_down():
