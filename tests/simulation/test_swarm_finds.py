@@ -53,8 +53,13 @@ def test_a_failing_seed_is_told_shortened_written_and_played_again(tmp_path):
     short = json.loads(out)
     assert (code, short["broken"][0]["checker"]) == (1, "acknowledged survives")
 
+    kept["commit"] = (
+        "0123456789ab"  # the defect is in no commit: by the same one it would have to be the same
+    )
+    path.write_text(json.dumps(kept))
     code, out, _ = device_sim("replay", path)
     assert code == 0, "it was mended"
+    assert "recorded by commit 0123456789ab" in out
     assert "recorded, and not seen now: acknowledged survives" in out and "every promise held" in out
 
 
