@@ -46,7 +46,7 @@ from device_sim.virtual.machine import Board, Machine
 from device_sim.virtual.network import LinkModel
 from device_sim.virtual.services import Outputs
 from device_sim.virtual.site import NODES_MAX, Site
-from device_sim.virtual.world import World
+from device_sim.virtual.world import World, collected_seldom
 from edge_node.settings import NodeSettings
 from edge_node.wire.ids import GATEWAY
 from security.errors import EdgeweaveError
@@ -296,7 +296,7 @@ class Play:
 
     def run(self, progress: Progress | None = None) -> Outcome:
         """To its end. Raises: whatever a defect raises out of a core."""
-        with _quiet():
+        with _quiet(), collected_seldom():
             world = self.world
             while world.now_ns < self.end_ns:
                 world.run_until(min(self.end_ns, world.now_ns + STRIDE_NS))
@@ -312,7 +312,7 @@ class Play:
 
     def advance(self, end_ns: int) -> None:
         """To this moment of the world and no further: for who wants to look around there."""
-        with _quiet():
+        with _quiet(), collected_seldom():
             self.world.run_until(end_ns)
 
     def _busy(self) -> bool:
