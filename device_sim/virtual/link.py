@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from device_sim.virtual.broker import CONTROL_BYTES, Message, VirtualBroker, send_in_pieces
 from device_sim.virtual.network import CLOSED, Connection, LinkModel, Network
@@ -20,6 +20,9 @@ from device_sim.virtual.world import MS, SECOND, Entry, World
 from edge_node.transport.inbox import Inbox
 from edge_node.transport.link import LINK_DOWN, PAYLOAD_BYTES_MAX, Delivery, LinkDown, LinkUp, Sent
 from security.errors import BadInput, Refused, Unavailable
+
+if TYPE_CHECKING:
+    from random import Random
 
 # As in `edge_node.transport.mqtt`, which is not imported: paho and ssl are nothing for a simulation.
 CONNECT_NS: Final = 3 * SECOND
@@ -131,7 +134,7 @@ class VirtualLink:
         self.address: tuple[str, int] | None = None
         self.bytes_out = self.bytes_in = 0
         self._inbox = inbox
-        self._rng = world.rng("link", client_id)
+        self._rng: Random | None = None  # made when a connection is lost: 2.5 KB, and many lose none
         self._topics: dict[str, None] = {}
         self._running = False
         self._number = 0
@@ -327,6 +330,8 @@ class VirtualLink:
         self._failures = 0 if was_up else self._failures + 1
         self._down(reason)
         ceiling_ns = min(BACKOFF_NS_MAX, BACKOFF_NS_FIRST << min(self._failures, 8))
+        if self._rng is None:
+            self._rng = self.world.rng("link", self.client_id)
         self._backoff = self.world.after(round(ceiling_ns * self._rng.uniform(0.2, 1.0)), self._connect)
 
     def _leave(self, *, watched: bool = True) -> None:

@@ -43,6 +43,7 @@ class RosterTopic(msgspec.Struct, frozen=True):
 Topic = Direct | Group | Presence | RosterTopic
 
 
+@lru_cache(maxsize=4096)  # asked for with every frame of presence; as many as `parse` remembers
 def topic_for(topic: Topic) -> str:
     match topic:
         case Direct(mesh, dst, src):
