@@ -36,7 +36,7 @@ from device_sim.virtual.loop import VirtualLoop
 from device_sim.virtual.machine import Board
 from device_sim.virtual.network import LinkModel
 from device_sim.virtual.services import Exponential, Outputs, Service
-from device_sim.virtual.site import NODES_MAX, Site
+from device_sim.virtual.sites import NODES_MAX, Site
 from device_sim.virtual.world import SECOND, World, collected_seldom
 from edge_node.functions import values
 from edge_node.functions.bundle import Bundle

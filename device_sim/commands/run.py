@@ -26,7 +26,7 @@ from device_sim.report import folder
 from device_sim.report.assertions import Assertion, parse
 from device_sim.report.glossary import ordered
 from device_sim.report.histogram import percentile
-from device_sim.report.html import held, verdict_of
+from device_sim.report.page import held, verdict_of
 from device_sim.report.progress import Pace, clock, run_line
 from device_sim.report.quantities import THIN, counted, milliseconds, number, quantity, seconds
 from device_sim.report.record import Manifest, Record

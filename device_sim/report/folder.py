@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from device_sim.report.captions import Picture
-from device_sim.report.html import page
+from device_sim.report.page import page
 from device_sim.report.record import Record
 from security.errors import Unavailable
 

@@ -13,7 +13,7 @@ from device_sim.faults import BROKER, SECOND, Begun, Done, Fault, Inject, Promis
 from device_sim.virtual.evidence import ENDED, HEAL, Event, Happened, Revoked
 from device_sim.virtual.ledger_log import LOG
 from device_sim.virtual.network import LinkModel, Partition
-from device_sim.virtual.site import Site
+from device_sim.virtual.sites import Site
 from device_sim.virtual.world import Entry, World
 from edge_node.wire.ids import GATEWAY
 

@@ -37,7 +37,7 @@ from security.identity import NodeKeys
 from security.roster import RosterView
 
 if TYPE_CHECKING:
-    from device_sim.virtual.site import Site
+    from device_sim.virtual.sites import Site
 
 TIME_SERVER_S: Final = (5.0, 60.0)
 """From the start of a daemon on a machine without an RTC until a time server was heard."""

@@ -45,7 +45,7 @@ from device_sim.virtual.loop import VirtualLoop
 from device_sim.virtual.machine import Board, Machine
 from device_sim.virtual.network import LinkModel
 from device_sim.virtual.services import Outputs
-from device_sim.virtual.site import NODES_MAX, Site
+from device_sim.virtual.sites import NODES_MAX, Site
 from device_sim.virtual.world import World, collected_seldom
 from edge_node.settings import NodeSettings
 from edge_node.wire.ids import GATEWAY

@@ -81,7 +81,7 @@ ROOMS = {
     "device_sim/report": {"charts", "folder", "recompute", "surroundings"},
     "device_sim/virtual": {
         *("attempt", "deployed", "drawing", "guard", "link", "loop", "play", "processor", "recorded"),
-        *("shelf", "site", "swarm", "world"),
+        *("shelf", "sites", "swarm", "world"),
     },
     "device_sim/virtual/checkers": set(),
 }

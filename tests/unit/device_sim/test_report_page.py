@@ -9,8 +9,8 @@ import pytest
 
 from device_sim.report.captions import Caption, Picture
 from device_sim.report.glossary import FIGURES
-from device_sim.report.html import held, page
 from device_sim.report.markup import Html, tag
+from device_sim.report.page import held, page
 from device_sim.report.quantities import THIN, number, octets, percent, quantity, seconds
 from device_sim.report.record import Check, Edge, Manifest, Node, Record, Struck
 from tests.support.synthetic_records import record
