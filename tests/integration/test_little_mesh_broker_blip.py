@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from edge_node import agent as room
+from edge_node import node as room
 from tests.support.little_mesh import LittleMesh
 
 pytestmark = pytest.mark.slow
