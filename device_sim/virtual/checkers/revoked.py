@@ -8,8 +8,10 @@ If the gateway dies within those five seconds they begin anew when it is back: i
 new epoch even then. Group frames are kept as a sample: of each sender the latest, and of 32 senders the first
 after the cut. They are tried with the production receiver, and whatever the node's ``groups.cbor`` holds.
 Only senders that spoke without a gap of 10 s for 10 s are judged: who has just come back cannot have the
-new epoch before it is handed to it. Nor can who is cut off in one direction, and still speaks: the time in
-which a link was partitioned, or the gateway's, is a gap. Memory: one frame a sender.
+new epoch before it is handed to it. A restart is a gap too, however short: a node comes up with the epoch of
+its disk, and beats under it before it has a session in which it is handed another. Nor can who is cut off in
+one direction, and still speaks: the time in which a link was partitioned, or the gateway's, is a gap. The
+gateway makes the epochs: its own restart excuses it of nothing. Memory: one frame a sender.
 
 What it cannot see: frames of other senders between the first and the latest; what a node keeps in memory
 and not on its disk. A name that joined again (``Happened("join")``) is not judged any more.
@@ -83,6 +85,7 @@ class RevokedIsOut:
         self._found = Violations()
         self._out: dict[str, _Out] = {}
         self._latest: dict[str, _Frame] = {}
+        self._begun_ns: dict[str, int] = {}  # when its daemon was started last
         self._cut: dict[str, None] = {}  # whose link is partitioned now
         self._whole_ns: dict[str, int] = {}  # since when it is not any more
 
@@ -113,6 +116,7 @@ class RevokedIsOut:
             self._gateway(event.node, event.at_ns, back=False)
         elif kind is Started:
             assert isinstance(event, Started)
+            self._begun_ns[event.node] = event.at_ns
             self._gateway(event.node, event.at_ns, back=True)
         elif kind is Happened:
             assert isinstance(event, Happened)
@@ -134,7 +138,8 @@ class RevokedIsOut:
         """The last moment at which it could not hear the gateway; -1: it always could."""
         if sender in self._cut or GATEWAY in self._cut:
             return at_ns
-        return max(self._whole_ns.get(sender, -1), self._whole_ns.get(GATEWAY, -1))
+        begun_ns = self._begun_ns.get(sender, -1) if sender != GATEWAY else -1
+        return max(begun_ns, self._whole_ns.get(sender, -1), self._whole_ns.get(GATEWAY, -1))
 
     def _gateway(self, node: str, at_ns: int, *, back: bool) -> None:
         if node != GATEWAY:

@@ -137,6 +137,28 @@ def test_one_who_has_just_come_back_cannot_have_the_new_epoch_yet(story):
     assert "can read what pi-2 said" in the_violations_of(story)
 
 
+def test_a_restart_shorter_than_a_gap_is_one_too(story):
+    """Down when the epoch changed, back 5 s later: its first beats are under the epoch of its disk."""
+    speaker = Speaker("pi-2", 1)
+    said(story, speaker, 1.0, 19.0)
+    story.crashes(19.5, "pi-2", "power")
+    story.started("pi-2", at_s=24.5)
+    said(story, speaker, 26.0, 34.0)
+    assert verdict(story).word == "passed"
+
+    said(story, speaker, 36.0, 40.0)  # but by now it can
+    assert "36.000 s bad: revoked, and can read what pi-2 said" in the_violations_of(story)
+
+
+def test_a_restart_of_the_gateway_does_not_excuse_its_own_beats(story):
+    """It makes the epochs: five seconds after it is back it has the new one, or never will."""
+    said(story, Speaker("gateway", 1), 1.0, 35.0)
+    story.crashes(26.0, "gateway")
+    story.started("gateway", at_s=26.5)
+
+    assert "bad: revoked, and can read what gateway said" in the_violations_of(story)
+
+
 def the_violations_of(story: Story) -> str:
     return "\n".join(verdict(story).violations)
 
