@@ -172,9 +172,8 @@ class _Taken:
             elif fault.until_s is not None:
                 end_s = fault.until_s
             elif fault.do in _LIFE or fault.do in ("partition", "disk-full"):
-                ends = {
-                    _LIFE.get(fault.do), "heal-partition" if about == "network" else "disk-free", "revoke",
-                }  # fmt: skip
+                beside = "heal-partition" if about == "network" else "disk-free"
+                ends = {_LIFE.get(fault.do, beside), "revoke"}
                 after = by_member[fault.member][number + 1 :]
                 end_s = next((each.at_s for each in after if each.do in ends), float("inf"))
             self._add(fault.member, about, fault.at_s, end_s)

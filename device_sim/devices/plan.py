@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from random import Random
 
 SECOND: Final = 1_000_000_000
+LEAST_S: Final = 1e-9
+"""Bursts that come closer are none: moments are whole nanoseconds."""
 PLANNED_MAX: Final = 50_000
 """Tasks of one device in a run: a plan is kept in memory, and a ledger on disk."""
 
@@ -68,7 +70,7 @@ def in_turn(device: DevicesTable, rows: int, duration_s: float, rng: Random) -> 
     if any(not call.whole for call in device.calls):
         for number, (full_s, first, last) in enumerate(_full(source, rows)):
             due_s = offset_s + full_s
-            if source.burst_s:
+            if source.burst_s >= LEAST_S:
                 due_s = math.ceil(round(due_s / source.burst_s, 9)) * source.burst_s
             if due_s > duration_s:
                 break

@@ -127,6 +127,17 @@ HOUSE = st.lists(
 )
 
 
+def test_a_disk_that_is_freed_brings_no_dead_node_back():
+    listed = [
+        Fault(at_s=0.0, do="kill", node="a-1"),
+        Fault(at_s=0.0, do="disk-full", node="a-1"),
+        Fault(at_s=0.0, do="disk-free", node="a-1"),
+    ]
+    story = scenario(Rates(kill=1000.0), *listed)
+
+    assert impossible(story.timeline() + drawn(story, random.Random(0))) is None
+
+
 @pytest.mark.slow
 @settings(max_examples=100)
 @given(LISTED, HOUSE, st.integers(0, 1000), st.floats(100, 3000))
