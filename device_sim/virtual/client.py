@@ -98,7 +98,8 @@ class Client:
             return
         name = self.machine.name
         now_ns = self.world.now_ns
-        self._saw(Asked(now_ns, name, task.id, task.function, task.ttl_ms * 1_000_000, marker))
+        ttl_ns = task.ttl_ms * 1_000_000
+        self._saw(Asked(now_ns, name, task.id, task.function, ttl_ns, marker, task.where))
         node.submit(task, lambda reply: self._answered(task.id, reply))
         node.when_settled(task.id, self._told)
 

@@ -19,6 +19,8 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
+from edge_node.tasks.task import ANY
+
 HEAL: Final = "heal"
 """``Happened.do``: the end of every fault."""
 ENDED: Final = "ended"
@@ -36,7 +38,8 @@ JOINS_AGAIN: Final = "join"
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A client handed a task to its node. `marker`: bytes within its input that no link may show."""
+    """A client handed a task to its node. `marker`: bytes within its input that no link may show.
+    `where`: it may run there alone; "any": wherever it fits."""
 
     at_ns: int
     node: str
@@ -45,6 +48,7 @@ class Asked(msgspec.Struct, frozen=True):
     ttl_ns: int
     """True nanoseconds within which it must be settled, once accepted."""
     marker: bytes = b""
+    where: str = ANY
 
 
 class Answered(msgspec.Struct, frozen=True):

@@ -71,11 +71,18 @@ class Story:
         return self
 
     def asks(
-        self, at_s: float, node: str, number: int, *, ttl_s: float = 30.0, function: str = FUNCTION
+        self,
+        at_s: float,
+        node: str,
+        number: int,
+        *,
+        ttl_s: float = 30.0,
+        function: str = FUNCTION,
+        where: str = "any",
     ) -> str:
         task = name_of(number)
         self._tasks[task] = (node, function)
-        self.events.append(Asked(ns(at_s), node, task, function, ns(ttl_s), marker_of(number)))
+        self.events.append(Asked(ns(at_s), node, task, function, ns(ttl_s), marker_of(number), where))
         return task
 
     def answers(self, at_s: float, task: str, *, accepted: bool = True, reason: str = "") -> None:
@@ -201,7 +208,7 @@ def status_of(
     peers_up: tuple[str, ...] = ("gateway",),
     open_tasks: int = 0,
     settled: int = 0,
-    **tasks: int,
+    **tasks: int | dict[str, int],
 ) -> dict[str, Any]:
     return {
         "broker": {} if connected is None else {"connected": connected},

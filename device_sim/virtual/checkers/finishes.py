@@ -9,9 +9,14 @@ anywhere or it ends one for others (Ran), its count of settled tasks moves. Whil
 lease is held, an attempt may take its whole time limit: 60 s more. Open tasks that may run nowhere but at a
 node that is gone, or that ask for labels or modules, wait rightly: a node with none but these is not stalled.
 
+Nor is one whose every open task is for one place alone that has its queue full of others' work: as long as it
+asks (more "queue full" from sample to sample) and that place ends attempts (one within a time limit), its
+turn comes when the queue is shorter; how long that takes is a matter of the load. A node that may run a task
+itself, or elsewhere, has no such excuse, nor has one that has ceased to ask.
+
 Memory: one entry a node, one an open task. Not here: faults still under way; a run without a liveness phase
-promises nothing of the kind. What it cannot see: a task that is passed over while others of its node go on,
-before its time to live is over.
+promises nothing of the kind. What it cannot see, before its time to live is over: a task that is passed over
+while others of its node go on, or while the one place that it is for takes the tasks of other nodes instead.
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ from device_sim.virtual.evidence import (
     Told,
     Verdict,
 )
+from edge_node.tasks.states import Refusal
 from edge_node.tasks.task import Task
 from edge_node.wire.ids import GATEWAY
 
@@ -55,8 +61,8 @@ class _Seen:
     """A node as its status shows it, and when it last got somewhere."""
 
     __slots__ = (
-        "answers", "at_ns", "connected", "gateway", "member", "open", "progress_ns", "settled",
-        "stalled_ns", "told",
+        "answers", "at_ns", "connected", "gateway", "member", "open", "places", "progress_ns", "ran_ns",
+        "refused", "settled", "stalled_ns", "stalled_open", "told",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -66,9 +72,13 @@ class _Seen:
         self.member: bool | None = None
         self.gateway = False
         self.open = 0
+        self.places: dict[str, int] = {}  # where its open tasks may run -> how many
+        self.refused = 0  # offers, because a queue was full
+        self.ran_ns = -1  # when an attempt ended here last
         self.settled = -1
         self.progress_ns = 0
         self.stalled_ns = -1  # since when it had got nowhere, the first time that was too long
+        self.stalled_open = 0  # tasks then
         self.told = -1
 
 
@@ -88,7 +98,8 @@ class Finishes:
         self._nodes: dict[str, _Seen] = {}
         self._owners: dict[str, str] = {}  # open tasks
         self._due: dict[str, int] = {}  # open tasks -> when their time is over
-        self._ttl: dict[str, int] = {}
+        self._asked: dict[str, tuple[int, str]] = {}  # not answered yet -> time to live, where
+        self._where: dict[str, str] = {}  # open tasks
         self._healed_ns: int | None = None
 
     def saw(self, event: Event) -> None:
@@ -96,22 +107,29 @@ class Finishes:
         if kind is Ran:
             assert isinstance(event, Ran)
             self._moved(event.node, event.at_ns)
+            self._of(event.node).ran_ns = event.at_ns
             owner = self._owners.get(event.task)
             if owner is not None:
                 self._moved(owner, event.at_ns)
         elif kind is Asked:
             assert isinstance(event, Asked)
-            self._ttl.setdefault(event.task, event.ttl_ns)
+            self._asked.setdefault(event.task, (event.ttl_ns, event.where))
         elif kind is Answered:
             assert isinstance(event, Answered)
-            ttl_ns = self._ttl.pop(event.task, None)
-            if event.accepted and ttl_ns is not None:
+            asked = self._asked.pop(event.task, None)
+            if event.accepted and asked is not None:
+                ttl_ns, where = asked
                 self._owners[event.task] = event.node
                 self._due[event.task] = event.at_ns + ttl_ns + ttl_ns // DRIFT
+                self._where[event.task] = where
+                places = self._of(event.node).places
+                places[where] = places.get(where, 0) + 1
         elif kind is Told:
             assert isinstance(event, Told)
-            self._owners.pop(event.task, None)
+            owner = self._owners.pop(event.task, None)
             self._due.pop(event.task, None)
+            if owner is not None:
+                self._closed(owner, self._where.pop(event.task))
             self._moved(event.node, event.at_ns)
         elif kind is Sampled:
             assert isinstance(event, Sampled)
@@ -133,6 +151,20 @@ class Finishes:
     def _moved(self, node: str, at_ns: int) -> None:
         self._of(node).progress_ns = at_ns
 
+    def _closed(self, owner: str, where: str) -> None:
+        places = self._of(owner).places
+        places[where] -= 1
+        if not places[where]:
+            del places[where]
+
+    def _has_its_turn(self, node: str, places: Mapping[str, int], at_ns: int) -> bool:
+        """Does it wait for others to be served, at the places that its tasks are for and at no other?"""
+        for place in sorted(places):
+            there = self._nodes.get(place)  # None also for "any" and "local": it could do those itself
+            if place == node or there is None or there.ran_ns < at_ns - self._attempt_ns:
+                return False
+        return bool(places)
+
     def _sampled(self, event: Sampled) -> None:
         seen, status, at_ns = self._of(event.node), event.status, event.at_ns
         seen.at_ns = at_ns
@@ -145,9 +177,14 @@ class Finishes:
         seen.gateway = GATEWAY in status.get("peers_up", ())
         tasks: Mapping[str, Any] = status.get("tasks") or {}
         seen.open = int(tasks.get("open", 0))
+        asked_before = seen.refused
+        seen.refused = int((tasks.get("refused_by_peers") or {}).get(Refusal.QUEUE_FULL, 0))
         settled = sum(int(count) for count in (tasks.get("settled") or {}).values())
         if settled != seen.settled or not seen.open or not seen.connected:
             seen.settled = settled
+            seen.progress_ns = at_ns
+            return
+        if seen.refused > asked_before and self._has_its_turn(event.node, seen.places, at_ns):
             seen.progress_ns = at_ns
             return
         if self._healed_ns is None or self._ability.down(event.node) is not None:
@@ -156,6 +193,7 @@ class Finishes:
         busy = tasks.get("running_here") or tasks.get("leases")
         if at_ns - since_ns > self._stall_ns + (self._attempt_ns if busy else 0) and seen.stalled_ns < 0:
             seen.stalled_ns = since_ns
+            seen.stalled_open = seen.open
             seen.told = at_ns
 
     # ── at the end ────────────────────────────────────────────────────────────────────────────────
@@ -222,7 +260,7 @@ class Finishes:
                 moves += 1
         if seen.stalled_ns >= 0 and (moves or not waits):
             seconds = (seen.told - seen.stalled_ns) // SECOND
-            what = f"stalled: {seen.open} tasks open, connected, and nothing moved for {seconds} s"
+            what = f"stalled: {seen.stalled_open} tasks open, connected, and nothing moved for {seconds} s"
             self._found.add(seen.told, node, what)
 
 

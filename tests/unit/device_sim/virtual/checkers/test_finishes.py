@@ -6,7 +6,7 @@ import pytest
 
 from device_sim.virtual.checkers.finishes import Finishes
 from device_sim.virtual.evidence import Event, Sampled
-from tests.support.virtual_stories import Story, ns
+from tests.support.virtual_stories import Story, name_of, ns
 
 
 def verdict(story: Story):
@@ -177,6 +177,59 @@ def test_work_of_another_owner_elsewhere_moves_nothing_here(story):
     story.runs(190.0, "gateway", story.accepted(180.0, "pi-2", 8, ttl_s=3600.0))
 
     assert "pi-1: stalled" in the_violation(story)
+
+
+def refused(story: Story, node: str, *, until_s: int = 295, works_until_s: int = 300) -> None:
+    """From 135 s on its offers find the gateway's queue full, which works on for pi-2 until then."""
+    stuck(story, node, 135, 295)
+    for number, at_s in enumerate(range(135, 296, 10)):
+        asked = number if at_s <= until_s else (until_s - 135) // 10
+        stuck(story, node, at_s, at_s, refused_by_peers={"queue full": asked})
+        if at_s <= works_until_s:
+            story.runs(at_s - 1, "gateway", name_of(50 + number))
+
+
+def test_who_is_for_one_full_place_alone_waits_for_its_turn(story):
+    """A gateway with one worker and a hundred tasks of 1.5 s turns newcomers away for two minutes."""
+    story.accepted(125.0, "pi-1", 7, ttl_s=3600.0, where="gateway")
+    refused(story, "pi-1")
+    assert verdict(story).word == "passed"
+
+    story.accepted(126.0, "pi-1", 8, ttl_s=3600.0)  # this one could have run at home
+    assert "pi-1: stalled" in the_violation(story)
+
+
+@pytest.mark.parametrize("where", ["any", "local", "pi-1"])
+def test_who_may_work_itself_has_no_turn_to_wait_for(story, where):
+    story.accepted(125.0, "pi-1", 7, ttl_s=3600.0, where=where)
+    refused(story, "pi-1")
+    story.runs(190.0, "pi-1", name_of(40))  # work of others: what it ends itself is no turn of its own
+
+    assert "255.000 s pi-1: stalled" in the_violation(story)
+
+
+def test_who_has_ceased_to_ask_is_stalled(story):
+    story.accepted(125.0, "pi-1", 7, ttl_s=3600.0, where="gateway")
+    refused(story, "pi-1", until_s=195)
+
+    assert "265.000 s pi-1: stalled" in the_violation(story)
+
+
+def test_a_full_place_that_does_not_work_gives_nobody_a_turn(story):
+    """The last attempt there ends at 144 s: it is believed for a time limit, and a minute later told."""
+    story.accepted(125.0, "pi-1", 7, ttl_s=3600.0, where="gateway")
+    refused(story, "pi-1", works_until_s=145)
+
+    assert "265.000 s pi-1: stalled" in the_violation(story)
+
+
+def test_a_task_that_has_ended_is_no_reason_to_have_worked(story):
+    """It may have run anywhere, but it is over: what is left is for the gateway alone."""
+    story.accepted(125.0, "pi-1", 7, ttl_s=3600.0, where="gateway")
+    story.settled(128.0, story.accepted(126.0, "pi-1", 8, ttl_s=3600.0))
+    refused(story, "pi-1")
+
+    assert verdict(story).word == "passed"
 
 
 @pytest.mark.parametrize("busy", ["running_here", "leases"])
