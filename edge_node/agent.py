@@ -106,6 +106,7 @@ class Agent(Node):
 
     async def run(self) -> None:
         """Until cancelled. ``ready`` is set once work is accepted."""
+        self.prepare()
         self._looks_due.set()
         self.journal.start(
             asyncio.get_running_loop().call_soon_threadsafe, self.on_persisted, self.on_persist_failed

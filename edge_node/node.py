@@ -296,10 +296,16 @@ class Node:
         """Do this in the next turn, from any coroutine of the loop."""
         self.inbox.put_local(_Do(what))
 
-    def begin(self, open_tasks: list[tuple[Task, list[Attempt]]]) -> None:
-        """The first turn. Args: open_tasks: what the journal holds as accepted and not settled."""
+    def prepare(self) -> None:
+        """Before any device starts: what is known of the catalogue, and what the link is to subscribe to.
+
+        A link that connects without subscriptions is up without hearing anybody.
+        """
         self.publisher.restore()
         self.link.subscribe(topics.subscriptions(self.mesh_id, self.node_id))
+
+    def begin(self, open_tasks: list[tuple[Task, list[Attempt]]]) -> None:
+        """The first turn, after ``prepare``. Args: open_tasks: what the journal holds as accepted and not settled."""
         now_ns, wall_ms = self.clock.now_ns(), self.clock.wall_ms()
         self._roster_into_cores(now_ns, wall_ms)
         self._prefetch_wanted(now_ns)

@@ -224,6 +224,7 @@ class Process:
 
     def begin(self) -> None:
         self.journal.start(self._post, self.node.on_persisted, self.node.on_persist_failed)
+        self.node.prepare()
         self.node.begin(self.journal.open_tasks())
         self.link.start()
         self._arm()
