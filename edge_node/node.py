@@ -305,7 +305,7 @@ class Node:
         self.link.subscribe(topics.subscriptions(self.mesh_id, self.node_id))
 
     def begin(self, open_tasks: list[tuple[Task, list[Attempt]]]) -> None:
-        """The first turn, after ``prepare``. Args: open_tasks: what the journal holds as accepted and not settled."""
+        """The first turn, after ``prepare``. Args: open_tasks: accepted and not settled, by the journal."""
         now_ns, wall_ms = self.clock.now_ns(), self.clock.wall_ms()
         self._roster_into_cores(now_ns, wall_ms)
         self._prefetch_wanted(now_ns)
