@@ -185,15 +185,8 @@ class Session:
             or (message.qos and self.inflight >= INFLIGHT_MAX)
         ):
             self._enqueue(message)
-            return
-        if message.qos:
-            self.inflight += 1
-            if self.unacked is not None:
-                self.unacked.append(message)
-        if not self.out:
-            self.broker._dirty.append(self)
-        self.out.append(message)
-        self.out_bytes += message.size
+        else:
+            self._hand_over(message)
 
     def _hand_over(self, message: Message) -> None:
         if message.qos:

@@ -133,18 +133,10 @@ class Following:
 
     def told_of(self, entries: Iterable[DigestEntry]) -> None:
         """``told`` and ``came`` of everybody in a digest; its entries about who is down are passed over."""
-        capacity, down, there = self._capacity, self._down, self._there
-        me, always = self._me, self._always
         for entry in entries:
-            peer = entry.id
-            if entry.down or peer not in there or peer in (me, always):
-                continue
-            amount = entry.workers * entry.speed
-            if peer not in capacity and len(capacity) >= CAPACITIES_MAX:
-                del capacity[next(iter(capacity))]
-            capacity[peer] = (amount if amount < CAPACITY_MAX else CAPACITY_MAX) if amount > 0.0 else 0.0
-            if down:
-                down.pop(peer, None)
+            if not entry.down:
+                self.told(entry.id, entry.workers * entry.speed)
+                self.came(entry.id)
 
     def came(self, peer: str) -> None:
         """The hot path of ``handle(Came)``."""
