@@ -396,10 +396,16 @@ def test_a_bundle_that_was_changed_while_the_daemon_was_away_is_fetched_anew(bed
     assert bed.cli(gateway, "run", "toys.add", "--arg", "a=5", "--where", "pi-1").value == 6
 
 
-def test_a_bundle_that_was_changed_under_a_daemon_is_refused_then_deployed_again(bed, gateway, tmp_path):
+def test_a_bundle_that_was_changed_under_a_daemon_is_refused_then_deployed_again(
+    bed, gateway, node, tmp_path
+):
     source = tmp_path / "sums.py"
     source.write_text(ONE.replace("return 1", "a, b = 2, 3; return a + b"))
     assert bed.cli(gateway, "deploy", str(source)).code == 0
+    # Else its fetch ahead of need may be the first to read the changed file, and has it set aside.
+    node.until(
+        "has sums.f", lambda rows: {"sums.f"} <= {r["name"] for r in rows if r["here"]}, method="functions"
+    )
     change_bundle(gateway, "sums.f")
     refused = bed.cli(gateway, "run", "sums.f", "--where", "local")
 
