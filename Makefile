@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help setup demo mesh-hosts test campaign swarm mutants lint types contracts check bench clean
+.PHONY: help setup demo mesh-hosts test campaign faults swarm mutants lint types contracts check bench clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ test: setup      ## the whole test suite; as root it installs missing system pac
 
 campaign: setup  ## faults at full size: hostile broker, replays, floods, kills (~20 min)
 	@exec bash tests/campaign.sh $(ARGS)
+
+faults: setup    ## faults on real processes, round after round (hours; goes on where it was): ARGS="--minutes 40"
+	@exec $(BIN)/python -m tests.faults.campaign $(ARGS)
 
 swarm: setup     ## seek a seed that breaks a promise: 2 000 drawn meshes in virtual time; goes on with ARGS="--first K"
 	@exec $(BIN)/device-sim swarm --seeds 2000 --out out/swarm $(ARGS)
