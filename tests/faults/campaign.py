@@ -226,6 +226,8 @@ def commit() -> str:
         )  # fmt: skip
     except OSError:
         return "unknown"
+    if told.returncode:
+        return "unknown"
     return told.stdout.strip() + ("+" if changed.returncode else "")
 
 
