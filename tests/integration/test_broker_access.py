@@ -13,8 +13,9 @@ import pytest_asyncio
 
 from edge_node.transport.link import Delivery, LinkDown, LinkUp, Sent
 from security.errors import ProtocolViolation
+from tests.faults import f19_spoofed
 from tests.support.certs_for_tests import TestAuthority, malleated
-from tests.support.links import BROKERS, ROOT, BrokerBed, Ears, needs, up
+from tests.support.links import BROKERS, ROOT, BrokerBed, Ears, needs, raw, up
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
@@ -126,21 +127,6 @@ async def test_a_stranger_with_a_good_certificate_gets_nothing(bed):
         await works_beside(bed, b)
 
 
-def raw(bed, leaf, identifier, **options):
-    """A client that is not ours, and so not as polite."""
-    context = bed.authority.client_context(leaf)
-    context.check_hostname = False
-    return aiomqtt.Client(
-        "127.0.0.1",
-        bed.port,
-        identifier=identifier,
-        tls_context=context,
-        tls_insecure=True,
-        timeout=3,
-        **options,
-    )
-
-
 async def works_beside(bed, b):
     """`b` hears from `a`, and has heard nothing else."""
     a = Ears()
@@ -149,15 +135,7 @@ async def works_beside(bed, b):
         assert await b.payloads(count=1) == [b"honest"]
 
 
-SPOOFS = [
-    {"identifier": "a"},
-    {"identifier": "c", "username": "a"},
-    {"identifier": "a", "username": "a"},
-    {"identifier": "_supervisor", "username": "_supervisor", "password": ""},
-]
-
-
-@pytest.mark.parametrize("spoof", SPOOFS)
+@pytest.mark.parametrize("spoof", f19_spoofed.SPOOFS)
 async def test_another_name_gives_no_rights_and_takes_nobody_over(bed, spoof):
     a, b = Ears(), Ears()
     async with (

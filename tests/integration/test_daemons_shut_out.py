@@ -6,128 +6,34 @@ The thief is a client of ours with a member's own key and certificate, and none 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from dataclasses import replace
-from pathlib import Path
 from threading import Thread
 
-import aiomqtt
 import pytest
 
-from edge_node import joining
 from security.authority import Authority
-from security.errors import Refused
 from security.keystore import KeyStore
 from security.roster import RosterDraft, RosterView
-from security.tls import node_context
-from tests.support.certs_for_tests import Leaf, malleated
+from tests.faults import f18_revoked
 from tests.support.daemons import Bed, Daemon, until
 from tests.support.links import BROKERS
 
 pytestmark = pytest.mark.slow
 
-CUT_S = 5.0
-"""A promise: from the operator's word to the end of the connection."""
 NEW_CODE = "ask for a new code (`edge-gateway invite`)"
-
-
-class Thief:
-    """Connects with the keys of a member's home."""
-
-    def __init__(self, member: Daemon, gateway: Daemon, folder: Path) -> None:
-        self.name = member.name
-        self.store = KeyStore(member.home.keys)
-        self.root = self.store.root()
-        self.port = int(gateway.ready["broker_address"].rpartition(":")[2])
-        self.mesh = gateway.ready["mesh"]
-        own = Leaf(self.store.identity_path, self.store.identity_path, "")
-        self.changed = malleated(own, folder)
-
-    def client(self, *, changed: bool = False, name: str | None = None, **more: object) -> aiomqtt.Client:
-        context = node_context(self.store.identity_path, self.root)
-        context.check_hostname = False
-        if changed:
-            context.load_cert_chain(self.changed.cert_file, self.changed.key_file)
-        return aiomqtt.Client(
-            "127.0.0.1", self.port, identifier=name or self.name, tls_context=context, tls_insecure=True,
-            timeout=5, **more,
-        )  # fmt: skip
-
-    async def gets_in(self, **how: bool) -> bool:
-        """Whether the broker serves it: it hears itself on its own topic."""
-        own = f"ew/1/{self.mesh}/d/{self.name}/{self.name}"
-        with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
-            async with asyncio.timeout(5), self.client(**how) as client:
-                granted = await client.subscribe(f"ew/1/{self.mesh}/d/{self.name}/+", 1)
-                if any(getattr(code, "value", code) >= 0x80 for code in granted):
-                    return False
-                await client.publish(own, b"here I am", 1)
-                return (await anext(client.messages)).payload == b"here I am"
-        return False
-
-    async def cut_after_s(self, done: Thread) -> float:
-        """Seconds from the start of *done* until the broker ended a connection that was served."""
-        ended = asyncio.get_running_loop().create_future()
-        with contextlib.suppress(aiomqtt.MqttError):
-            async with self.client() as client:
-                await client.subscribe(f"ew/1/{self.mesh}/d/{self.name}/+", 1)
-                done.start()
-                began = time.monotonic()
-                with contextlib.suppress(aiomqtt.MqttError):
-                    async with asyncio.timeout(30):
-                        async for _ in client.messages:
-                            pass
-                ended.set_result(time.monotonic() - began)
-        return await ended
 
 
 @pytest.mark.parametrize("broker", BROKERS)
 def test_a_stolen_key_is_cut_at_the_operators_word_and_never_served_again(tmp_path, broker):
-    with Bed(tmp_path, broker=broker) as bed:
-        gateway = bed.gateway().start()
-        thief = Thief(bed.join("pi-2"), gateway, tmp_path / "changed")
-        assert asyncio.run(thief.gets_in()), bed.story()
-        assert asyncio.run(thief.gets_in(changed=True)), "TLS has nothing against the other signature"
-
-        told: list[object] = []
-        word = Thread(
-            target=lambda: told.append(bed.cli(gateway, "revoke", "pi-2", "--reason", "lost", "--yes"))
-        )
-        took_s = asyncio.run(thief.cut_after_s(word))
-        word.join()
-        assert told[0].text == "pi-2 is revoked"
-        assert took_s < CUT_S, bed.story()
-        assert bed.cli(gateway, "revoke", "pi-2", "--yes").err == "pi-2 had been revoked before\n"
-
-        def shut_out() -> None:
-            assert not asyncio.run(thief.gets_in())
-            assert not asyncio.run(thief.gets_in(changed=True))
-            with pytest.raises(Refused, match=r"pi-2 was revoked on \d{4}-.* UTC by \S+: lost"):
-                asyncio.run(joining.renew(thief.store, timeout_s=20))
-
-        shut_out()
-        gateway.kill()
-        broker_pid = bed.broker_pid()
-        assert not asyncio.run(thief.gets_in()), "the broker does not need the gateway to know it"
-        gateway.start("--port", str(_port_of(thief.store)))
-        assert bed.broker_pid() == broker_pid
-        shut_out()
-        gateway.term()
-        gateway.start("--port", str(_port_of(thief.store)))  # and a broker that was started anew
-        thief.port = int(gateway.ready["broker_address"].rpartition(":")[2])
-        shut_out()
+    f18_revoked.cut_and_shut_out(tmp_path, seed=18, count=1, broker=broker)
 
 
 def row_of(gateway: Daemon, name: str) -> dict[str, object]:
     rows = gateway.ask(lambda mesh: mesh.call("nodes"))
     (row,) = [row for row in rows if row["id"] == name]
     return row
-
-
-def _port_of(store: KeyStore) -> int:
-    return joining.known_gateways(store)[0][1]
 
 
 def test_an_honest_node_says_that_it_was_revoked_or_replaced_and_ends(tmp_path):
@@ -221,7 +127,7 @@ def test_an_older_roster_changes_nothing_and_a_fork_is_an_alarm(tmp_path):
             root_spki_sha256=KeyStore(node.home.keys).root_spki_sha256(), signed=held
         ).version
         node.until("has the newest roster", lambda s: s["roster"]["version"] == version)
-        thief = Thief(gateway, gateway, tmp_path / "changed")
+        thief = f18_revoked.Thief(gateway, gateway, tmp_path / "changed")
         gateway.kill()  # the broker goes on
 
         forked = _forked(KeyStore(gateway.home.keys), held)

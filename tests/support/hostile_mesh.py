@@ -13,7 +13,7 @@ import sqlite3
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +244,17 @@ class HostileMesh(LittleMesh):
         assert results == [n * 7 + 1 for n in range(count)]
         return file
 
+    @property
+    def violated(self) -> int:
+        """What members have refused so far, counted by themselves."""
+        return sum(agent.channels.violations.total() for agent in self.agents.values())
+
+    def promises_kept(self, count: int) -> dict[str, float | int | str]:
+        """All *count* tasks of the gateway were accepted, settled, done; nobody believed anything else."""
+        assert self.settled("gateway") == (count, count, count)
+        assert self.witness.violations() == []
+        return {"accepted": count, "frames": len(self.hostile.taken), "refused": self.violated}
+
     def settled(self, name: str) -> tuple[int, int, int]:
         """From this member's ledger: tasks accepted, settled, and settled as done."""
         with contextlib.closing(
@@ -259,3 +270,14 @@ class HostileMesh(LittleMesh):
 
 def _text(data: bytes) -> bytes:
     return len(data).to_bytes(2, "big") + data
+
+
+def lines(file: Path) -> list[int]:
+    """What the tasks of ``stamps`` wrote."""
+    return sorted(map(int, file.read_text().split()))
+
+
+async def until(what: Callable[[], Any], *, within_s: float = 30) -> None:
+    async with asyncio.timeout(within_s):
+        while not what():
+            await asyncio.sleep(0.01)

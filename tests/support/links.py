@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiomqtt
 import pytest
 
 from device_sim.virtual.broker import VirtualBroker
@@ -229,3 +230,18 @@ async def up(link: Any, ears: Ears, topics: list[str]) -> AsyncIterator[Any]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+def raw(bed: BrokerBed, leaf: Leaf, identifier: str, **options: Any) -> aiomqtt.Client:
+    """A client that is not ours, and so not as polite."""
+    context = bed.authority.client_context(leaf)
+    context.check_hostname = False
+    return aiomqtt.Client(
+        "127.0.0.1",
+        bed.port,
+        identifier=identifier,
+        tls_context=context,
+        tls_insecure=True,
+        timeout=3,
+        **options,
+    )
