@@ -41,11 +41,12 @@ from edge_node.tasks import events as desk_events
 from edge_node.tasks.desk import Desk, DeskSettings
 from edge_node.tasks.journal import JournalPort
 from edge_node.tasks.task import INLINE_BYTES_MAX, Attempt, Outcome, Record, Task
-from edge_node.transport import blobs, channel, groupcast
+from edge_node.transport import blobs, channel, groupcast, watchdog
 from edge_node.transport.bodies import Bodies
 from edge_node.transport.inbox import Inbox
 from edge_node.transport.link import Delivery, Link, LinkDown, LinkUp, Sent
 from edge_node.transport.outputs import Outputs
+from edge_node.transport.pacing import Pacing
 from edge_node.wire import messages, topics
 from edge_node.wire.codec import direct_context
 from edge_node.wire.ids import GATEWAY
@@ -61,6 +62,7 @@ log = logging.getLogger(__name__)
 SECOND = 1_000_000_000
 OUTPUT_INLINE_MAX = 64 * 1024
 """A larger output is fetched by its digest, so that it does not hold up leases."""
+OUTPUT_INLINE_MIN = 2 * 1024
 GATEWAY_SESSIONS_MAX = 1_280
 """Every member a roster may list, and those of a former key while they renew; about 3 KiB each."""
 BODIES_BYTES_MAX = 32 * 1024 * 1024
@@ -155,6 +157,7 @@ class Node:
                 speed=1.0 / settings.board.slowdown,
             ),
             rng=rng,
+            line=self._line,
         )
         previous = keystore.previous_identity()
         self._statics = [keys.static_private_bytes]  # newest first; peers may know an older roster
@@ -178,6 +181,10 @@ class Node:
             sessions=self.sessions,
             signed_roster=lambda: self.roster.signed,
         )
+        self.pacing = Pacing()
+        self.watchdog = watchdog.Watchdog()
+        self._watch_ns = self.clock.now_ns() + watchdog.LOOK_NS
+        self._own_topic = topics.topic_for(topics.Direct(self.mesh_id, node_id, node_id))
         self.abilities = Abilities()
         self.presence = self._presence(reading, rng)
         self.detector = self.presence.detector
@@ -323,8 +330,13 @@ class Node:
             handlers[type(event)](now_ns, wall_ms, event)
         if now_ns >= self._due_ns:  # what this turn made due sooner, the next turn comes for at once
             self._tick(now_ns, wall_ms)
-        self._publish(now_ns, wall_ms, self.channels.flush(now_ns))
-        self.link.flush()
+        link = self.link
+        if link.up:  # what cannot leave now stays in its lanes, where what is newer may still go first
+            pacing = self.pacing
+            if pacing.on_line:
+                pacing.taken(now_ns, link.handed - link.untaken)
+            self._publish(now_ns, wall_ms, self.channels.flush(now_ns, pacing.room))
+        link.flush()
         self.runtime.flush()
         for flush in self.at_turn_end:
             flush()
@@ -358,7 +370,7 @@ class Node:
             self._carry_out(now_ns, wall_ms, self.desk.tick(now_ns, wall_ms))
         due = self.channels.deadline_ns()
         if due is not None and due <= now_ns:
-            self._publish(now_ns, wall_ms, self.channels.tick(now_ns))
+            self._publish(now_ns, wall_ms, self.channels.tick(now_ns, self.pacing.untaken_since_ns))
         due = self.blobs.deadline_ns()
         if due is not None and due <= now_ns:
             self._blob_effects(now_ns, wall_ms, self.blobs.tick(now_ns))
@@ -372,10 +384,34 @@ class Node:
             self._judged(now_ns, wall_ms, self.presence.tick(now_ns, wall_ms))
         if self._group_duties is not None:
             self._group_duties.tick(now_ns, wall_ms)
+        if now_ns >= self._watch_ns:  # not worth a turn of its own: beats make them
+            self._watch(now_ns)
+
+    def _watch(self, now_ns: int) -> None:
+        """Does the link get on?"""
+        self._watch_ns = now_ns + watchdog.LOOK_NS
+        link = self.link
+        for effect in self.watchdog.look(
+            now_ns,
+            waits=self.channels.waiting,
+            taken=link.handed - link.untaken,
+            on_line=self.pacing.on_line,
+        ):
+            match effect:
+                case watchdog.Probe():
+                    with contextlib.suppress(EdgeweaveError):
+                        link.send(0, self._own_topic, b"")
+                case watchdog.Rebuild(reason):
+                    log.warning("the link does not get on: made anew", extra={"cause": reason})
+                    self.stories["link made anew"] += 1
+                    link.rebuild(reason)
 
     # ── the link ──────────────────────────────────────────────────────────────────────────────────
 
     def _delivered(self, now_ns: int, wall_ms: int, event: Delivery) -> None:
+        self.watchdog.heard(now_ns)
+        if event.topic == self._own_topic:
+            return  # our own probe
         try:
             topic = topics.parse(event.topic)
         except ProtocolViolation as violation:
@@ -400,10 +436,14 @@ class Node:
             kind = type(effect)
             if kind is channel.Publish:
                 assert isinstance(effect, channel.Publish)
+                size = len(effect.payload)
+                watched = self.pacing.watches(size)
                 try:
-                    self.link.send(0, effect.topic, effect.payload)
+                    self.link.send(_WATCHED if watched else 0, effect.topic, effect.payload)
                 except EdgeweaveError as error:
                     self._publish_errors[error.cause] += 1  # unacknowledged: the stream sends it again
+                else:
+                    self.pacing.handed(now_ns, self.link.handed, size, watched=watched)
             elif kind is channel.Heard:
                 assert isinstance(effect, channel.Heard)
                 if effect.peer != heard_of:
@@ -444,6 +484,8 @@ class Node:
 
     def _link_up(self, now_ns: int, wall_ms: int, event: LinkUp) -> None:
         log.info("broker connected", extra={"connection": event.number})
+        self.pacing.restarted()
+        self.watchdog.link_up(now_ns)
         self.channels.link_up()
         if self.extension is not None:
             self.extension.link_up()
@@ -455,11 +497,15 @@ class Node:
 
     def _link_down(self, now_ns: int, wall_ms: int, event: LinkDown) -> None:
         log.warning("broker not connected", extra={"cause": event.reason})
+        self.watchdog.link_down()
         self._judged(now_ns, wall_ms, self.presence.link_down(now_ns))
 
     def _sent(self, now_ns: int, wall_ms: int, event: Sent) -> None:
+        """Its use is the turn that it makes: there is room on the line."""
         if event.refused is not None:
             self._publish_errors[event.refused] += 1
+        elif self.link.up:
+            self.pacing.taken(now_ns, self.link.handed - self.link.untaken)
 
     # ── messages ──────────────────────────────────────────────────────────────────────────────────
 
@@ -693,7 +739,7 @@ class Node:
         for effect in effects:
             match effect:
                 case desk_events.Tell(peer, message):
-                    if type(message) is messages.Result and len(message.output) > OUTPUT_INLINE_MAX:
+                    if type(message) is messages.Result and len(message.output) > self._inline_max():
                         message = self.outputs.replace(message)
                     self.tell(now_ns, peer, message)
                 case desk_events.Look(peer):
@@ -717,6 +763,17 @@ class Node:
                     log.debug("task story", extra={"task": task_id, "text": text})
                 case desk_events.Drained():
                     self.drained()
+
+    def _inline_max(self) -> int:
+        """A result that takes our line longer than a quarter of a second is fetched, chunk by chunk."""
+        bytes_s = self.pacing.bytes_s
+        if bytes_s is None:
+            return OUTPUT_INLINE_MAX
+        return max(OUTPUT_INLINE_MIN, min(OUTPUT_INLINE_MAX, int(bytes_s / 4)))
+
+    def _line(self) -> tuple[int, float | None]:
+        """What waits to leave, in bytes, and how many of them leave in a second, if that is known."""
+        return self.pacing.on_line + self.channels.queued, self.pacing.bytes_s
 
     def _stop(self, now_ns: int, wall_ms: int, task: str, attempt: int) -> None:
         if self.provision.stop(task, attempt):
@@ -1006,6 +1063,9 @@ class Node:
                 "bytes_out": getattr(self.link, "bytes_out", self.channels.bytes_out),
                 "refused": dict(self.channels.violations),
                 "unsent": dict(self._publish_errors),
+                "line_bytes_s": self.pacing.bytes_s,
+                "line_window": self.pacing.window,
+                "made_anew": self.watchdog.rebuilt,
                 "unsupported": self.channels.unsupported,
             },
             "ledger": {"damaged": list(self.journal.damaged)},
@@ -1037,6 +1097,8 @@ class _Do:
         self.what = what
 
 
+_WATCHED = 1
+"""Token of a message whose Sent is wanted."""
 _NO_PEER = frozenset({"any", "local", GATEWAY})
 _FOR_DESK = frozenset(
     {

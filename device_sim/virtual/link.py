@@ -98,6 +98,7 @@ class VirtualLink:
         "bytes_out",
         "clean",
         "client_id",
+        "handed",
         "keepalive_s",
         "network",
         "node",
@@ -133,6 +134,7 @@ class VirtualLink:
         self.clean = clean
         self.address: tuple[str, int] | None = None
         self.bytes_out = self.bytes_in = 0
+        self.handed = 0
         self._inbox = inbox
         self._rng: Random | None = None  # made when a connection is lost: 2.5 KB, and many lose none
         self._topics: dict[str, None] = {}
@@ -188,6 +190,7 @@ class VirtualLink:
                 raise Refused("link queue full")
             self._mid = mid = self._mid + 1
             self._open[mid] = token
+            self.handed += 1
         elif token:
             self._told_when_written.append(token)
         message = Message(Delivery(topic, payload), qos, retain, mid)
@@ -195,6 +198,14 @@ class VirtualLink:
         self._out_bytes += message.size
         if self._due is None:
             self._due = self.world.soon(self._flush)
+
+    @property
+    def untaken(self) -> int:
+        return len(self._open) if self._up else 0
+
+    def rebuild(self, reason: str) -> None:
+        if self._up:
+            self._lose(reason)
 
     def flush(self) -> None:
         if self._out:

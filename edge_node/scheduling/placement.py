@@ -57,8 +57,16 @@ class Why(msgspec.Struct, frozen=True):
         return f"{self.chosen}: {self.rule}; {figures}"
 
 
-def transfer_s(rtt_s: float, bytes_in: float, bytes_out: float) -> float:
-    return rtt_s + (bytes_in + bytes_out) / BANDWIDTH_BYTES_S + BROKER_HOP_S
+def transfer_s(
+    rtt_s: float, bytes_in: float, bytes_out: float, queued: int = 0, bytes_s: float | None = None
+) -> float:
+    """The way there and back.
+
+    Args: queued: bytes that leave our line before it.   bytes_s: what our line was seen to carry, if it was.
+    """
+    if bytes_s is None:
+        return rtt_s + (bytes_in + bytes_out) / BANDWIDTH_BYTES_S + BROKER_HOP_S
+    return rtt_s + (queued + bytes_in) / bytes_s + bytes_out / BANDWIDTH_BYTES_S + BROKER_HOP_S
 
 
 def sigma_s(service_e_s: float, wait_s: float, rtt_s: float) -> float:

@@ -12,7 +12,7 @@ yes to a client comes after Persisted, the work does not wait for it. Wall time 
 Rules it keeps, whatever is lost, doubled, reordered or restarted around it:
 - an accepted task gets exactly one terminal record, and Settled at most once a process;
 - only the newest holder's result counts; anything later is counted and noted as a duplicate;
-- the number of a second or later attempt is on the disk before it goes out.
+- the number of an attempt is reserved on the disk before it goes out.
 
 Not here: fetching of large inputs and outputs (the shell hands in whole ones), heartbeats, bundles.
 """
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edge_node.chronicle.entry import Details, What
 from edge_node.scheduling.estimates import Estimates, FleetWait, PeerWait, class_of
 from edge_node.scheduling.placement import (
     HYSTERESIS_S,
@@ -69,7 +70,7 @@ from edge_node.tasks.events import (
 from edge_node.tasks.holder import Holder
 from edge_node.tasks.leases import Leases, lease_ns
 from edge_node.tasks.ledger import Entry, Ledger
-from edge_node.tasks.states import NEVER_HERE, PERHAPS_SOON, Refusal, State, Status, refusal
+from edge_node.tasks.states import FULL, NEVER_HERE, PERHAPS_SOON, Refusal, State, Status, refusal
 from edge_node.tasks.task import (
     ANY,
     DAY_MS,
@@ -85,6 +86,7 @@ from edge_node.tasks.task import (
     Record,
     Task,
 )
+from edge_node.tasks.turnstile import Turnstile
 from edge_node.wire.ids import GATEWAY
 from edge_node.wire.messages import (
     About,
@@ -100,7 +102,7 @@ from edge_node.wire.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from random import Random
 
 __all__ = [
@@ -183,8 +185,8 @@ class _View:
     """What we know of one peer that we have to do with."""
 
     __slots__ = (
-        "down", "kind", "kind_speed", "labels", "lacks", "name", "parked", "shy_until_ns", "trips", "up",
-        "wait",
+        "down", "kind", "kind_speed", "labels", "lacks", "name", "parked", "shy_until_ns", "trips", "turnstile",
+        "up", "wait",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -194,6 +196,7 @@ class _View:
         self.labels: dict[str, str] = {}  # the roster's own: never changed
         self.wait = PeerWait(RTT_S_DEFAULT)
         self.parked: deque[Entry] | None = None  # tasks that may run nowhere else; most have none
+        self.turnstile: Turnstile | None = None  # before it, for those tasks; none: it never refused one
         self.shy_until_ns = 0
         self.trips = 0  # refusals and lapses in a row
         self.lacks = _NOTHING  # modules it said it does not have; unknown is perhaps
@@ -205,6 +208,10 @@ class _View:
         self.kind = class_of(self.kind_speed, self.labels.get("class", ""))
 
 
+def _no_line() -> tuple[int, float | None]:
+    return 0, None
+
+
 class Desk:
     def __init__(
         self,
@@ -213,8 +220,11 @@ class Desk:
         settings: DeskSettings,
         rng: Random,
         labels: dict[str, str] | None = None,
+        line: Callable[[], tuple[int, float | None]] = _no_line,
     ) -> None:
+        """``line()``: bytes that wait to leave here, and how many leave in a second, if that is known."""
         self.me = me
+        self._line = line
         self._settings = settings
         self._rng = rng
         self._labels = dict(labels or {})
@@ -240,6 +250,7 @@ class Desk:
         self._members: dict[str, MemberInfo] | None = None  # None: no roster has been seen yet
         self._lacking: dict[str, frozenset[str]] = {}  # modules that members said they do not have
         self._retry = Agenda()
+        self._opens = Agenda()  # peers, when those who are parked before them may be let through
         self._stranded: dict[str, None] = {}
         self._rebalance_ns = 0
         self._drained = False
@@ -304,6 +315,10 @@ class Desk:
         self._ledger.rewrite(now_ns, out)
         for task in self._leases.lapsed(now_ns):
             self._lapse(now_ns, task, "lease lapsed", out)
+        for name in self._opens.due(now_ns):
+            parked_at = self._views.get(name)
+            if parked_at is not None:
+                self._unpark(now_ns, parked_at, out)
         for task in self._retry.due(now_ns):
             due = self._ledger.open.get(task)
             if due is not None and due.state is State.WAITING:
@@ -323,6 +338,7 @@ class Desk:
             self._ledger.deadline_ns(),
             self._leases.deadline_ns(),
             self._retry.next_ns(),
+            self._opens.next_ns(),
             self._holder.deadline_ns(),
             self._rebalance_ns if self._holder.queued and self._live else None,
         ):
@@ -355,6 +371,12 @@ class Desk:
                 assert parked or task in self._retry, f"{task} waits for nothing"
         for task in self._leases._held:
             assert task in self._ledger.open
+        for view in self._views.values():
+            if view.turnstile is not None:
+                view.turnstile.check()
+            if view.up and any(entry.state is State.WAITING for entry in view.parked or ()):
+                somewhen = view.name in self._opens or self._leases.count(view.name)
+                assert somewhen, f"nobody lets through who waits for {view.name}"
 
     def _finish(self, now_ns: int, out: list[Effect]) -> None:
         holder = self._holder
@@ -575,7 +597,7 @@ class Desk:
             self._close(now_ns, entry, Status.FAILED, f"{where} is no member any more", out)
         else:
             view = self._view(where)
-            if view.up and self._leases.count(where) < self._settings.offers_max:
+            if self._lets(now_ns, view):
                 self._offer(now_ns, entry, view, self._candidate(now_ns, entry.task, view), out)
             else:
                 parked = view.parked
@@ -584,6 +606,20 @@ class Desk:
                 elif len(parked) > 64 + 2 * len(self._ledger.open):  # those that ended while waiting
                     parked = view.parked = deque(e for e in parked if e.state is State.WAITING)
                 parked.append(entry)
+                self._wait_before(now_ns, view)
+
+    def _lets(self, now_ns: int, view: _View) -> bool:
+        """May one more of those who can run nowhere else go there now?"""
+        held = self._leases.count(view.name)
+        if not view.up or held >= self._settings.offers_max:
+            return False
+        return view.turnstile is None or view.turnstile.lets(now_ns, held)
+
+    def _wait_before(self, now_ns: int, view: _View) -> None:
+        """Somebody is parked there: come back when the turnstile opens, if nothing else will make us."""
+        turnstile = view.turnstile
+        if turnstile is not None and view.up and turnstile.opens_ns > now_ns:
+            self._opens.set(view.name, turnstile.opens_ns)
 
     def _place_anywhere(self, now_ns: int, entry: Entry, out: list[Effect]) -> None:
         task = entry.task
@@ -704,7 +740,8 @@ class Desk:
         estimates, wait = self.estimates, view.wait
         service, e = estimates.service(task.function, view.name, wait.speed, view.kind)
         wait_s = wait.wait_s(now_ns, service, self._fleet)
-        way = transfer_s(wait.rtt_s, len(task.input), estimates.output_bytes(task.function))
+        queued, bytes_s = self._line()
+        way = transfer_s(wait.rtt_s, len(task.input), estimates.output_bytes(task.function), queued, bytes_s)
         return Candidate(view.name, wait_s, service, way, sigma_s(e, wait_s, wait.rtt_s), wait.rtt_s)
 
     def _here(self, now_ns: int, task: Task, wait_s: float) -> Candidate:
@@ -753,21 +790,32 @@ class Desk:
             out.append(Tell(before, Cancel(entry.task.id, entry.granted)))  # its lease lapsed; do not bother
         entry.move(State.PLACED)
         entry.granted = entry.attempt
+        entry.granted_at_ms = self._wall_ms
         entry.place = place
         entry.pid = 0
         entry.started_at_ms = 0
 
-    def _again(self, now_ns: int, entry: Entry, delay_ns: int, out: list[Effect]) -> None:
-        """The attempt is over and the task is not: write the next number, then place it."""
+    def _again(self, now_ns: int, entry: Entry, delay_ns: int, out: list[Effect], *, told: bool) -> None:
+        """The attempt is over and the task is not: take the next number, then place it.
+
+        Args: told: how it ended must be on the disk first; a refusal need not.
+        """
         entry.not_before_ns = now_ns + delay_ns
-        self._ledger.fence(entry, out)
+        if told or not self._ledger.renumber(entry):
+            self._ledger.fence(entry, out)
+        else:
+            self.redispatched += 1
+            self._place_when_due(now_ns, entry, out)
 
     def _unpark(self, now_ns: int, view: _View, out: list[Effect]) -> None:
+        self._opens.drop(view.name)
         parked = view.parked
-        while parked and view.up and self._leases.count(view.name) < self._settings.offers_max:
+        while parked and self._lets(now_ns, view):
             entry = parked.popleft()
             if entry.state is State.WAITING and entry.task.id not in self._retry:
                 self._offer(now_ns, entry, view, self._candidate(now_ns, entry.task, view), out)
+        if parked:
+            self._wait_before(now_ns, view)
 
     def _unstrand(self, now_ns: int, view: _View, out: list[Effect]) -> None:
         """News of a peer: tasks that nobody could take and that fit it, as many as it has room for."""
@@ -891,19 +939,15 @@ class Desk:
         lease = self._leases.release(entry.task.id)
         if lease is not None:
             out.append(Tell(lease.holder, Cancel(entry.task.id, lease.attempt)))
-            view = self._views.get(lease.holder)
-            if view is not None and view.parked:
-                self._retry_parked(view)
+            self._room_at(lease.holder)
         else:
             self._holder.stop_own(entry.task.id, out)
 
-    def _retry_parked(self, view: _View) -> None:
-        """A lease ended outside the view's own event: let the next tick use the room."""
-        while view.parked:
-            entry = view.parked.popleft()
-            if entry.state is State.WAITING:
-                self._retry.set(entry.task.id, 0)
-                return
+    def _room_at(self, holder: str) -> None:
+        """A lease ended outside the holder's own event: let the next tick use the room."""
+        view = self._views.get(holder)
+        if view is not None and view.parked:
+            self._opens.set(holder, 0)
 
     def _forget_waiting(self, entry: Entry) -> None:
         self._retry.drop(entry.task.id)
@@ -967,7 +1011,17 @@ class Desk:
             if view is None or not view.up:
                 cause += f" while {task.where} was away"
         self._end_attempt(entry, "expired")
+        if entry.state is State.PLACED and entry.place is not None:
+            self._explain_place(entry, entry.place, out)
         self._close(now_ns, entry, Status.EXPIRED, cause, out)
+
+    def _explain_place(self, entry: Entry, place: str, out: list[Effect]) -> None:
+        """By which figures it went where it did not end well; where it did, the terminal record tells them."""
+        why = entry.why
+        if why is not None and why.chosen == place and len(why.candidates) > 1:
+            chosen: Details = {"rule": why.rule, "figures": why.text()}
+            at_ms = entry.granted_at_ms
+            out.append(Explain(entry.task.id, What.PLACED, place, entry.granted, chosen, at_ms))
 
     def _lapse(self, now_ns: int, task: str, what: str, out: list[Effect]) -> None:
         lease = self._leases.release(task)
@@ -977,11 +1031,15 @@ class Desk:
         self.lapsed += 1
         self._end_attempt(entry, "lapsed")
         entry.note = f"attempt {entry.granted} on {lease.holder}: {what}"
-        out.append(Explain(task, entry.note))
+        self._explain_place(entry, lease.holder, out)
+        silent_ms = max(0, now_ns - lease.renewed_ns) // MILLISECOND
+        about: Details = {"reason": what, "silent_ms": silent_ms}
+        out.append(Explain(task, What.LAPSED, lease.holder, entry.granted, about))
         view = self._views.get(lease.holder)
         if view is not None:
             self._tripped(now_ns, view, SECOND)
-        self._again(now_ns, entry, 0, out)
+            self._room_at(lease.holder)
+        self._again(now_ns, entry, 0, out, told=True)
 
     def _turned_down(
         self, now_ns: int, entry: Entry, place: str, reason: Refusal, ended_as: str, out: list[Effect]
@@ -990,7 +1048,14 @@ class Desk:
         self._end_attempt(entry, ended_as)
         entry.place = None
         entry.note = f"{place}: {reason}"
-        out.append(Explain(entry.task.id, f"attempt {entry.granted} on {place} {ended_as}"))
+        self._explain_place(entry, place, out)
+        about: Details = {"reason": reason.value, "as": ended_as}
+        view = self._views.get(place)
+        if view is not None and reason in (Refusal.QUEUE_FULL, Refusal.OVER_DEADLINE):
+            about["wait_ms"] = int(1e3 * self._candidate(now_ns, entry.task, view).wait_s)
+        if entry.deadline_ns is not None:
+            about["left_ms"] = (entry.deadline_ns - now_ns) // MILLISECOND
+        out.append(Explain(entry.task.id, What.TURNED_DOWN, place, entry.granted, about))
         final = reason in NEVER_HERE
         if reason in PERHAPS_SOON:
             asked = entry.asked_again = entry.asked_again or {}
@@ -1005,11 +1070,12 @@ class Desk:
                 self._close(now_ns, entry, Status.FAILED, f"no place can run it ({reasons})", out)
                 return
         delay_ns = 0
-        if entry.task.where != ANY or reason in PERHAPS_SOON or entry.refusals >= 4:
+        waits_there = reason in FULL and entry.task.where not in (ANY, LOCAL, self.me)  # its turnstile says when
+        if not waits_there and (entry.task.where != ANY or reason in PERHAPS_SOON or entry.refusals >= 4):
             delay_ns = min(BACKOFF_NS << min(entry.refusals, 10), BACKOFF_NS_MAX)
             delay_ns = int(delay_ns * (0.5 + self._rng.random()))
         entry.refusals += 1
-        self._again(now_ns, entry, delay_ns, out)
+        self._again(now_ns, entry, delay_ns, out, told=False)
 
     def _hopeless(self, entry: Entry) -> bool:
         """Everybody who exists has refused for good, or does not fit."""
@@ -1062,11 +1128,13 @@ class Desk:
             entry.died_on = [*(entry.died_on or ()), place]
         entry.place = None
         entry.note = f"attempt {entry.granted} took a worker down on {place}"
-        out.append(Explain(entry.task.id, entry.note))
+        self._explain_place(entry, place, out)
+        died: Details = {"began": int(began), "deaths": entry.deaths}
+        out.append(Explain(entry.task.id, What.WORKER_DIED, place, entry.granted, died))
         if entry.deaths >= self._settings.poison_deaths:
             self._quarantine(now_ns, entry, error, log, out)
         else:
-            self._again(now_ns, entry, 0, out)
+            self._again(now_ns, entry, 0, out, told=True)
 
     def _quarantine(self, now_ns: int, entry: Entry, error: bytes, log: bytes, out: list[Effect]) -> None:
         entry.note = ""
@@ -1078,7 +1146,8 @@ class Desk:
         """Late: an older attempt, another holder, or decided already. Told, counted, never delivered."""
         self.duplicates += 1
         text = f"late result ({message.status}) of attempt {message.attempt} from {peer} not used"
-        out.append(Explain(message.task, text))
+        about: Details = {"status": message.status}
+        out.append(Explain(message.task, What.NOT_USED, peer, message.attempt, about))
         self._notes_left = min(
             NOTES_PER_S, self._notes_left + (now_ns - self._notes_ns) / SECOND * NOTES_PER_S
         )
@@ -1179,9 +1248,16 @@ class Desk:
 
     def _accepted(self, now_ns: int, peer: str, message: Accept, out: list[Effect]) -> None:
         if self._renew(now_ns, peer, message.task, message.attempt, out):
-            self._view(peer).trips = 0
+            self._took(now_ns, self._view(peer), out)
         if message.load is not None:
             self._load_heard(now_ns, peer, message.load, out)
+
+    def _took(self, now_ns: int, view: _View, out: list[Effect]) -> None:
+        """It took work of ours."""
+        view.trips = 0
+        if view.turnstile is not None:
+            view.turnstile.taken()
+            self._room_at(view.name)
 
     def _progressed(self, now_ns: int, peer: str, message: Progress, out: list[Effect]) -> None:
         self._renew(now_ns, peer, message.task, message.attempt, out)
@@ -1204,13 +1280,18 @@ class Desk:
         reason = refusal(message.reason)
         self.refused_by_peers[reason] = self.refused_by_peers.get(reason, 0) + 1
         view = self._view(peer)
+        entry = self._ledger.open[message.task]
+        if reason in FULL and entry.task.where != ANY:
+            turnstile = view.turnstile = view.turnstile or Turnstile()
+            held = self._leases.count(peer)
+            wait_s = None if message.load is None else _wait_s(message.load)
+            turnstile.refused(now_ns, held, wait_s, reason is Refusal.DRAINING, self._rng)
         if reason is Refusal.QUEUE_FULL:
             self._tripped(now_ns, view, SHY_NS)
         elif reason not in NEVER_HERE and reason not in PERHAPS_SOON:  # the task's fault, not the peer's
             view.shy_until_ns = max(view.shy_until_ns, now_ns + SHY_NS)
         if reason is Refusal.DRAINING:
             view.wait.draining = True
-        entry = self._ledger.open[message.task]
         self._turned_down(now_ns, entry, peer, reason, f"refused: {reason}", out)
         if view.parked:
             self._unpark(now_ns, view, out)
@@ -1232,7 +1313,7 @@ class Desk:
             return
         lapsed = self._leases.release(message.task) is None
         if message.status in ("done", "failed"):
-            view.trips = 0
+            self._took(now_ns, view, out)
             self._holder.ran_at(entry.task.digest, peer)
             if message.status == "done":
                 self.estimates.observe(
@@ -1271,6 +1352,10 @@ class Desk:
         self._capacity_max = max(self._capacity_max, capacity)
         if self._open_to(view):
             self._pool.heard(now_ns, view.name)
+        turnstile = view.turnstile
+        if turnstile is not None and view.parked:
+            if turnstile.heard(now_ns, _wait_s(load), load.draining):
+                self._opens.set(view.name, now_ns)
 
     def _load_heard(self, now_ns: int, peer: str, message: Load, out: list[Effect]) -> None:
         view = self._view(peer)
@@ -1389,6 +1474,7 @@ class Desk:
             for task in self._leases.held_by(event.peer):
                 self._lapse(now_ns, task, f"{event.peer} restarted", out)
             view.shy_until_ns = view.trips = 0
+            view.turnstile = None
         elif not was_up:
             self._leases.holder_up(now_ns, event.peer)
         self._unpark(now_ns, view, out)
@@ -1427,6 +1513,7 @@ class Desk:
             self._idle.pop(name, None)
             self._lacking.pop(name, None)
             self._away.pop(name, None)
+            self._opens.drop(name)
             left = self._views.pop(name, None)
             if left is not None and left.up:
                 left.up = False
@@ -1460,6 +1547,10 @@ def _missing(task: Task, labels: dict[str, str], lacks: frozenset[str]) -> list[
         *(name for name in task.requires if name in lacks),
         *(f"{key}={value}" for key, value in sorted(task.labels.items()) if labels.get(key) != value),
     ]
+
+
+def _wait_s(load: Load) -> float:
+    return max(0, load.backlog_ms + load.leased_ms) / 1e3 / max(1, load.workers)
 
 
 def _name(place: _Place) -> str:

@@ -12,7 +12,7 @@ What a peer does wrong is counted by reason and dropped; nothing here raises for
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,6 +31,9 @@ PEERS_MAX = 1024
 VIOLATIONS_MAX = 256
 """Different causes counted; some quote what the other side sent, so there could be any number."""
 CONTROL = 0x86
+ROOM_ENOUGH = 1 << 30
+POLL_NS = 50_000_000
+"""What waits for room is looked at so often even if nobody says that there is some."""
 
 
 class Heard(msgspec.Struct, frozen=True):
@@ -97,10 +100,13 @@ class Channels:
         self._met: set[str] = set()  # peers that were ready before; never iterated
         self._dirty: dict[str, None] = {}  # peers that may have something to send; ordered, unlike a set
         self._confirm: dict[str, None] = {}
+        self._blocked_ns: int | None = None  # something waits for room on the line; looked at again then
         self._agenda = Agenda()  # of streams; a moment may have passed by, none is ever late
         self._out: list[Effect] = []
         self.violations: Counter[str] = Counter()
         self.unsupported = 0
+        self.queued = 0
+        """Bytes that wait for room on the line."""
         self.bytes_in = 0
         self.bytes_out = 0
 
@@ -160,13 +166,19 @@ class Channels:
         """Make a session with this peer, traffic or not."""
         self._after(now_ns, self._sessions.handle(now_ns, session.Wanted(peer)))
 
-    def flush(self, now_ns: int) -> list[Effect]:
-        """Everything that can leave now, as parcels; call once at the end of a loop turn."""
+    def flush(self, now_ns: int, room: int = ROOM_ENOUGH) -> list[Effect]:
+        """Everything that can leave now, as parcels; call once at the end of a loop turn.
+
+        Args: room: bytes that may go on the line (``pacing``). What is small goes first, of every peer; then
+            large messages, a parcel of each peer in turn. Nothing is too late for acknowledgements and
+            handshakes: they are not counted.
+        """
         self._drained_sessions(now_ns)
         for peer in self._confirm:
             self._dirty[peer] = None
         confirm, self._confirm = self._confirm, {}
         dirty, self._dirty = self._dirty, {}
+        large: deque[str] = deque()
         for peer in dirty:
             stream = self._streams.get(peer)
             if stream is None:
@@ -175,19 +187,46 @@ class Channels:
                 if stream.waiting:
                     self._after(now_ns, self._sessions.handle(now_ns, session.Wanted(peer)))
                 continue
-            empty = peer in confirm
+            room = self._flush_peer(now_ns, peer, stream, peer in confirm, room)
+            if stream.sendable(now_ns):
+                large.append(peer)
+        while large and room > 0:
+            peer = large.popleft()
+            stream = self._streams[peer]
             try:
-                while (plain := stream.parcel(now_ns, empty=empty)) is not None:
-                    empty = False
-                    self._publish(peer, self._sessions.seal(now_ns, peer, plain))
-            except session.NoSession:  # its numbers are used up: what was in the parcel is sent again
+                plain = stream.parcel(now_ns, room=room)
+                if plain is None:
+                    continue
+                room = max(0, room - self._publish(peer, self._sessions.seal(now_ns, peer, plain)))
+            except session.NoSession:
                 self._drained_sessions(now_ns)
                 self._dirty[peer] = None
+                continue
+            if stream.sendable(now_ns):
+                large.append(peer)
+        self._blocked_ns = now_ns + POLL_NS if large else None
+        self.queued = 0
+        for peer in large:  # they come first when there is room
+            self._dirty[peer] = None
+            self.queued += self._streams[peer].backlog_bytes
+        for peer in dirty:
+            stream = self._streams.get(peer)
             # Here and nowhere else: whatever moves a stream's deadline makes it dirty first.
-            due = stream.deadline_ns()
-            if due is not None:
+            due = stream.deadline_ns() if stream is not None else None
+            if due is not None and self._sessions.has(peer):
                 self._agenda.set(peer, due)
         return self._drain(now_ns)
+
+    def _flush_peer(self, now_ns: int, peer: str, stream: Stream, empty: bool, room: int) -> int:
+        """What is small. Returns the room that is left."""
+        try:
+            while (plain := stream.parcel(now_ns, empty=empty, bulk=False, room=room)) is not None:
+                empty = False
+                room = max(0, room - self._publish(peer, self._sessions.seal(now_ns, peer, plain)))
+        except session.NoSession:  # its numbers are used up: what was in the parcel is sent again
+            self._drained_sessions(now_ns)
+            self._dirty[peer] = None
+        return room
 
     def roster_changed(self, now_ns: int) -> None:
         self._after(now_ns, self._sessions.handle(now_ns, session.RosterChanged()))
@@ -239,24 +278,35 @@ class Channels:
         stream = self._streams.get(peer)
         return stream.backlog_bytes if stream else 0
 
+    @property
+    def waiting(self) -> bool:
+        """Is there anything that somebody has not acknowledged? O(n) in the streams."""
+        return any(stream.backlog for stream in self._streams.values())
+
     def streams(self) -> Iterator[tuple[str, Stream]]:
         return iter(self._streams.items())
 
     # -- time --------------------------------------------------------------------------------------
 
-    def tick(self, now_ns: int) -> list[Effect]:
-        """Retries, acknowledgements that found no traffic to ride on, handshakes; flush afterwards."""
+    def tick(self, now_ns: int, untaken_since_ns: int | None = None) -> list[Effect]:
+        """Retries, acknowledgements that found no traffic to ride on, handshakes; flush afterwards.
+
+        Args: untaken_since_ns: what was sent from then on has not left our line (``pacing``).
+        """
         self._after(now_ns, self._sessions.tick(now_ns))
         for peer in self._agenda.due(now_ns):
             stream = self._streams.get(peer)
             if stream is not None:
-                stream.tick(now_ns)
+                stream.tick(now_ns, untaken_since_ns)
                 self._dirty[peer] = None
         return self._drain(now_ns)
 
     def deadline_ns(self) -> int | None:
         """O(log n) in the streams; it may be early (what it was for was acknowledged), never late."""
         earliest, due = self._sessions.deadline_ns(), self._agenda.next_ns()
+        blocked_ns = self._blocked_ns
+        if blocked_ns is not None and (due is None or blocked_ns < due):
+            due = blocked_ns
         return due if earliest is None or (due is not None and due < earliest) else earliest
 
     def check(self) -> None:
@@ -286,12 +336,14 @@ class Channels:
             self._topics[peer] = topic_for(Direct(self._mesh, peer, self._me))
         return stream
 
-    def _publish(self, peer: str, payload: bytes) -> None:
+    def _publish(self, peer: str, payload: bytes) -> int:
         topic = self._topics.get(peer)
         if topic is None:
             topic = self._topics[peer] = topic_for(Direct(self._mesh, peer, self._me))
-        self.bytes_out += len(payload)
+        size = len(payload)
+        self.bytes_out += size
         self._out.append(Publish(peer, topic, payload))
+        return size
 
     def _drain(self, now_ns: int) -> list[Effect]:
         out, self._out = self._out, []

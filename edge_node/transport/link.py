@@ -74,6 +74,16 @@ class Link(Protocol):
     @property
     def up(self) -> bool: ...
 
+    @property
+    def handed(self) -> int:
+        """Messages of QoS 1 that `send` has taken since the start."""
+        ...
+
+    @property
+    def untaken(self) -> int:
+        """How many of them, the last ones, the broker has not taken; 0 while the link is down."""
+        ...
+
     def send(self, token: int, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
         """Hand a message over without waiting. Token 0: no Sent is wanted.
 
@@ -84,6 +94,10 @@ class Link(Protocol):
 
     def flush(self) -> None:
         """The caller's turn ends: write what was sent in it now. Without it, it leaves a loop turn later."""
+        ...
+
+    def rebuild(self, reason: str) -> None:
+        """Give this connection up, as if it had broken, and make another; nothing while the link is down."""
         ...
 
     def subscribe(self, topics: list[str]) -> None:

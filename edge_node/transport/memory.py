@@ -106,6 +106,7 @@ class MemoryLink:
         self._inbox = inbox
         self._queue_max = queue_max
         self._queue: deque[tuple[int, str, bytes, bool]] = deque()
+        self.handed = 0
         self._topics: dict[str, None] = {}
         self._standing: set[str] = set()
         self._backlog: deque[Delivery] = deque()
@@ -119,6 +120,15 @@ class MemoryLink:
     def up(self) -> bool:
         return self._up
 
+    @property
+    def untaken(self) -> int:
+        return len(self._queue)
+
+    def rebuild(self, reason: str) -> None:
+        if self._up:
+            self._broker._detach(self)
+            self._lost(reason)
+
     def send(self, token: int, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
         if not self._up:
             raise Unavailable(LINK_DOWN, retry_after_s=RETRY_S)
@@ -129,6 +139,7 @@ class MemoryLink:
         if not self._queue:
             asyncio.get_running_loop().call_soon(self._flush)
         self._queue.append((token, topic, payload, retain))
+        self.handed += 1
 
     def flush(self) -> None:
         """Nothing is faster here than the loop's next turn."""

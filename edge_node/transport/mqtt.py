@@ -96,6 +96,7 @@ class MqttLink:
         self.inbox = inbox
         self.bytes_out = 0  # MQTT bytes of messages and acknowledgements, before TLS
         self.bytes_in = 0
+        self.handed = 0
         self._addresses = addresses
         self._tls = tls
         self._rng = rng if rng is not None else random.Random()  # noqa: S311 - spreads reconnects, guards nothing
@@ -116,6 +117,14 @@ class MqttLink:
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise BadInput(f"payload of {len(payload)} bytes, a link carries {PAYLOAD_BYTES_MAX}")
         client.send(token, topic, payload, qos, retain)
+
+    @property
+    def untaken(self) -> int:
+        return len(self._client._open) if self._client is not None else 0
+
+    def rebuild(self, reason: str) -> None:
+        if self._client is not None:
+            self._client._lose(Unavailable(reason))
 
     def flush(self) -> None:
         if self._client is not None:
@@ -522,6 +531,7 @@ class _Client(aiomqtt.Client):
                 raise Refused("link queue full")
             mid = self._next_mid()
             self._open[mid] = token
+            self._link.handed += 1
             first |= 0x02
             middle = mid.to_bytes(2, "big") + b"\0" if self._v5 else mid.to_bytes(2, "big")
         else:

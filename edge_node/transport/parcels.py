@@ -5,7 +5,12 @@
 
 Paho costs tens of microseconds a message and the AEAD one, so all that accumulates in a loop turn goes
 into one parcel, and with four parcels unacknowledged the rest waits and coalesces further: batches grow
-by themselves under load. Live messages go before bulk (chunks of large bodies).
+by themselves under load. Live messages go before bulk (whatever is large: inputs, chunks of bodies), and
+bulk never has the last of the four parcels.
+
+What has not left our own line yet is not sent again: a copy would only queue behind what it is a copy of
+(and what was sent twice tells no round trip: Karn and Partridge, "Improving Round-Trip Time Estimates in
+Reliable Transport Protocols", 1987).
 
 A message keeps its number when it is sent again; only the parcel around it is new. Nothing here is
 durable and nothing is a promise of order: the store of record is the ledger, and every message is
@@ -16,7 +21,7 @@ Not here: sealing (`security.session`), which peer is up (`channel`), the durabl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -37,11 +42,12 @@ class ParcelLimits(msgspec.Struct, frozen=True):
     parcel_bytes: int = 128 * 1024  # a larger parcel delays the live lane by its own transmission
     message_bytes: int = 255 * 1024  # alone in its parcel, which is refused above 256 KiB
     parcel_items: int = 512  # bounds the decode time at the receiver (~0.3 ms)
+    live_bytes: int = 4 * 1024  # a larger message travels in the bulk lane, whatever it says
     in_flight_max: int = 4  # unacknowledged parcels; more only fills the broker's queue
     ack_delay_ns: int = 20 * MS  # an Ack waits this long for traffic to ride on
     ack_every: int = 2  # … but not for more than so many parcels: the sender's window is 4
     resend_ns: int = 1 * SECOND  # first re-send, or twice the round trip; doubles up to resend_max_ns
-    resend_max_ns: int = 8 * SECOND
+    resend_max_ns: int = 8 * SECOND  # … or four times the round trip
     ttl_ns: int = 120 * SECOND  # given up after this: leases have long moved the work elsewhere
     messages_max: int = 10_000  # waiting and unacknowledged; then Refused
     bytes_max: int = 64 * 1024 * 1024
@@ -52,7 +58,9 @@ class _Out(msgspec.Struct):
     raw: bytes
     expires_ns: int
     tries: int = 0
+    sent_ns: int = 0
     resend_ns: int = 0
+    held: bool = False  # it was due while it had not left our line
 
 
 class Counters(msgspec.Struct):
@@ -79,8 +87,8 @@ class Stream:
 
     __slots__ = (
         "_above", "_ack_due_ns", "_bulk", "_bytes", "_flying", "_live", "_loose", "_next_n",
-        "_next_resend_ns", "_parcel_of", "_resend", "_unacked", "_unanswered_parcels", "_up_to", "counters",
-        "limits", "rtt_ns",
+        "_next_resend_ns", "_parcel_of", "_resend", "_resend_bulk", "_unacked", "_unanswered_parcels",
+        "_up_to", "counters", "limits", "rtt_ns",
     )  # fmt: skip
 
     def __init__(self, limits: ParcelLimits | None = None) -> None:
@@ -92,6 +100,7 @@ class Stream:
         self._bulk: deque[tuple[int, bytes]] = _NONE
         self._loose: deque[bytes] = _NONE  # unacknowledged: the newest matter
         self._resend: deque[int] = _NONE
+        self._resend_bulk: deque[int] = _NONE
         self._unacked: dict[int, _Out] = {}
         self._parcel_of: dict[int, _Window] = {}
         self._flying = 0
@@ -117,7 +126,7 @@ class Stream:
         if queued >= limits.messages_max or self._bytes + len(raw) > limits.bytes_max:
             raise Refused("outbox full", fix="the peer is slow or away; try again later")
         self._bytes += len(raw)
-        if bulk:
+        if bulk or len(raw) > limits.live_bytes:
             if self._bulk is _NONE:
                 self._bulk = deque()
             self._bulk.append((now_ns + limits.ttl_ns, raw))
@@ -150,17 +159,27 @@ class Stream:
     def backlog(self) -> int:
         return len(self._live) + len(self._bulk) + len(self._unacked)
 
-    def sendable(self, now_ns: int) -> bool:
+    def sendable(self, now_ns: int, *, bulk: bool = True) -> bool:
+        """Would ``parcel`` give one, were there room on the line?"""
         if self._loose or self._ack_owed(now_ns):
             return True
-        return self._flying < self.limits.in_flight_max and bool(self._live or self._bulk or self._resend)
+        free = self.limits.in_flight_max - self._flying
+        if free <= 0:
+            return False
+        if self._live or self._resend:
+            return True
+        return bulk and free > 1 and bool(self._bulk or self._resend_bulk)
 
-    def parcel(self, now_ns: int, *, empty: bool = False) -> bytes | None:
+    def parcel(
+        self, now_ns: int, *, empty: bool = False, bulk: bool = True, room: int = 1 << 30
+    ) -> bytes | None:
         """The plaintext of the next parcel, or None if there is nothing to send now.
 
         Args: empty: build one even if idle (it confirms the keys of a new session).
+            bulk: with large messages.   room: bytes that it may put on the line; a single larger message
+            goes, unless it is 0: then nothing but what is never acknowledged.
         """
-        if not empty and not self.sendable(now_ns):
+        if not empty and not self.sendable(now_ns, bulk=bulk):
             return None
         items: list[tuple[int, bytes]] = []
         size = 0
@@ -173,11 +192,15 @@ class Stream:
             raw = self._loose.popleft()
             items.append((0, raw))
             size += len(raw)
-        if self._flying < limits.in_flight_max:
+        free = limits.in_flight_max - self._flying
+        if free > 0 and room > 0:
             window = _Window(0, 0, now_ns)
-            size = self._fill_again(now_ns, items, size, window)
-            size = self._fill_new(now_ns, self._live, items, size, window)
-            self._fill_new(now_ns, self._bulk, items, size, window)
+            most = room if room < limits.parcel_bytes else limits.parcel_bytes
+            size = self._fill_again(now_ns, self._resend, items, size, most, window)
+            size = self._fill_new(now_ns, self._live, items, size, most, window)
+            if bulk and free > 1:
+                size = self._fill_again(now_ns, self._resend_bulk, items, size, most, window)
+                self._fill_new(now_ns, self._bulk, items, size, most, window)
             if window.left:
                 self._flying += 1
         if not self._live:
@@ -189,16 +212,24 @@ class Stream:
         self.counters.parcels_out += 1
         return pack(self._low(), items)
 
-    def _fill_again(self, now_ns: int, items: list[tuple[int, bytes]], size: int, window: _Window) -> int:
-        limits = self.limits
-        while self._resend and len(items) < limits.parcel_items:
-            out = self._unacked.get(self._resend[0])
+    def _fill_again(
+        self,
+        now_ns: int,
+        lane: deque[int],
+        items: list[tuple[int, bytes]],
+        size: int,
+        most: int,
+        window: _Window,
+    ) -> int:
+        items_max = self.limits.parcel_items
+        while lane and len(items) < items_max:
+            out = self._unacked.get(lane[0])
             if out is None:
-                self._resend.popleft()
+                lane.popleft()
                 continue
-            if size and size + len(out.raw) > limits.parcel_bytes:
+            if size and size + len(out.raw) > most:
                 break
-            n = self._resend.popleft()
+            n = lane.popleft()
             self.counters.resent += 1
             items.append((n, out.raw))
             size += len(out.raw)
@@ -211,17 +242,18 @@ class Stream:
         lane: deque[tuple[int, bytes]],
         items: list[tuple[int, bytes]],
         size: int,
+        most: int,
         window: _Window,
     ) -> int:
-        limits = self.limits
-        while lane and len(items) < limits.parcel_items:
+        items_max = self.limits.parcel_items
+        while lane and len(items) < items_max:
             expires_ns, raw = lane[0]
             if expires_ns <= now_ns:
                 lane.popleft()
                 self._bytes -= len(raw)
                 self.counters.given_up += 1
                 continue
-            if size and size + len(raw) > limits.parcel_bytes:
+            if size and size + len(raw) > most:
                 break
             lane.popleft()
             n = self._next_n
@@ -235,14 +267,20 @@ class Stream:
 
     def _launch(self, now_ns: int, n: int, out: _Out, window: _Window) -> None:
         out.tries += 1
-        # Not before its answer may be here: on a slow line copies would only delay what they are copies of.
-        first_ns = max(self.limits.resend_ns, 2 * self.rtt_ns if self.rtt_ns is not None else 0)
-        out.resend_ns = now_ns + min(first_ns << min(out.tries - 1, 6), self.limits.resend_max_ns)
+        out.sent_ns = now_ns
+        out.held = False
+        out.resend_ns = now_ns + self._patience_ns(out.tries)
         if self._next_resend_ns is None or out.resend_ns < self._next_resend_ns:
             self._next_resend_ns = out.resend_ns
         window.last = max(window.last, n)
         window.left += 1
         self._parcel_of[n] = window
+
+    def _patience_ns(self, tries: int) -> int:
+        """Not before its answer may be here: on a slow line copies delay what they are copies of."""
+        limits, rtt_ns = self.limits, self.rtt_ns or 0
+        first_ns = max(limits.resend_ns, 2 * rtt_ns)
+        return min(first_ns << min(tries - 1, 6), max(limits.resend_max_ns, 4 * rtt_ns))
 
     def _low(self) -> int:
         # Numbers are handed out in rising order and dict order is insertion order, so the first
@@ -280,12 +318,26 @@ class Stream:
 
     def resend_all(self) -> None:
         """A fresh session or link: whatever is unacknowledged may be lost, send it again at once."""
-        self._resend = deque(self._unacked) if self._unacked else _NONE
+        self._resend = self._resend_bulk = _NONE
+        self._send_again(self._unacked)
         for window in {id(w): w for w in self._parcel_of.values()}.values():
             window.left = 0
         self._parcel_of = {n: _Window(n, -1) for n in self._unacked}
         self._flying = 0
         self._next_resend_ns = None
+
+    def _send_again(self, numbers: Iterable[int]) -> None:
+        """Into their lanes, behind what is there."""
+        large = self.limits.live_bytes
+        for n in numbers:
+            if len(self._unacked[n].raw) > large:
+                if self._resend_bulk is _NONE:
+                    self._resend_bulk = deque()
+                self._resend_bulk.append(n)
+            else:
+                if self._resend is _NONE:
+                    self._resend = deque()
+                self._resend.append(n)
 
     # -- receiving ---------------------------------------------------------------------------------
 
@@ -360,20 +412,29 @@ class Stream:
 
     # -- time --------------------------------------------------------------------------------------
 
-    def tick(self, now_ns: int) -> None:
-        """Mark what is due for another try; give up what is too old."""
+    def tick(self, now_ns: int, untaken_since_ns: int | None = None) -> None:
+        """Mark what is due for another try; give up what is too old.
+
+        Args: untaken_since_ns: what was sent from then on has not left our line for certain.
+        """
         if self._next_resend_ns is None or self._next_resend_ns > now_ns:
             return
         due: list[int] = []
         earliest: int | None = None
-        queued = set(self._resend)
+        queued = {*self._resend, *self._resend_bulk}
         for n, out in list(self._unacked.items()):
             if out.expires_ns <= now_ns:
                 self._give_up(n, out)
-            elif out.resend_ns <= now_ns:
-                if n not in queued:
+                continue
+            if out.resend_ns <= now_ns and n not in queued:
+                untaken = untaken_since_ns is not None and out.sent_ns >= untaken_since_ns
+                if not untaken and not out.held:
                     due.append(n)
-            elif earliest is None or out.resend_ns < earliest:
+                    continue
+                # It has its whole time again once it has left.
+                out.resend_ns = now_ns + (self.limits.resend_ns if untaken else self._patience_ns(out.tries))
+                out.held = untaken
+            if out.resend_ns > now_ns and (earliest is None or out.resend_ns < earliest):
                 earliest = out.resend_ns
         for n in due:
             window = self._parcel_of[n]
@@ -381,8 +442,7 @@ class Stream:
             if window.left == 0:
                 self._flying -= 1
             self._parcel_of[n] = _Window(n, -1)
-        if due:
-            self._resend = deque((*self._resend, *due))
+        self._send_again(due)
         self._next_resend_ns = earliest
 
     def _give_up(self, n: int, out: _Out) -> None:
