@@ -294,6 +294,8 @@ class Channels:
         Args: untaken_since_ns: what was sent from then on has not left our line (``pacing``).
         """
         self._after(now_ns, self._sessions.tick(now_ns))
+        if self._blocked_ns is not None and self._blocked_ns <= now_ns:
+            self._blocked_ns = None  # the flush that follows says it anew, unless the link is down
         for peer in self._agenda.due(now_ns):
             stream = self._streams.get(peer)
             if stream is not None:
