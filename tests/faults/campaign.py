@@ -33,7 +33,7 @@ from tests.faults.fault import BOTH, NONE, Context, Fault, Outcome, context_of, 
 
 HERE = Path(__file__).parent
 ROUND_S_MAX = 600.0
-"""Beyond any round that makes progress."""
+"""Beyond any round that makes progress; three times its own length where that is longer."""
 BROKEN_MAX = 3
 """Rounds of one fault that may break before it is given up: the cause would not change."""
 SAMPLES_MAX = 20_000
@@ -169,7 +169,7 @@ def play(leg: Leg, number: int, campaign: int, count: int, out: Path, say: Calla
     context = context_of(seed, leg.broker, scratch.absolute(), count, say)
     begun = time.monotonic()
     try:
-        outcome = asyncio.run(_bounded(leg.run(context)))
+        outcome = asyncio.run(_bounded(leg.run(context), max(ROUND_S_MAX, 3 * leg.fault.round_s)))
     except Unavailable as lacking:
         told.lacking = lacking.cause
     except Exception as error:
@@ -185,8 +185,8 @@ def play(leg: Leg, number: int, campaign: int, count: int, out: Path, say: Calla
     return told
 
 
-async def _bounded(running: Awaitable[Outcome]) -> Outcome:
-    async with asyncio.timeout(ROUND_S_MAX):
+async def _bounded(running: Awaitable[Outcome], within_s: float) -> Outcome:
+    async with asyncio.timeout(within_s):
         return await running
 
 

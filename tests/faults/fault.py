@@ -65,6 +65,7 @@ class Context:
     count: int  # how many of the fault's unit
     say: Callable[[str], None]
     drawn: dict[str, object] = field(default_factory=dict)  # parameters worth printing and keeping
+    brief: bool = False  # of the test suite: long waits of the table may be cut short
 
 
 @dataclass

@@ -29,11 +29,12 @@ from typing import Any, Final, TypeVar
 from device_sim.fleet.processes import Processes, end
 from edge_node.client import Mesh
 from edge_node.functions import values
+from edge_node.home import Home
 from examples.hosts.network import Network
 from gateway.broker.process import Process, Record
 from security.errors import BadInput, EdgeweaveError, Refused, Unavailable
 from tests.faults.checker import Verdict, judge
-from tests.faults.fault import NONE, Context, Outcome
+from tests.faults.fault import Context, Outcome
 from tests.support.links import MOSQUITTO
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ def note(folder, what, number):
 
 @function(timeout_s=60)
 def work(number: int, seconds: float, folder: str, filler: str = "") -> int:
-    """Its number, after a while. Half of the time is slept, half is worked when it is short."""
+    """Its number, after a while."""
     note(folder, "begin", number)
     time.sleep(seconds)
     note(folder, "end", number)
@@ -70,8 +71,8 @@ def work(number: int, seconds: float, folder: str, filler: str = "") -> int:
 
 
 @function(timeout_s=60)
-def plain(number: int, filler: str = "") -> int:
-    return number
+def large(number: int, size: int) -> dict:
+    return {"number": number, "filler": "x" * size}
 '''
 
 
@@ -120,7 +121,8 @@ class _Placed(Processes):
 class Fleet:
     """Gateway and nodes n1, n2, … on loopback, or each on its host of *network*.
 
-    Args: workers: of every member.   settings: more lines of every settings.toml.   source: the functions.
+    Args: workers: of every member.   settings: more lines of every settings.toml.   source: more functions.
+        ttl_s: of every task that is given to it.
         prefix: words before every command of a member.
     """
 
@@ -132,7 +134,8 @@ class Fleet:
         workers: int = 1,
         network: Network | None = None,
         settings: str = "",
-        source: str = LOAD,
+        source: str = "",
+        ttl_s: float = TTL_S,
         prefix: Callable[[str], list[str]] | None = None,
     ) -> None:
         if context.broker == "mosquitto" and not MOSQUITTO:
@@ -148,7 +151,8 @@ class Fleet:
         self.drivers: list[Driver] = []
         self.violations: list[str] = []
         self.source = self.folder / "load.py"
-        self.source.write_text(source)
+        self.source.write_text(LOAD + source)
+        self.ttl_s = ttl_s
         self.runs_log = self.folder / "runs.log"
         self.ended_by_fault = 0
         self._chores: set[asyncio.Task[Any]] = set()
@@ -338,8 +342,11 @@ class Fleet:
         self.drivers.append(Driver(self, member))
         return self.drivers[-1]
 
-    async def settled(self, within_s: float = TTL_S + GRACE_S) -> None:
-        """Every promise has its end told, or its time is over; then each end is asked for once more."""
+    async def settled(self, within_s: float = 0.0) -> None:
+        """Every promise has its end told, or its time is over; then each end is asked for once more.
+
+        Args: within_s: from now; 0: what a task has, and the grace.
+        """
         await asyncio.gather(*self._chores)
         self._chores.clear()
         for member in self.members.values():
@@ -351,7 +358,7 @@ class Fleet:
                         f"{self.processes.last_words(member.name)}"
                     )
                 await self.up(member)
-        end_s = time.monotonic() + within_s
+        end_s = time.monotonic() + (within_s or self.ttl_s + GRACE_S)
         for driver in self.drivers:
             await driver.settled(max(0.1, end_s - time.monotonic()))
         for driver in self.drivers:
@@ -414,20 +421,20 @@ class Driver:
         self.refused = 0
         self.latencies: list[float] = []  # s, from asking to the end, of those done
         self.waiting: dict[str, asyncio.Task[None]] = {}
-        self._mesh = Mesh(_home(member))
+        self._mesh = Mesh(Home(member.home))
 
     def say(self, **note: Any) -> None:
         self.notes.append({**note, "s": round(time.monotonic(), 4)})
 
-    async def submit(
-        self, *arguments: Any, where: str = "any", function: str = "load.work", ttl_s: float = TTL_S
-    ) -> str | None:
+    async def submit(self, *arguments: Any, where: str = "any", function: str = "load.work") -> str | None:
         """The id of an accepted task; None: it was refused, or nobody knows. Its number comes first."""
         number = next(self.fleet.numbers)
         asked_s = time.monotonic()
         self.say(asked=number, at=self.member.name)
         try:
-            handle = await self._mesh.submit(function, number, *arguments, where=where, ttl_s=ttl_s)
+            handle = await self._mesh.submit(
+                function, number, *arguments, where=where, ttl_s=self.fleet.ttl_s
+            )
         except Refused:
             self.refused += 1
             return None
@@ -476,6 +483,13 @@ class Driver:
                     await stop.wait()
         return count
 
+    def first_end_after(self, at: float) -> float | None:
+        """When the first task that was asked for after *at* ended as done; None: none has yet."""
+        asked = {note["asked"] for note in self.notes if "asked" in note and note["s"] > at}
+        ids = {note["id"] for note in self.notes if note.get("accepted") in asked}
+        ends = (note["s"] for note in self.notes if note.get("told") in ids and note["status"] == "done")
+        return min(ends, default=None)
+
     async def settled(self, within_s: float) -> None:
         open_tasks = [task for task in self.waiting.values() if not task.done()]
         if open_tasks:
@@ -489,7 +503,7 @@ class Driver:
     async def ask_again(self) -> None:
         """On a connection of its own: the answer must be the same."""
         told = [note["told"] for note in self.notes if "told" in note]
-        async with Mesh.open(_home(self.member)) as mesh:
+        async with Mesh.open(Home(self.member.home)) as mesh:
             for first in range(0, len(told), 64):
                 some = told[first : first + 64]
                 outcomes = await asyncio.gather(*(mesh.outcome_of(task, wait_s=5) for task in some))
@@ -503,18 +517,12 @@ class Driver:
         await self._mesh.__aexit__()
 
 
-def _home(member: Member) -> Any:
-    from edge_node.home import Home
-
-    return Home(member.home)
-
-
 def value_of(outcome: Any) -> Any:
-    """A number as it is; of anything larger only that it is there."""
+    """The number that it bears, whatever it is wrapped in."""
     if outcome.status != "done":
         return None
     value = values.decode(outcome.output)
-    return value if isinstance(value, int) else type(value).__name__
+    return value["number"] if isinstance(value, dict) else value
 
 
 def _lives(pid: int) -> bool:
@@ -554,4 +562,4 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
     return sum((x - x_mean) * (y - y_mean) for x, y in points) / spread if spread else 0.0
 
 
-__all__ = ["GATEWAY", "NONE", "Driver", "Fleet", "Member", "Run", "end", "resources", "signal_to", "slope"]
+__all__ = ["GATEWAY", "Driver", "Fleet", "Member", "Run", "end", "resources", "signal_to", "slope"]
