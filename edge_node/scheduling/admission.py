@@ -13,7 +13,7 @@ from edge_node.tasks.states import Refusal
 
 PROMISE_MARGIN = 1.25
 PROMISE_SLACK_S = 5e-3
-"""A refusal costs a round trip and an fsync at the owner; a shorter wait than that is not worth one."""
+"""A refusal costs a round trip; a shorter wait than that is not worth one."""
 LOW_PRIORITY_SHARE = 0.5
 HIGH_PRIORITY_SHARE = 1.25
 

@@ -185,8 +185,8 @@ class _View:
     """What we know of one peer that we have to do with."""
 
     __slots__ = (
-        "down", "kind", "kind_speed", "labels", "lacks", "name", "parked", "shy_until_ns", "trips", "turnstile",
-        "up", "wait",
+        "down", "kind", "kind_speed", "labels", "lacks", "name", "parked", "shy_until_ns", "trips",
+        "turnstile", "up", "wait",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -1070,8 +1070,9 @@ class Desk:
                 self._close(now_ns, entry, Status.FAILED, f"no place can run it ({reasons})", out)
                 return
         delay_ns = 0
-        waits_there = reason in FULL and entry.task.where not in (ANY, LOCAL, self.me)  # its turnstile says when
-        if not waits_there and (entry.task.where != ANY or reason in PERHAPS_SOON or entry.refusals >= 4):
+        where = entry.task.where
+        waits_there = reason in FULL and where not in (ANY, LOCAL, self.me)  # its turnstile says when
+        if not waits_there and (where != ANY or reason in PERHAPS_SOON or entry.refusals >= 4):
             delay_ns = min(BACKOFF_NS << min(entry.refusals, 10), BACKOFF_NS_MAX)
             delay_ns = int(delay_ns * (0.5 + self._rng.random()))
         entry.refusals += 1
@@ -1352,10 +1353,12 @@ class Desk:
         self._capacity_max = max(self._capacity_max, capacity)
         if self._open_to(view):
             self._pool.heard(now_ns, view.name)
-        turnstile = view.turnstile
-        if turnstile is not None and view.parked:
-            if turnstile.heard(now_ns, _wait_s(load), load.draining):
-                self._opens.set(view.name, now_ns)
+        if (
+            view.parked
+            and view.turnstile is not None
+            and view.turnstile.heard(now_ns, _wait_s(load), load.draining)
+        ):
+            self._opens.set(view.name, now_ns)
 
     def _load_heard(self, now_ns: int, peer: str, message: Load, out: list[Effect]) -> None:
         view = self._view(peer)

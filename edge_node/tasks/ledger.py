@@ -5,8 +5,10 @@ does not: an offer may go out in the same turn as the accept it depends on, beca
 together (PersistFailed takes the accept back and the work with it). Records are appended in order, so a
 terminal record can never be on the disk without its accept.
 
-Only accept, terminal record and the numbers of second and later attempts are written. A number is written
-*before* it is used: no two attempts ever share one, whatever restarts lie between them.
+Only accept, terminal record and the numbers of later attempts are written. A number is reserved on the disk
+*before* it is used: no two attempts ever share one, whatever restarts lie between them. A record reserves
+sixteen, and the next life begins above all of them, so that an offer that was merely refused goes on to the
+next place without a write (docs/decisions/0017).
 
 In: accept, fence, close, persisted, failed. Out: Append, Reply, Settled. Not here: where work runs (`desk`).
 """
@@ -38,6 +40,8 @@ MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
 SETTLED_KEPT = 16_384
 """Ids remembered after settling, to tell a late duplicate from a stray; the journal knows the rest."""
+RESERVED = 16
+"""Numbers that an accept, or a fence, reserves: its own and those after it."""
 REWRITE_NS = SECOND
 """A terminal record that could not be written is tried again this often."""
 
@@ -48,13 +52,15 @@ class Entry:
     __slots__ = (
         "accept_serial", "asked_again", "attempt", "attempts", "cancel_tokens", "close_serial", "deadline_ns",
         "deaths", "died_on", "durable", "excluded", "expires_ns", "fence_serial", "granted", "not_before_ns",
-        "note", "outcome", "pid", "place", "refusals", "started_at_ms", "state", "task", "tokens", "why",
+        "note", "outcome", "pid", "place", "refusals", "reserved", "started_at_ms", "state", "task", "tokens",
+        "why",
     )  # fmt: skip
 
     def __init__(self, task: Task, attempt: int, expires_ns: int, deadline_ns: int | None) -> None:
         self.task = task
         self.state = State.WAITING
         self.attempt = attempt  # the number of the newest attempt that may be out there, or goes out next
+        self.reserved = attempt + RESERVED - 1  # the last number that is ours without another write
         self.attempts: list[Attempt] = []  # those that ended
         self.granted = 0  # the number last handed out: the fence below which results are late
         self.place: str | None = None  # who got it; stays known after a lapse
@@ -143,6 +149,8 @@ class Ledger:
                     entry.died_on = [*(entry.died_on or ()), attempt.node]
         if all(attempt.number != entry.attempt for attempt in entry.attempts):
             entry.attempts.append(Attempt(entry.attempt, "", ended_as="lost in a restart"))
+        # Any number that its last record reserved may have gone out.
+        entry.attempt = entry.reserved = entry.attempt + RESERVED - 1
         entry.note = "taken up again after a restart"
         return entry
 
@@ -177,6 +185,14 @@ class Ledger:
         attempts = (*entry.attempts, Attempt(entry.attempt + 1, ""))
         entry.fence_serial = self._append(entry, Fenced(entry.task.id, attempts), out)
 
+    def renumber(self, entry: Entry) -> bool:
+        """The next number, of those that are reserved already. False: it takes a fence."""
+        if entry.attempt >= entry.reserved:
+            return False
+        entry.move(State.WAITING)
+        entry.attempt += 1
+        return True
+
     def close(self, entry: Entry, outcome: Outcome, out: list[Effect]) -> None:
         """Decide: whatever comes after this is a duplicate."""
         entry.move(State.CLOSING)
@@ -198,7 +214,10 @@ class Ledger:
         if serial == entry.close_serial:
             self._settle(entry, out)
             return None
-        return self._fenced(entry, serial)
+        if self._fenced(entry, serial) is None:
+            return None
+        entry.reserved = entry.attempt + RESERVED - 1
+        return entry
 
     def failed(self, serial: int, now_ns: int, reason: str, out: list[Effect]) -> Entry | None:
         """The entry that has to be dropped (its accept was lost) or placed (its fence was), or None."""
@@ -217,8 +236,8 @@ class Ledger:
         if serial == entry.close_serial:
             self._rewrite.set(entry.task.id, now_ns + REWRITE_NS)
             return None
-        # Going on unfenced only risks that a later life uses this number again; standing still would
-        # break the promise for certain.
+        # Going on unfenced only risks that a later life uses this number again, and not even that while an
+        # earlier record has reserved it; standing still would break the promise for certain.
         return self._fenced(entry, serial)
 
     def _fenced(self, entry: Entry, serial: int) -> Entry | None:
@@ -270,6 +289,7 @@ class Ledger:
         assert self.open_bytes == sum(len(entry.task.input) for entry in self.open.values())
         for task, entry in self.open.items():
             assert entry.task.id == task
+            assert 1 <= entry.granted + 1 <= entry.attempt + 1
             assert entry.state not in (State.SETTLED, State.DROPPED)
             closing = entry.state is State.CLOSING
             assert (entry.outcome is not None) == closing

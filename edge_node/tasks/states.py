@@ -68,6 +68,9 @@ class Refusal(StrEnum):
 NEVER_HERE = frozenset({Refusal.LABELS, Refusal.REQUIREMENT, Refusal.DUPLICATE_ID, Refusal.TOO_LARGE})
 """Refusals by a place that asking again will not change."""
 
+FULL = frozenset({Refusal.QUEUE_FULL, Refusal.DRAINING})
+"""Refusals by a place that has no room now: no fault of the task, and no hurry to ask again."""
+
 PERHAPS_SOON = frozenset({Refusal.UNKNOWN_FUNCTION, Refusal.INPUT_MISSING, Refusal.NO_SUCH_NODE})
 """Refusals by a place that may still be catching up: believed only when repeated."""
 

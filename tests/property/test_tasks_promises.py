@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import deque
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -43,7 +44,7 @@ from edge_node.tasks.desk import (
     WorkRefused,
     WorkStarted,
 )
-from edge_node.wire.messages import About, DigestEntry, Pong
+from edge_node.wire.messages import About, DigestEntry, Offer, Pong
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -103,7 +104,8 @@ class World:
         self.settled: dict[tuple[str, int, str], int] = {}
         self.replied: set[str] = set()
         self.refused: set[str] = set()
-        self.ran: dict[tuple[str, int], set[str]] = {}
+        self.granted: dict[tuple[str, str, int], str] = {}  # (owner, task, attempt) -> place
+        self.unwritten: set[str] = set()  # tasks of which a fence could not be written
         for name in NODES:
             self.boot(name)
 
@@ -116,7 +118,7 @@ class World:
         disk = self.disks[name]
         disk.pending.clear()
         self.pools[name] = []
-        settings_ = DeskSettings(workers=2, offers_max=4)
+        settings_ = DeskSettings(workers=2, offers_max=4, queue_tasks_max=2)
         desk = self.desks[name] = Desk(name, settings=settings_, rng=random.Random(self.rng.random()))
         self.carry(name, desk.restore(self.now_ns, self.wall_ms(), disk.open_tasks()))
         for other in NODES:
@@ -136,9 +138,13 @@ class World:
                 case Append():
                     self.disks[name].pending.append(effect)
                 case Tell(peer, message):
+                    if isinstance(message, Offer):
+                        self.grant(name, message.task, message.attempt, peer)
                     self.send(name, peer, message)
                 case Run():
                     key = (effect.task, effect.attempt)
+                    if effect.owner == name:
+                        self.grant(name, effect.task, effect.attempt, name)
                     assert all((job.task, job.attempt) != key for _, job, _ in self.pools[name])
                     run_ms = self.rng.choice((0, 1, 50, 400))
                     self.pools[name].append((self.now_ns + run_ms * MS, effect, run_ms))
@@ -163,6 +169,11 @@ class World:
                     self.send(peer, name, Pong(0, self.desks[peer].load(self.now_ns)))
                 case Explain() | Drained():
                     pass
+
+    def grant(self, owner: str, task: str, attempt: int, place: str) -> None:
+        if task not in self.unwritten:
+            had = self.granted.setdefault((owner, task, attempt), place)
+            assert had == place, f"attempt {attempt} of {task} was given to {had} and to {place}"
 
     def send(self, src: str, dst: str, message) -> None:
         """The channel below resends, but not for ever and not in order: some messages just do not come."""
@@ -205,6 +216,7 @@ class World:
                 append = disk.pending.popleft()
                 if name in self.full:
                     disk.lost |= {r.task.id for r in append.records if isinstance(r, Accepted)}
+                    self.unwritten |= {r.task_id for r in append.records if isinstance(r, Fenced)}
                     self.feed(name, PersistFailed(append.serial, "full"))
                 else:
                     disk.commit(append)
@@ -349,6 +361,39 @@ def judge(world: World) -> None:
 def test_every_accepted_task_ends_exactly_once(seed, script):
     """P1 and P2 of the promises, for whatever may happen before the world heals."""
     judge(play(seed, script))
+
+
+def crowded(seed: int) -> list:
+    """More work than there is room for, in storms, with restarts between: what short scripts seldom reach."""
+    rng = random.Random(seed)
+    script: list = [("weather", rng.choice((0, 10)), rng.choice((0, 10)), rng.choice((0, 5, 300)))]
+    for _ in range(rng.randint(6, 14)):
+        for _ in range(rng.randint(1, 10)):
+            place = rng.choice(("any", "any", "local", "gateway", "pi-1", "pi-2"))
+            function = rng.choice(("f.noop", "f.noop", POISON, RAISES))
+            deadline_ms = rng.choice((None, None, None, 300))
+            script.append(("submit", rng.choice(NODES), place, function, deadline_ms, 0, ()))
+        script.append(("wait", rng.choice((0, 1, 30, 100, 500))))
+        match rng.randrange(8):
+            case 0 | 1 | 2:
+                script.append(("restart", rng.choice(NODES)))
+            case 3:
+                script.append(("cancel", rng.randrange(100)))
+            case 4:
+                script.append(("down", *rng.sample(NODES, 2)))
+            case 5:
+                script.append(("deadly", rng.choice((0, 20))))
+            case 6:
+                script.append(("weather", rng.choice((0, 10, 30)), 10, rng.choice((0, 5, 300))))
+        script.append(("wait", rng.choice((0, 1, 30, 100))))
+    return script
+
+
+@pytest.mark.slow
+def test_crowds_and_restarts_lose_nothing_and_share_no_number():
+    """P1 and P2, and that the number of an attempt is one place's through every restart."""
+    for seed in range(40):
+        judge(play(seed, crowded(seed)))
 
 
 def test_the_same_script_ends_the_same_way_twice():

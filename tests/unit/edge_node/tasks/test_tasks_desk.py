@@ -40,6 +40,7 @@ from edge_node.tasks.desk import (
     WorkRefused,
     WorkStarted,
 )
+from edge_node.tasks.ledger import RESERVED
 from edge_node.wire.messages import Accept, Beat, Cancel, Load, Offer, Progress, Refuse, Result
 
 MS = 1_000_000
@@ -362,6 +363,74 @@ class TestOwner:
         assert [offer.attempt for offer in told(effects, Offer)] == [2]
         assert forced.desk.refused_by_peers == {"queue full": 1}
 
+    def test_a_refusal_goes_on_to_the_next_place_without_a_write(self, forced):
+        effects = forced.hear("gateway", Refuse("t1", 1, "queue full", Load(2, 5000)))
+
+        assert of_type(effects, Append) == []
+        assert [offer.attempt for offer in told(forced.wait(SECOND), Offer)] == [2]
+
+    def test_every_sixteenth_number_is_reserved_by_a_write_before_it_goes_out(self, forced):
+        numbers, written = [1], []
+        for _ in range(2 * RESERVED):
+            effects = forced.hear("gateway", Refuse("t1", numbers[-1], "queue full", Load(2, 5000)))
+            fences = [a.records[0].attempts[-1].number for a in of_type(effects, Append)]
+            written += fences
+            effects = forced.wait(30 * SECOND)
+            if fences:
+                assert told(effects, Offer) == [], "not before it is on the disk"
+                effects = forced.persist()
+            numbers += [offer.attempt for offer in told(effects, Offer)]
+
+        assert numbers == list(range(1, 2 * RESERVED + 2))
+        assert written == [1 + RESERVED, 1 + 2 * RESERVED]
+
+    def test_what_may_run_at_one_full_place_alone_does_not_ask_it_all_the_time(self, desk):
+        """A hundred tasks, a minute: once each, then one after another, ever more seldom."""
+        desk.say(PeerUp("gateway", 2 * MS))
+        effects = [e for i in range(100) for e in desk.submitted(a_task(f"t{i}", where="gateway"))]
+        asked = fences = 0
+        end_ns = desk.now_ns + 60 * SECOND
+        full = Load(2, 60_000)
+        while desk.now_ns < end_ns:
+            offers = told(effects, Offer)
+            asked += len(offers)
+            fences += sum(isinstance(a.records[0], Fenced) for a in of_type(effects, Append))
+            effects = [
+                e
+                for offer in offers
+                for e in desk.hear("gateway", Refuse(offer.task, offer.attempt, "queue full", full))
+            ]
+            effects += desk.wait(max(MS, (desk.desk.deadline_ns() or 0) - desk.now_ns))
+
+        assert 100 + 12 <= asked <= 100 + 50
+        assert fences == 0
+
+    def test_news_of_room_at_the_only_place_lets_its_tasks_through(self, desk):
+        desk.say(PeerUp("gateway", 2 * MS))
+        for i in range(20):
+            desk.submitted(a_task(f"t{i}", where="gateway"))
+        for i in range(20):
+            assert told(desk.hear("gateway", Refuse(f"t{i}", 1, "queue full", Load(2, 60_000))), Offer) == []
+        full = desk.hear("gateway", Beat(1, Load(2, 59_000)))
+        assert (told(full, Offer), told(desk.wait(0), Offer)) == ([], [])
+
+        desk.hear("gateway", Beat(2, Load(2, 1_000)))
+        (first,) = told(desk.wait(0), Offer)
+        desk.hear("gateway", Accept(first.task, first.attempt))
+        second = told(desk.wait(0), Offer)
+
+        assert len(second) == 1, "two may be there now"
+        for offer in second:
+            desk.hear("gateway", Result(offer.task, offer.attempt, "done"))
+        assert len(told(desk.wait(0), Offer)) <= 2, "what it takes says how much more it gets"
+
+    def test_a_place_that_shuts_down_is_asked_again_when_it_is_back(self, forced):
+        forced.hear("gateway", Refuse("t1", 1, "draining", Load(2, 0, draining=True)))
+        forced.hear("gateway", Beat(2, Load(2, 0, draining=True)))
+        assert told(forced.wait(0), Offer) == []
+
+        assert [o.attempt for o in told(forced.say(PeerUp("gateway", MS, restarted=True)), Offer)] == [2]
+
     def test_a_refusal_for_good_by_the_only_place_ends_the_task(self, forced):
         effects = forced.hear("gateway", Refuse("t1", 1, "requirement missing"))
 
@@ -492,8 +561,7 @@ class TestPlacing:
         desk.say(Members((MemberInfo("gateway", {"site": "b"}), MemberInfo("pi-1", {"site": "a"}))))
         desk.say(PeerUp("gateway", 2 * MS))
         desk.submitted(a_task(labels={"site": "b"}))
-        desk.hear("gateway", Refuse("t1", 1, "queue full"))
-        assert told(desk.persist(), Offer) == []
+        assert told(desk.hear("gateway", Refuse("t1", 1, "queue full")), Offer) == []
         assert desk.desk.deadline_ns() <= desk.now_ns + SECOND // 2
 
         assert [offer.attempt for offer in told(desk.wait(SECOND // 2), Offer)] == [2]
@@ -522,17 +590,17 @@ class TestRestart:
         (append,) = effects
         assert [(a.number, a.ended_as) for a in append.records[0].attempts] == [
             (1, "lost in a restart"),
-            (2, ""),
+            (1 + RESERVED, ""),
         ]
         desk.serial = append.serial
-        assert [run.attempt for run in of_type(desk.persist(), Run)] == [2]
+        assert [run.attempt for run in of_type(desk.persist(), Run)] == [1 + RESERVED]
 
-    def test_the_next_life_goes_on_counting(self, desk):
+    def test_the_next_life_goes_on_counting_above_all_that_was_reserved(self, desk):
         kept = [Attempt(1, "gateway", ended_as="lapsed"), Attempt(2, "")]
 
         (append,) = desk.desk.restore(desk.now_ns, WALL, [(a_task(accepted_at_ms=WALL), kept)])
 
-        assert append.records[0].attempts[-1].number == 3
+        assert append.records[0].attempts[-1].number == 2 + RESERVED
 
     def test_time_goes_on_while_nobody_is_there(self, desk):
         task = a_task(accepted_at_ms=WALL - 10_000, deadline_ms=5_000)

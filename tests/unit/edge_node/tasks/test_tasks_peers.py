@@ -478,7 +478,7 @@ class TestPeersThatFail:
         node = Node(up=["pi-2"])
         rests = []
         for n in range(14):
-            node.submit(f"t{n}", where="pi-2")
+            node.submit(f"t{n}", labels={"zone": "hall"})
             node.hear("pi-2", Refuse(f"t{n}", 1, "queue full"))
             view = node.desk._views["pi-2"]
             rests.append((view.shy_until_ns - node.now_ns) / SECOND)
