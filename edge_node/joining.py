@@ -505,7 +505,7 @@ def _read_head(head: bytes) -> tuple[int, int]:
     if (
         len(parts) < 2
         or not parts[0].startswith("HTTP/1.")
-        or not (parts[1].isdigit() and len(parts[1]) == 3)
+        or not (parts[1].isascii() and parts[1].isdigit() and len(parts[1]) == 3)
     ):
         raise ProtocolViolation("what answers there speaks no HTTP")
     headers = {

@@ -53,7 +53,7 @@ class Restored:
         """None: damaged, which is told and taken for a restoration that we know nothing of."""
         try:
             return cls(**json.loads(data))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             return None
 
     @property

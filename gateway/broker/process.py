@@ -37,7 +37,7 @@ class Record:
         """None: there is none, or it is not ours to understand."""
         try:
             return cls(**json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
 
     def is_alive(self) -> bool:

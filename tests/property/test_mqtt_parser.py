@@ -9,20 +9,9 @@ from hypothesis import strategies as st
 
 from edge_node.transport.inbox import Inbox
 from edge_node.transport.link import Delivery, Sent
-from edge_node.transport.mqtt import MqttLink, _Client, _length
+from edge_node.transport.mqtt import _length
 from security.errors import EdgeweaveError
-
-
-def client_for(inbox, *, mqtt5=False):
-    link = MqttLink(addresses=list, client_id="a", tls=None, inbox=inbox, mqtt5=mqtt5)
-    return _Client(link, ("127.0.0.1", 1), None)
-
-
-def publish(topic, payload, mid, *, mqtt5=False):
-    rest = len(topic).to_bytes(2, "big") + topic + (mid.to_bytes(2, "big") if mid else b"")
-    rest += b"\0" if mqtt5 else b""
-    return bytes([0x32 if mid else 0x30]) + _length(len(rest) + len(payload)) + rest + payload
-
+from tests.support.parsers import client_for, publish
 
 messages = st.lists(
     st.tuples(st.sampled_from(["t", "ew/1/m/d/a/b", "ä"]), st.binary(max_size=300), st.integers(0, 65_535)),
