@@ -105,7 +105,7 @@ class MemoryLink:
         self._broker = broker
         self._inbox = inbox
         self._queue_max = queue_max
-        self._queue: deque[tuple[int, str, bytes, bool]] = deque()
+        self._queue: deque[tuple[int, str, bytes, bool, int]] = deque()
         self.handed = 0
         self._topics: dict[str, None] = {}
         self._standing: set[str] = set()
@@ -122,7 +122,7 @@ class MemoryLink:
 
     @property
     def untaken(self) -> int:
-        return len(self._queue)
+        return sum(qos for *_, qos in self._queue)
 
     def rebuild(self, reason: str) -> None:
         if self._up:
@@ -138,8 +138,8 @@ class MemoryLink:
             raise Refused("link queue full")
         if not self._queue:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._queue.append((token, topic, payload, retain))
-        self.handed += 1
+        self._queue.append((token, topic, payload, retain, qos))
+        self.handed += qos
 
     def flush(self) -> None:
         """Nothing is faster here than the loop's next turn."""
@@ -201,7 +201,7 @@ class MemoryLink:
 
     def _flush(self) -> None:
         while self._queue and self._up:
-            token, topic, payload, retain = self._queue.popleft()
+            token, topic, payload, retain, _ = self._queue.popleft()
             self._broker._publish(self.client_id, topic, payload, retain=retain)
             if token:
                 self._inbox.put_local(Sent(token))
@@ -215,7 +215,7 @@ class MemoryLink:
 
     def _lost(self, reason: str) -> None:
         """Told by the broker: the session and all that was queued in it are gone."""
-        for token, _, _, _ in self._queue:
+        for token, *_ in self._queue:
             if token:
                 self._inbox.put_local(Sent(token, LINK_DOWN))
         self._queue.clear()

@@ -8,7 +8,8 @@ and only a window of it may be; the rest waits in its streams, where what is urg
 
 The window doubles while what is handed over is taken in time, and falls to what the line carried when it was
 not: more than 100 ms later than the quickest answer is a queue, not a way (Brakmo and Peterson, "TCP Vegas",
-1995; Nichols and Jacobson, "Controlling Queue Delay", 2012).
+1995; Nichols and Jacobson, "Controlling Queue Delay", 2012). Once a minute a full line is let run empty, to see
+how quick it is (ProbeRTT of Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016).
 
 Not here: which message goes first (``channel``, ``parcels``), what a receiver can take (it acknowledges).
 """
@@ -109,8 +110,13 @@ class Pacing:
         if now_ns >= self._around_ns + QUICKEST_NS:
             self._around_ns = now_ns
             self._before_ns, self._quickest_ns = self._quickest_ns, None
-            if self.bytes_s is not None and now_ns >= self._late_ns + QUICKEST_NS:
+            if self.bytes_s is None:
+                pass
+            elif now_ns >= self._late_ns + QUICKEST_NS:
                 self.bytes_s *= 2  # it was not asked for as much; perhaps it has got better
+            else:  # else a queue that never ends would be taken for the way
+                self.window = WINDOW_MIN
+                self._round = self._line[-1].number if self._line else one.number
         if self._quickest_ns is None or took_ns < self._quickest_ns:
             self._quickest_ns = took_ns
         quickest_ns = self._quickest_ns
@@ -128,7 +134,7 @@ class Pacing:
             return  # handed over before the window last changed
         if late:
             self.window = max(WINDOW_MIN, int(one.ahead * (quickest_ns + QUEUE_NS) / took_ns))
-        elif self.window < WINDOW_MAX:
+        elif 4 * one.ahead >= 3 * self.window and self.window < WINDOW_MAX:  # it has tried the window
             self.window = min(WINDOW_MAX, 2 * self.window)
         else:
             return

@@ -48,8 +48,8 @@ class Watchdog:
     """Of one link; a core."""
 
     __slots__ = (
-        "_gap_ns", "_heard_ns", "_not_before_ns", "_probed_ns", "_probes", "_taken", "_taken_ns", "_up",
-        "_waits_ns", "rebuilt",
+        "_gap_ns", "_heard_ns", "_not_before_ns", "_probed_ns", "_probes", "_rebuilt_ns", "_taken",
+        "_taken_ns", "_up", "_waits_ns", "rebuilt",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -63,6 +63,7 @@ class Watchdog:
         self._probed_ns = 0
         self._gap_ns = REBUILD_NS_MIN
         self._not_before_ns = 0
+        self._rebuilt_ns: int | None = None  # and nothing was heard since that would speak for it
 
     def link_up(self, now_ns: int) -> None:
         self._up = True
@@ -76,9 +77,12 @@ class Watchdog:
     def heard(self, now_ns: int) -> None:
         """Anything came in, a probe too."""
         self._heard_ns = now_ns
-        if self._probes:
-            self._probes = 0
+        self._probes = 0
+        # Not what every new connection is greeted with.
+        if self._rebuilt_ns is not None and now_ns >= self._rebuilt_ns + REBUILD_NS_MIN:
+            self._rebuilt_ns = None
             self._gap_ns = REBUILD_NS_MIN
+            self._not_before_ns = now_ns
 
     def look(self, now_ns: int, *, waits: bool, taken: int, on_line: int) -> list[Effect]:
         """Call it every ``LOOK_NS``.
@@ -114,6 +118,7 @@ class Watchdog:
         self._not_before_ns = now_ns + self._gap_ns
         self._gap_ns = min(REBUILD_NS_MAX, 2 * self._gap_ns)
         self._probes = 0
+        self._rebuilt_ns = now_ns
         self.rebuilt += 1
         return [Rebuild(reason)]
 

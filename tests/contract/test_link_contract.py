@@ -179,6 +179,36 @@ async def test_a_cut_link_leaves_its_will_and_comes_back_with_its_subscriptions(
         assert await a.payloads(count=1) == [b"again"]
 
 
+async def test_a_link_counts_what_the_broker_has_taken(bed):
+    a, b = Ears(), Ears()
+    link = bed.link("a", a)
+    async with up(bed.link("b", b), b, inbox_of("b")), up(link, a, inbox_of("a")):
+        assert (link.handed, link.untaken) == (0, 0)
+        for _ in range(5):
+            link.send(0, f"{ROOT}/d/b/a", b"counted")
+        link.send(9, f"{ROOT}/p/a", b"beats are not", qos=0)
+        link.send(1, f"{ROOT}/d/b/a", b"last")
+        assert (link.handed, link.untaken) == (6, 6)
+
+        await a.until(lambda event: event == Sent(1, None))
+        assert (link.handed, link.untaken) == (6, 0)
+
+
+async def test_a_link_that_is_rebuilt_comes_back_with_its_subscriptions(bed):
+    a, b = Ears(), Ears()
+    link = bed.link("a", a)
+    async with up(bed.link("b", b), b, inbox_of("b")) as other, up(link, a, inbox_of("a")):
+        link.send(4, f"{ROOT}/d/b/a", b"perhaps lost")
+        link.rebuild("it did not get on")
+
+        await a.until(lambda event: event == LinkUp(2))
+        assert LinkDown("it did not get on") in a.heard
+        assert [event.token for event in a.heard if isinstance(event, Sent)] == [4]
+        assert link.untaken == 0
+        other.send(1, f"{ROOT}/d/a/b", b"again")
+        assert await a.payloads(count=1) == [b"again"]
+
+
 async def test_open_tokens_are_told_before_the_link_is_down(bed):
     a = Ears()
     link = bed.link("a", a)

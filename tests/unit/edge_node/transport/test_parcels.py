@@ -102,6 +102,50 @@ def test_nothing_is_sent_again_before_its_answer_may_be_here():
     assert a.parcel(2600 * MS) is not None
 
 
+def test_nothing_is_sent_again_that_has_not_left_our_line():
+    a = Stream()
+    a.post(0, Ping(1))
+    assert a.parcel(5 * MS) is not None
+    for second in range(1, 60):
+        a.tick(second * SECOND, untaken_since_ns=5 * MS)
+        assert a.parcel(second * SECOND) is None, "a copy would queue behind the first"
+    a.tick(60 * SECOND)
+    assert a.parcel(60 * SECOND) is None, "it left a moment ago: its answer has time"
+    a.tick(61 * SECOND)
+    assert a.parcel(61 * SECOND) is not None
+    a.check()
+
+
+def test_large_messages_leave_a_parcel_to_small_ones():
+    a = Stream()
+    for n in range(8):
+        a.post(0, Ping(n), bulk=True)
+        assert (a.parcel(0) is not None) == (n < 3)
+    a.post(0, Ping(99))
+    assert a.parcel(0) is not None
+    a.check()
+
+
+def test_a_large_message_does_not_hold_up_a_small_one():
+    a, b = Stream(), Stream()
+    a.post(0, CatalogueEntries([bytes(30_000)]))
+    a.post(0, Ping(1))
+    small = a.parcel(0, bulk=False)
+    assert small is not None and b.arrived(0, *unpack(small)) == [Ping(1)]
+    (came,) = carry(0, a, b)
+    assert came == CatalogueEntries([bytes(30_000)])
+
+
+def test_a_parcel_fits_the_room_on_the_line():
+    a = Stream()
+    for n in range(100):
+        a.post(0, Ping(n))
+    assert a.parcel(0, room=0) is None and a.sendable(0)
+    first = a.parcel(0, room=50)
+    assert first is not None and len(first) < 100
+    a.check()
+
+
 def test_a_gap_is_told_in_the_bitmap_and_only_the_gap_is_sent_again():
     a, b = Stream(), Stream()
     plains = []
