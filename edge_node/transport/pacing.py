@@ -8,8 +8,8 @@ and only a window of it may be; the rest waits in its streams, where what is urg
 
 The window doubles while what is handed over is taken in time, and falls to what the line carried when it was
 not: more than 100 ms later than the quickest answer is a queue, not a way (Brakmo and Peterson, "TCP Vegas",
-1995; Nichols and Jacobson, "Controlling Queue Delay", 2012). Once a minute a full line is let run empty, to see
-how quick it is (ProbeRTT of Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016).
+1995; Nichols and Jacobson, "Controlling Queue Delay", 2012). Once a minute a full line is let run empty, to
+see how quick it is (ProbeRTT of Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016).
 
 Not here: which message goes first (``channel``, ``parcels``), what a receiver can take (it acknowledges).
 """
