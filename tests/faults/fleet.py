@@ -21,17 +21,17 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from device_sim.fleet.processes import Processes, end
+from device_sim.fleet.processes import Processes, children_of
 from edge_node.client import Mesh
 from edge_node.functions import values
 from edge_node.home import Home
 from examples.hosts.network import Network
-from gateway.broker.process import Process, Record
+from gateway.broker.process import Process, Record, started_at
 from security.errors import BadInput, EdgeweaveError, Refused, Unavailable
 from tests.faults.checker import Verdict, judge
 from tests.faults.fault import Context, Outcome
@@ -472,12 +472,13 @@ class Driver:
         stop: asyncio.Event,
         *,
         where: Sequence[str] = ("any",),
+        filler: str = "",
     ) -> int:
         """A task each *every_s* on average, until *stop*. Returns: how many were accepted."""
         rng = random.Random(f"{self.fleet.context.seed}/{self.member.name}")
         count = 0
         while not stop.is_set():
-            count += await self.work(seconds(), where=rng.choice(where)) is not None
+            count += await self.work(seconds(), where=rng.choice(where), filler=filler) is not None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(rng.expovariate(1 / every_s)):
                     await stop.wait()
@@ -543,6 +544,21 @@ def signal_to(pid: int, started: int, number: signal.Signals) -> bool:
         process.close()
 
 
+@contextlib.contextmanager
+def stopped(member: Member) -> Iterator[None]:
+    """The daemon and its workers stand still for as long as the block lasts."""
+    held = [(pid, started_at(pid)) for pid in (member.pid, *children_of(member.pid))]
+    for pid, started in held:
+        if started is not None:
+            signal_to(pid, started, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid, started in reversed(held):
+            if started is not None:
+                signal_to(pid, started, signal.SIGCONT)
+
+
 def resources(pid: int) -> tuple[int, int] | None:
     """(resident bytes, open descriptors) of a process; None: it is gone."""
     try:
@@ -560,6 +576,3 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
     y_mean = sum(y for _, y in points) / len(points)
     spread = sum((x - x_mean) ** 2 for x, _ in points)
     return sum((x - x_mean) * (y - y_mean) for x, y in points) / spread if spread else 0.0
-
-
-__all__ = ["GATEWAY", "Driver", "Fleet", "Member", "Run", "end", "resources", "signal_to", "slope"]
