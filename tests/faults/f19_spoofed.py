@@ -142,6 +142,7 @@ async def _attempt(bed: BrokerBed, rng: random.Random, honest: Any, a: Ears, n: 
 
 async def impersonated(scratch: Path, seed: int, count: int) -> Figures:
     """It reads `#`, takes their client ids, and says in their name what it has: parcels, handshakes."""
+    count = max(100, count)  # so that there is something to overhear
     async with HostileMesh(scratch, NAMES) as mesh:
         await mesh.deploy()
         gateway, heard = mesh.agents["gateway"], []

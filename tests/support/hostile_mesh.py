@@ -135,7 +135,7 @@ class HostileMesh(LittleMesh):
         )
 
     async def __aenter__(self) -> HostileMesh:
-        await self._broker_bed.enter_async_context(self.hostile)
+        await self._broker_bed.enter_async_context(self.broker_of_this_mesh())
         try:
             await super().__aenter__()
         except BaseException:
@@ -143,6 +143,9 @@ class HostileMesh(LittleMesh):
             raise
         self.hostile.rules = self.rules  # a mesh first comes up, then it is attacked
         return self
+
+    def broker_of_this_mesh(self) -> contextlib.AbstractAsyncContextManager[Any]:
+        return self.hostile
 
     async def __aexit__(self, *exc: object) -> None:
         await super().__aexit__(*exc)
