@@ -158,6 +158,7 @@ class Node:
             ),
             rng=rng,
             line=self._line,
+            untaken=lambda peer: self.channels.backlog_bytes(peer),
         )
         previous = keystore.previous_identity()
         self._statics = [keys.static_private_bytes]  # newest first; peers may know an older roster

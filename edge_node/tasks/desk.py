@@ -221,8 +221,11 @@ class Desk:
         rng: Random,
         labels: dict[str, str] | None = None,
         line: Callable[[], tuple[int, float | None]] = _no_line,
+        untaken: Callable[[str], int] = lambda _peer: 0,
     ) -> None:
-        """``line()``: bytes that wait to leave here, and how many leave in a second, if that is known."""
+        """``line()``: bytes that wait to leave here, and how many leave in a second, if that is known.
+        ``untaken(peer)``: bytes that were sent to this peer and that it has not acknowledged.
+        """
         self.me = me
         self._line = line
         self._settings = settings
@@ -237,7 +240,7 @@ class Desk:
         self._leases = Leases()
         self._holder = Holder(
             me, self.estimates, workers=settings.workers, speed=settings.speed,
-            queue_tasks_max=settings.queue_tasks_max, queue_s_max=settings.queue_s_max,
+            queue_tasks_max=settings.queue_tasks_max, queue_s_max=settings.queue_s_max, untaken=untaken,
         )  # fmt: skip
         self._holder.kind = self._kind
         self._views: dict[str, _View] = {}
@@ -1321,6 +1324,7 @@ class Desk:
                     entry.task.function, peer, message.run_us / 1e6, view.wait.speed, len(message.output),
                     view.kind,
                 )  # fmt: skip
+                self._holder.learned(entry.task.function)
         if lapsed:
             # The lease lapsed and no newer attempt has gone out: still the first valid result.
             if message.status not in ("done", "failed"):

@@ -7,7 +7,12 @@ worker pool: as many calls as there are workers, and more only while everything 
 fetched first queue apart and take none of that window: their owner may be slow, or dead.
 
 For a foreign task the answers are lazy: the result, if it comes within 20 ms, is its own acceptance;
-otherwise Accept, then Progress three times a lease. All of it is volatile: the owner keeps the promise.
+otherwise Accept, then Progress three times a lease; also while a large result is on its way, or the lease
+would lapse under it and the work be done twice. A result is kept for a while, for an owner that asks again.
+All of it is volatile: the owner keeps the promise.
+
+What waits is counted by function, so that the first runs of an unknown one correct the whole queue's worth at
+once, however long it is.
 
 In: offer, add_own, cancel, started, done, refused, withdraw, stop_own. Out: Run, Stop, Tell.
 Not here: the owner's books (`ledger`, `leases`), how a worker is run (`functions.runtimes`).
@@ -18,7 +23,9 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from enum import IntEnum
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from edge_node.scheduling import admission
 from edge_node.tasks.agenda import Agenda
@@ -28,6 +35,8 @@ from edge_node.tasks.task import ANY
 from edge_node.wire.messages import Accept, Load, Offer, Progress, Refuse, Result
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edge_node.scheduling.estimates import Estimates
     from edge_node.tasks.task import Task
 
@@ -39,6 +48,10 @@ FETCHING_MAX = 16
 """Calls released ahead of their input: what the fetching of bodies carries at once."""
 RESULTS_KEPT = 1024
 RESULTS_BYTES_KEPT = 4 * 2**20
+LARGE_BYTES = 4 * 1024
+"""A result above this is overtaken by a Progress on its way; what is smaller travels as that does."""
+ON_ITS_WAY_NS = 120_000 * MILLISECOND
+"""Longer no message is tried; then the lease may lapse."""
 TOMBSTONES_KEPT = 1024
 PRIORITY_MAX = 100
 RAN_KEPT = 256
@@ -54,6 +67,35 @@ class Phase(IntEnum):
     RUNNING = 2
     LATE = 3  # own, and sure to miss its deadline: kept until that comes
     GONE = 4  # answered, cancelled or withdrawn; if released, its worker may still be busy with it
+
+
+class _Kept(NamedTuple):
+    """A result, for an owner that did not get it."""
+
+    owner: str
+    digest: bytes
+    result: Result
+
+
+class _Sent(NamedTuple):
+    """A large result that its owner has perhaps not got."""
+
+    owner: str
+    attempt: int
+    lease_ns: int
+    arrived_ns: int
+    until_ns: int
+
+
+class _Waiting:
+    """The calls of one function that are in the queue."""
+
+    __slots__ = ("count", "each_s", "fetching")
+
+    def __init__(self, each_s: float) -> None:
+        self.each_s = each_s  # what one of them is worth, by all that is known now
+        self.count = 0
+        self.fetching = 0  # of these, whose input is not here
 
 
 _Queued = tuple[int, int, int, "Job"]
@@ -101,8 +143,11 @@ class Holder:
         speed: float,
         queue_tasks_max: int,
         queue_s_max: float,
+        untaken: Callable[[str], int] = lambda _owner: 0,
     ) -> None:
+        """``untaken(owner)``: bytes under way to it that it has not acknowledged."""
         self._me = me
+        self._untaken = untaken
         self._estimates = estimates
         self.workers = workers
         self.speed = speed
@@ -120,6 +165,7 @@ class Holder:
         self.ran: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()  # bundle -> peers that ran it lately
         self._queued = 0
         self._queued_s = 0.0
+        self._waiting: dict[str, _Waiting] = {}  # by function
         self._order = 0
         self._released: dict[tuple[str, int], Job] = {}
         self._released_s = 0.0
@@ -127,7 +173,8 @@ class Holder:
         self._fetching_s = 0.0
         self._accepts: deque[tuple[int, Job]] = deque()
         self._progress = Agenda()
-        self._results: OrderedDict[str, Result] = OrderedDict()
+        self._results: OrderedDict[str, _Kept] = OrderedDict()
+        self._sent: OrderedDict[str, _Sent] = OrderedDict()
         self._result_bytes = 0
         self._tombstones: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self.refused: dict[str, int] = {}
@@ -204,9 +251,7 @@ class Holder:
         if known is not None:
             self._offered_again(now_ns, peer, known, offer, out)
             return
-        kept = self._results.get(offer.task)
-        if kept is not None and kept.attempt == offer.attempt:
-            out.append(Tell(peer, kept))
+        if self._done_already(now_ns, peer, offer, out):
             return
         tombstone = self._tombstones.get(offer.task)
         if tombstone is not None and tombstone[0] == peer and offer.attempt <= tombstone[1]:
@@ -243,6 +288,24 @@ class Holder:
         self._accepts.append((now_ns + ACCEPT_AFTER_NS, job))
         self._enqueue(now_ns, job)
 
+    def _done_already(self, now_ns: int, peer: str, offer: Offer, out: list[Effect]) -> bool:
+        """It was done here, and its owner has not heard, or has forgotten that it had: say it again.
+
+        How a worker died, or that there was no time, is of one attempt alone; what a function returned or
+        raised holds for the task.
+        """
+        kept = self._results.get(offer.task)
+        if kept is None or (kept.owner, kept.digest) != (peer, offer.digest):
+            return False
+        result = kept.result
+        if result.attempt != offer.attempt:
+            if result.attempt > offer.attempt or result.status not in ("done", "failed"):
+                return False
+            result = msgspec.structs.replace(result, attempt=offer.attempt)
+        out.append(Tell(peer, result))
+        self._on_its_way(now_ns, peer, result, max(300, offer.lease_ms) * MILLISECOND, now_ns)
+        return True
+
     def _offered_again(self, now_ns: int, peer: str, job: Job, offer: Offer, out: list[Effect]) -> None:
         if job.owner != peer:
             self._refuse(now_ns, peer, offer.task, offer.attempt, Refusal.DUPLICATE_ID, out)
@@ -259,13 +322,30 @@ class Holder:
         if due_ns is None:
             due_ns = now_ns + int(1e10 * job.expected_s)
         self._jobs[job.task] = job
+        if self._sent.pop(job.task, None) is not None:
+            self._progress.drop(job.task)
         job.phase = Phase.QUEUED
         self._order += 1
         heappush(self._remote if job.fetches else self._queue, (-job.priority, due_ns, self._order, job))
+        waiting = self._waiting.get(job.function)
+        if waiting is None:
+            waiting = self._waiting[job.function] = _Waiting(job.expected_s)
         self._queued += 1
-        self._queued_s += job.expected_s
+        waiting.count += 1
+        self._queued_s += waiting.each_s
         if job.fetches:
-            self._remote_s += job.expected_s
+            waiting.fetching += 1
+            self._remote_s += waiting.each_s
+
+    def learned(self, function: str) -> None:
+        """Its estimate has moved: with it what all its calls in the queue are worth, in O(1)."""
+        waiting = self._waiting.get(function)
+        if waiting is not None:
+            each_s, _ = self._estimates.service(function, self._me, self.speed, self.kind)
+            change_s = each_s - waiting.each_s
+            waiting.each_s = each_s
+            self._queued_s = max(0.0, self._queued_s + waiting.count * change_s)
+            self._remote_s = max(0.0, self._remote_s + waiting.fetching * change_s)
 
     # ── work goes to the pool ─────────────────────────────────────────────────────────────────────────
     def release(self, now_ns: int, out: list[Effect]) -> None:
@@ -280,6 +360,8 @@ class Holder:
             if job.phase is not Phase.QUEUED:
                 heappop(queue)
                 continue
+            job.expected_s = self._waiting[job.function].each_s
+            job.seen = job.seen or self._estimates.seen(job.function)
             if not self._window(job):
                 return
             heappop(queue)
@@ -370,6 +452,7 @@ class Holder:
             self._estimates.observe(
                 job.function, self._me, event.run_us / 1e6, self.speed, len(event.output), self.kind
             )
+            self.learned(job.function)
         began = job.phase is Phase.RUNNING or event.started_at_ms > 0
         if event.worker_died and not began and job.again < RUN_AGAIN_MAX:
             job.again += 1  # a neighbour in the same pipe killed the worker
@@ -411,6 +494,9 @@ class Holder:
     def cancel(self, peer: str, task: str, attempt: int, out: list[Effect]) -> None:
         """The owner no longer wants it; it may come before its offer."""
         job = self._jobs.get(task)
+        sent = self._sent.get(task)
+        if sent is not None and sent.owner == peer:
+            self._arrived(task)
         if job is not None and job.owner == peer and attempt >= job.attempt:
             self._stop(job, out)
         if job is None or job.owner == peer:
@@ -480,10 +566,16 @@ class Holder:
         self._leave(job)
 
     def _unqueue(self, job: Job) -> None:
+        waiting = self._waiting[job.function]
+        job.expected_s = waiting.each_s
         self._queued -= 1
-        self._queued_s = self._queued_s - job.expected_s if self._queued else 0.0
+        waiting.count -= 1
+        self._queued_s = max(0.0, self._queued_s - waiting.each_s) if self._queued else 0.0
         if job.fetches:
-            self._remote_s = max(0.0, self._remote_s - job.expected_s) if self._queued else 0.0
+            waiting.fetching -= 1
+            self._remote_s = max(0.0, self._remote_s - waiting.each_s) if self._queued else 0.0
+        if not waiting.count:
+            del self._waiting[job.function]
 
     def _fetched(self, key: tuple[str, int]) -> None:
         job = self._fetching.pop(key, None)
@@ -527,13 +619,29 @@ class Holder:
         self._leave(job)
         before = self._results.pop(job.task, None)
         if before is not None:
-            self._result_bytes -= _size(before)
-        self._results[job.task] = result
+            self._result_bytes -= _size(before.result)
+        assert job.offer is not None, "only foreign jobs are answered"
+        self._results[job.task] = _Kept(job.owner, job.offer.digest, result)
         self._result_bytes += _size(result)
         while len(self._results) > RESULTS_KEPT or self._result_bytes > RESULTS_BYTES_KEPT:
             _, oldest = self._results.popitem(last=False)
-            self._result_bytes -= _size(oldest)
+            self._result_bytes -= _size(oldest.result)
         out.append(Tell(job.owner, result))
+        self._on_its_way(now_ns, job.owner, result, job.lease_ns, job.arrived_ns)
+
+    def _on_its_way(self, now_ns: int, owner: str, result: Result, lease_ns: int, arrived_ns: int) -> None:
+        """Go on renewing the lease until the owner has a result that takes its time."""
+        if _size(result) <= LARGE_BYTES:
+            return
+        task = result.task
+        self._sent[task] = _Sent(owner, result.attempt, lease_ns, arrived_ns, now_ns + ON_ITS_WAY_NS)
+        self._progress.set(task, now_ns + lease_ns // 3)
+        if len(self._sent) > RESULTS_KEPT:
+            self._arrived(next(iter(self._sent)))
+
+    def _arrived(self, task: str) -> None:
+        del self._sent[task]
+        self._progress.drop(task)
 
     def _accept(self, now_ns: int, job: Job, out: list[Effect]) -> None:
         job.accept_wanted = False
@@ -548,6 +656,15 @@ class Holder:
             if job.accept_wanted:
                 self._accept(now_ns, job, out)
         for task in self._progress.due(now_ns):
+            sent = self._sent.get(task)
+            if sent is not None:
+                if now_ns >= sent.until_ns or not self._untaken(sent.owner):
+                    self._arrived(task)
+                    continue
+                elapsed_ms = (now_ns - sent.arrived_ns) // MILLISECOND
+                out.append(Tell(sent.owner, Progress(task, sent.attempt, True, elapsed_ms)))
+                self._progress.set(task, now_ns + sent.lease_ns // 3)
+                continue
             job = self._jobs[task]
             elapsed_ms = (now_ns - job.arrived_ns) // MILLISECOND
             running = job.phase is Phase.RUNNING
@@ -566,9 +683,13 @@ class Holder:
     def check(self) -> None:
         queued = [job for job in self._jobs.values() if job.phase is Phase.QUEUED]
         assert len(queued) == self._queued
-        assert abs(sum(job.expected_s for job in queued) - self._queued_s) < 1e-6 * (1 + len(queued))
-        away_s = sum(job.expected_s for job in queued if job.fetches)
-        assert abs(away_s - self._remote_s) < 1e-6 * (1 + len(queued))
+        assert sum(waiting.count for waiting in self._waiting.values()) == len(queued)
+        all_s = sum(self._waiting[job.function].each_s for job in queued)
+        assert abs(all_s - self._queued_s) < 1e-6 * (1 + len(queued) + all_s)
+        away_s = sum(self._waiting[job.function].each_s for job in queued if job.fetches)
+        assert abs(away_s - self._remote_s) < 1e-6 * (1 + len(queued) + all_s)
+        assert not self._sent.keys() & self._jobs.keys() and len(self._sent) <= RESULTS_KEPT
+        assert all(task in self._progress for task in self._sent)
         assert len(self.ran) <= RAN_KEPT and all(len(peers) <= RAN_PEERS for peers in self.ran.values())
         waiting = {id(item[3]) for item in self._queue + self._remote}
         assert all(id(job) in waiting for job in queued)
@@ -588,7 +709,7 @@ class Holder:
             assert job.released == (job.phase in (Phase.RELEASED, Phase.RUNNING))
             assert job.phase is not Phase.LATE or not job.foreign
         assert len(self._tombstones) <= TOMBSTONES_KEPT and len(self._results) <= RESULTS_KEPT
-        assert self._result_bytes == sum(map(_size, self._results.values()))
+        assert self._result_bytes == sum(_size(kept.result) for kept in self._results.values())
 
 
 def _class(priority: int) -> int:
