@@ -23,6 +23,7 @@ from edge_node.home import Home
 from edge_node.membership.renewal import Renewal
 from edge_node.node import Node, RuntimeFactory
 from edge_node.settings import NodeSettings
+from edge_node.store.archive import Archive
 from edge_node.store.documents import Documents
 from edge_node.store.experience import Experience
 from edge_node.store.notes import Notes
@@ -30,6 +31,7 @@ from edge_node.tasks.journal import JournalPort
 from edge_node.transport.inbox import Inbox
 from edge_node.transport.link import Link
 from edge_node.wire.ids import GATEWAY
+from security.errors import EdgeweaveError
 from security.identity import NodeKeys
 from security.keystore import KeyStore
 from security.roster import RosterView
@@ -64,6 +66,7 @@ class Agent(Node):
         self._looks_due = asyncio.Event()
         self._drained = asyncio.Event()
         self._ready = asyncio.Event()
+        self._archive = Archive(home.chronicle, node_id, journal, clock.wall_ms)
         self._noted = Notes(
             documents=self.notebook,
             ledger=journal,
@@ -83,6 +86,7 @@ class Agent(Node):
             documents=self.notebook,
             bundles=BundleStore(home.bundles),
             notes=self._noted,
+            archive=self._archive,
             neighbours=Neighbours(
                 me=node_id,
                 roster=roster,
@@ -108,6 +112,7 @@ class Agent(Node):
         """Until cancelled. ``ready`` is set once work is accepted."""
         self.prepare()
         self._looks_due.set()
+        self._archive.start(asyncio.get_running_loop().call_soon_threadsafe)
         self.journal.start(
             asyncio.get_running_loop().call_soon_threadsafe, self.on_persisted, self.on_persist_failed
         )
@@ -132,6 +137,8 @@ class Agent(Node):
             finally:
                 for device in devices:
                     device.cancel()
+                self.archive.append(self.chronicle.take())
+                self._archive.close()  # first: it reads the journal
                 self.journal.close()
                 self.notebook.close()
 
@@ -186,6 +193,21 @@ class Agent(Node):
                 return await answer / 1e9
         finally:
             self.forget_ping(answered)
+
+    async def why(self, about: str, *, alone: bool = False) -> dict[str, Any]:
+        """The story of an id, with what others know of it. Raises: BadInput: nobody knows it. Unavailable."""
+        told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+        def answer(found: dict[str, Any] | EdgeweaveError) -> None:
+            if told.done():
+                return
+            if isinstance(found, EdgeweaveError):
+                told.set_exception(found)
+            else:
+                told.set_result(found)
+
+        self.correspondence.why(about, answer, alone=alone)
+        return await told
 
     def status(self) -> dict[str, Any]:
         return {**super().status(), "pid": os.getpid()}

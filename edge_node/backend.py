@@ -51,6 +51,7 @@ class AgentBackend:
             "leave": self._leave,
             "ping": self._ping,
             "renew": self._renew,
+            "why": self._why,
         }
 
     def add(self, name: str, method: Method) -> None:
@@ -63,7 +64,8 @@ class AgentBackend:
         task = self._task(request)
 
         def answered(answer: desk_events.Reply) -> None:
-            reply(protocol.Accepted(request.id, task.id) if answer.accepted else _refused(request.id, answer))
+            accepted = answer.accepted
+            reply(protocol.Accepted(request.id, task.id) if accepted else self._refused(request.id, answer))
 
         self.agent.submit(task, answered)
 
@@ -72,7 +74,7 @@ class AgentBackend:
 
         def answered(answer: desk_events.Reply) -> None:
             if not answer.accepted:
-                reply(_refused(request.id, answer))
+                reply(self._refused(request.id, answer))
 
         self.agent.submit(task, answered)
         self.agent.when_settled(task.id, lambda t, outcome: reply(_outcome(request.id, t, outcome)))
@@ -157,6 +159,16 @@ class AgentBackend:
                 )
 
         self.agent.cancel(request.task, answered)
+
+    def _refused(self, request_id: int, answer: desk_events.Reply) -> protocol.Failure:
+        cause = f"{answer.reason}: {answer.detail}" if answer.detail else str(answer.reason)
+        extra = {"reason": str(answer.reason), "task": answer.task_id}
+        if answer.cause:
+            program = "edge-gateway" if self.agent.node_id == GATEWAY else "edge-node"
+            cause = f"{cause} (why: {program} why {answer.cause})"
+            extra["cause"] = answer.cause
+        error: EdgeweaveError = Refused(cause, fix=FIXES.get(answer.reason, ""))
+        return msgspec.structs.replace(protocol.failure_for(request_id, error), extra=extra)
 
     # ── administration ────────────────────────────────────────────────────────────────────────────
 
@@ -303,6 +315,9 @@ class AgentBackend:
         identity = await self.agent.renewal.renew()
         return {"valid_until_ms": 1000 * not_after_s(identity.leaf)}
 
+    async def _why(self, params: dict[str, Any]) -> object:
+        return await self.agent.why(_text(params, "about"), alone=bool(params.get("alone")))
+
     async def _ping(self, params: dict[str, Any]) -> object:
         peer = _text(params, "node")
         if self.agent.roster.current is None or self.agent.roster.current.member(peer) is None:
@@ -330,14 +345,6 @@ def _row(task: Task, state: str, place: str, settled_at_ms: int) -> dict[str, ob
         "accepted_at_ms": task.accepted_at_ms,
         "settled_at_ms": settled_at_ms,
     }
-
-
-def _refused(request_id: int, answer: desk_events.Reply) -> protocol.Failure:
-    cause = f"{answer.reason}: {answer.detail}" if answer.detail else str(answer.reason)
-    error: EdgeweaveError = Refused(cause, fix=FIXES.get(answer.reason, ""))
-    return msgspec.structs.replace(
-        protocol.failure_for(request_id, error), extra={"reason": str(answer.reason), "task": answer.task_id}
-    )
 
 
 def _outcome(request_id: int, task: Task, outcome: Outcome) -> protocol.Outcome:

@@ -7,6 +7,7 @@
       control.sock 0600     the local control socket
       daemon.lock           held by the running daemon, with its process id
       ledger.db             tasks, the durable truth     documents.db   peers seen, catalogue, results
+      chronicle.db          what was not plain, for `why`: bounded, may be thrown away
       settings.toml         written by people
 
 Many homes fit one machine: every command takes ``--home DIR`` or ``EDGEWEAVE_HOME``. Not here: what the
@@ -66,6 +67,10 @@ class Home:
     @property
     def documents(self) -> Path:
         return self.path / "documents.db"
+
+    @property
+    def chronicle(self) -> Path:
+        return self.path / "chronicle.db"
 
     @property
     def estimates(self) -> Path:

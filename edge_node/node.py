@@ -22,6 +22,8 @@ from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from edge_node.chronicle.chronicle import Chronicle
+from edge_node.chronicle.correspondence import Archive, Correspondence
 from edge_node.clock import Clock
 from edge_node.discovery.neighbours import Neighbours
 from edge_node.discovery.sightings import format_address
@@ -102,6 +104,7 @@ class Node:
         bundles: Bundles,
         notes: Noting,
         neighbours: Neighbours,
+        archive: Archive,
         clock: Clock,
         entropy: Callable[[int], bytes],
         extension: Extension | None = None,
@@ -123,6 +126,8 @@ class Node:
         self.started_ms = self.clock.wall_ms()
         self.stories: Counter[str] = Counter()
         self.neighbours = neighbours
+        self.chronicle = Chronicle(node_id, self.boot_id)
+        self.archive = archive
         self.advertise = self.neighbours.advertise
         self.broker_addresses = self.neighbours.brokers
         self.sightings = self.neighbours.sightings
@@ -209,6 +214,9 @@ class Node:
         )
 
         self._next_token = 1
+        self.correspondence = Correspondence(self, archive)
+        self._inquiries = self.correspondence.inquiries
+
         self._replies: dict[int, Callable[[desk_events.Reply], None]] = {}
         self._waiters: dict[str, list[Callable[[Task, Outcome], None]]] = {}
         self.open_tasks: dict[str, Task] = {}
@@ -290,6 +298,7 @@ class Node:
         The others look at once; no beat and no answer to their probes must revive us.
         """
         self._handlers[Delivery] = lambda now_ns, wall_ms, event: None
+        self.chronicle.ended(wall_ms)
         self.presence.say_no_more(now_ns + GOODBYE_NS)
         with contextlib.suppress(EdgeweaveError):  # no link, nobody to tell
             self.link.send(0, topics.topic_for(topics.Presence(self.mesh_id, self.node_id)), b"")
@@ -318,6 +327,7 @@ class Node:
         self._roster_into_cores(now_ns, wall_ms)
         self._prefetch_wanted(now_ns)
         for task, _ in open_tasks:
+        self.chronicle.began(wall_ms, self.abilities.own.version, len(open_tasks))
             self._opened(task)
         self._carry_out(now_ns, wall_ms, self.desk.restore(now_ns, wall_ms, open_tasks))
         if open_tasks:
@@ -342,6 +352,8 @@ class Node:
         for flush in self.at_turn_end:
             flush()
         if self._appends:
+        if self.chronicle.fresh:
+            self.archive.append(self.chronicle.take())
             # Last: the journal's thread wants the interpreter, and what has just left does not.
             appends, self._appends = self._appends, []
             for serial, records in appends:
@@ -358,6 +370,7 @@ class Node:
             self.presence.deadline_ns(),
             self._group_duties.deadline_ns() if self._group_duties is not None else None,
         )
+            self._inquiries.deadline_ns(),
         soonest = dues[5]  # a loop: this is asked after every turn
         for due in dues:
             if due is not None and due < soonest:
@@ -386,6 +399,9 @@ class Node:
         if self._group_duties is not None:
             self._group_duties.tick(now_ns, wall_ms)
         if now_ns >= self._watch_ns:  # not worth a turn of its own: beats make them
+        due = self._inquiries.deadline_ns()
+        if due is not None and due <= now_ns:
+            self.correspondence.tick(now_ns, wall_ms)
             self._watch(now_ns)
 
     def _watch(self, now_ns: int) -> None:
@@ -463,7 +479,9 @@ class Node:
                 if restarted:
                     log.info("peer restarted", extra={"peer": peer})
                     self._peer_up(now_ns, wall_ms, peer, restarted=True)
+                    self.chronicle.restarted(now_ns, wall_ms, peer)
                 self.tell(now_ns, peer, self.abilities.own)
+                    self.chronicle.there(peer)
                 if GATEWAY in (peer, self.node_id):
                     self.tell(now_ns, peer, self.publisher.wish())
                 if self._group_duties is not None:
@@ -486,6 +504,7 @@ class Node:
     def _link_up(self, now_ns: int, wall_ms: int, event: LinkUp) -> None:
         log.info("broker connected", extra={"connection": event.number})
         self.pacing.restarted()
+        self.chronicle.link_up(now_ns, wall_ms, _text_of(getattr(self.link, "address", None)))
         self.watchdog.link_up(now_ns)
         self.channels.link_up()
         if self.extension is not None:
@@ -499,6 +518,7 @@ class Node:
     def _link_down(self, now_ns: int, wall_ms: int, event: LinkDown) -> None:
         log.warning("broker not connected", extra={"cause": event.reason})
         self.watchdog.link_down()
+        self.chronicle.link_down(now_ns, wall_ms, event.reason)
         self._judged(now_ns, wall_ms, self.presence.link_down(now_ns))
 
     def _sent(self, now_ns: int, wall_ms: int, event: Sent) -> None:
@@ -556,6 +576,10 @@ class Node:
         elif kind is messages.GroupKeys:
             self.keys_came(now_ns, wall_ms, peer, message)
         elif self.extension is not None:
+        elif kind is messages.StoryWanted:
+            self.correspondence.wanted(now_ns, wall_ms, peer, message)
+        elif kind is messages.Story:
+            self.correspondence.told(now_ns, wall_ms, peer, message)
             self.extension.heard(peer, message)
 
     def tell(self, now_ns: int, peer: str, message: messages.Message, *, bulk: bool = False) -> None:
@@ -570,6 +594,7 @@ class Node:
         asked = self._pings.pop(message.nonce, None)
         if asked is not None and asked[0] == peer:
             waiter = self._ping_waiters.pop(message.nonce, None)
+            self.channels.answered(peer, now_ns - asked[1])
             if waiter is not None:
                 waiter(now_ns - asked[1])
         if message.load is not None:
@@ -616,6 +641,7 @@ class Node:
                 case detector.Up(peer):
                     log.info("peer is up", extra={"peer": peer})
                     self._peer_up(now_ns, wall_ms, peer)
+                    self.chronicle.back(now_ns, wall_ms, peer)
                     if peer == GATEWAY:
                         self.prefetch.handle(now_ns, Reachable())
                     self.notes.peer({"id": peer, "up": True, "at_ms": wall_ms})
@@ -624,6 +650,8 @@ class Node:
                 case detector.Down(peer, reason):
                     log.warning("peer is down", extra={"peer": peer, "cause": reason})
                     self._peer_down(now_ns, wall_ms, peer)
+                    if self.link.up:
+                        self.chronicle.lost(now_ns, wall_ms, peer, reason)
                     self.notes.peer({"id": peer, "up": False, "at_ms": wall_ms, "cause": reason})
                     if self.extension is not None:
                         self.extension.peer_changed(peer, False, reason)
@@ -648,6 +676,7 @@ class Node:
                 case groupcast.Adopted(epoch, shown_by):
                     log.info("group epoch adopted", extra={"epoch": epoch, "peer": shown_by})
                     if self._group_duties is not None and shown_by != self.node_id:
+                    self.chronicle.epoch(now_ns, wall_ms, epoch, shown_by)
                         current = self.presence.groupcast.current
                         assert current is not None, "adopted a moment ago"
                         self._group_duties.shown(now_ns, wall_ms, current)
@@ -670,6 +699,7 @@ class Node:
     def adopt_roster(self, now_ns: int, wall_ms: int, signed: bytes) -> None:
         """Take a signed roster from wherever; it can only move up."""
         try:
+        before = self.roster.current
             result = self.roster.adopt(signed)
         except ProtocolViolation as violation:
             self.channels.violated(f"roster: {violation.cause}")
@@ -680,9 +710,11 @@ class Node:
                     self.keystore.save_roster(signed)
                 except EdgeweaveError as error:
                     log.error("the roster could not be kept", extra={"cause": str(error)})
-                self._roster_into_cores(now_ns, wall_ms)
                 assert self.roster.current is not None
                 log.info("roster adopted", extra={"version": self.roster.version})
+                came, went = _changed(before, self.roster.current)
+                self.chronicle.membership(now_ns, wall_ms, self.roster.version, came, went)
+                self._roster_into_cores(now_ns, wall_ms)
                 if self.extension is not None:
                     self.extension.roster_changed(self.roster.current, signed)
             case RosterFork():
@@ -760,8 +792,10 @@ class Node:
                         reply(effect)
                 case desk_events.Stop(task, attempt):
                     self._stop(now_ns, wall_ms, task, attempt)
-                case desk_events.Explain(task_id, text):
-                    log.debug("task story", extra={"task": task_id, "text": text})
+                case desk_events.Explain(task_id, what, place, attempt, details):
+                    about = {"task": task_id, "what": what, "place": place, "attempt": attempt}
+                    log.debug("task story", extra=about | {"details": details})
+                    self.chronicle.explained(now_ns, wall_ms, effect)
                 case desk_events.Drained():
                     self.drained()
 
@@ -887,6 +921,7 @@ class Node:
         """A changed bundle never runs (its worker looks first); out of the way, it is fetched anew."""
         for digest in self.bundles.verify():
             self.stories["bundle changed on disk"] += 1
+                    self.chronicle.not_started(now_ns, wall_ms, run.owner, run.task, run.attempt, detail)
             log.error("a kept bundle was changed on disk: set aside", extra={"digest": digest})
 
     def _on_done(self, done: Completion) -> None:
@@ -898,6 +933,7 @@ class Node:
                 task=done.task,
                 attempt=done.attempt,
                 status=done.status,
+            self.chronicle.damaged(self.clock.wall_ms(), f"a bundle was changed on disk: {digest!r}")
                 output=done.output,
                 error=done.error.encode() if done.error is not None else b"",
                 log=done.log,
@@ -926,6 +962,7 @@ class Node:
         if body is None and self.bundles.has(digest):
             try:
                 body = self.bundles.get(digest)
+        self.chronicle.not_written(self.clock.now_ns(), self.clock.wall_ms(), reason)
             except EdgeweaveError as error:
                 log.error("bundle cannot be served", extra={"cause": str(error)})
         return body
@@ -1084,6 +1121,12 @@ def _for_desk(roster: Roster) -> desk_events.Members:
         tuple(
             desk_events.MemberInfo(one.id, one.labels, one.roles)
             for one in roster.members
+def _changed(before: Roster | None, after: Roster) -> tuple[list[str], list[str]]:
+    """Who became a member, and who is none any more."""
+    known = before.active_ids if before is not None else after.active_ids
+    return sorted(after.active_ids - known), sorted(known - after.active_ids)
+
+
             if one.status == "active"
         )
     )

@@ -214,6 +214,10 @@ class LedgerLog:
             found = [each for each in accepted if not state or ends.get(each) == state]
         return found[::-1][:limit]
 
+    def beginning(self, prefix: str, limit: int) -> Sequence[str]:
+        found = {each.id for each in self._walk() if each.kind == ACCEPTED and each.id.startswith(prefix)}
+        return sorted(found)[:limit]
+
     def settled(self) -> Sequence[Settled]:
         sizes: dict[str, int] = {}
         ends: dict[str, int] = {}

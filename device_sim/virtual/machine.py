@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from device_sim.virtual.archive import MachineArchive
 from device_sim.virtual.clocks import VirtualClock
 from device_sim.virtual.disk import Disk
 from device_sim.virtual.evidence import NO_CLOCK, Happened
@@ -84,6 +85,7 @@ class Machine:
         self.board = board
         self.disk = Disk(world.rng(name, "disk"))
         self.documents = Documents()
+        self.archive = MachineArchive(node_id)
         self.bundles = VirtualBundles(site.pool)
         self.clock = VirtualClock(world, drift_ppm=board.drift_ppm)
         if not board.rtc:
@@ -191,6 +193,7 @@ class Process:
             documents=machine.documents,
             bundles=machine.bundles,
             notes=NoNotes(),
+            archive=machine.archive,
             neighbours=Neighbours(me=machine.node_id, roster=view, interface="none", on_event=_never),
             clock=machine.clock if duties is None else duties.clock,
             entropy=self.world.entropy(name, "life", life),
@@ -223,6 +226,7 @@ class Process:
         return self.processor
 
     def begin(self) -> None:
+        self.machine.archive.begin(self.journal, self.node.clock.wall_ms)
         self.journal.start(self._post, self.node.on_persisted, self.node.on_persist_failed)
         self.node.prepare()
         self.node.begin(self.journal.open_tasks())

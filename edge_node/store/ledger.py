@@ -184,6 +184,13 @@ class SqliteLedger:
         )
         return [task_id for (task_id,) in rows]
 
+    def beginning(self, prefix: str, limit: int) -> Sequence[str]:
+        rows = self._all(
+            "SELECT id FROM records WHERE id >= ? AND id < ? AND kind = 0 ORDER BY id LIMIT ?",
+            (prefix, prefix + "\U0010ffff", limit),
+        )
+        return [task_id for (task_id,) in rows]
+
     def settled(self) -> Sequence[Settled]:
         rows = self._all(
             "SELECT c.id, c.at_ms, (SELECT sum(length(r.body)) FROM records AS r WHERE r.id = c.id) "

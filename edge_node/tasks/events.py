@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from edge_node.chronicle.entry import Details, What
 from edge_node.tasks.task import Outcome, Record, Task
 from edge_node.wire import messages
 
@@ -203,6 +204,7 @@ class Reply(msgspec.Struct, frozen=True):
     reason: str = ""  # states.Refusal
     task_id: str = ""
     detail: str = ""  # one sentence, for people
+    cause: str = ""  # of a refused task: the id under which `why` tells of it; the shell fills it in
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -213,10 +215,14 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 class Explain(msgspec.Struct, frozen=True):
-    """A cause worth keeping for `why`."""
+    """Something about a task that was not plain, for the chronicle: what the ledger's rows do not tell."""
 
     task_id: str
-    text: str
+    what: What
+    place: str = ""  # the other member that had part in it: the holder, or at the holder the owner
+    attempt: int = 0
+    details: Details = {}
+    at_ms: int = 0  # when it was, if that is not now
 
 
 class Drained(msgspec.Struct, frozen=True):

@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from edge_node.chronicle.entry import Details, What
 from edge_node.scheduling import admission
 from edge_node.tasks.agenda import Agenda
-from edge_node.tasks.events import Effect, Run, Stop, Tell, WorkDone
+from edge_node.tasks.events import Effect, Explain, Run, Stop, Tell, WorkDone
 from edge_node.tasks.states import Refusal
 from edge_node.tasks.task import ANY
 from edge_node.wire.messages import Accept, Load, Offer, Progress, Refuse, Result
@@ -106,7 +107,7 @@ class Job:
     __slots__ = (
         "accept_wanted", "again", "arrived_ns", "attempt", "budget_end_ns", "expected_s", "fetches",
         "foreign", "function", "lease_ns", "offer", "owner", "phase", "priority", "released", "run_attempt",
-        "seen", "started_ns", "task",
+        "seen", "started_ns", "task", "told_attempt",
     )  # fmt: skip
 
     def __init__(
@@ -125,6 +126,7 @@ class Job:
         self.budget_end_ns: int | None = None
         self.lease_ns = 0
         self.accept_wanted = False
+        self.told_attempt = 0  # the number under which the chronicle knows that we took it
         self.again = 0
         self.seen = False
         self.offer: Offer | None = None  # foreign
@@ -273,7 +275,14 @@ class Holder:
             promised_s=None if offer.wait_ms is None else offer.wait_ms / 1e3,
         )
         if reason is not None:
-            self._refuse(now_ns, peer, offer.task, offer.attempt, reason, out)
+            figures: Details = {
+                "wait_ms": int(1e3 * wait_s), "run_ms": int(1e3 * service_s), "queued": self._queued,
+            }  # fmt: skip
+            if offer.budget_ms is not None:
+                figures["left_ms"] = offer.budget_ms
+            if offer.wait_ms is not None:
+                figures["promised_ms"] = offer.wait_ms
+            self._refuse(now_ns, peer, offer.task, offer.attempt, reason, out, figures)
             return
         job = Job(peer, offer.task, offer.attempt, offer.function, service_s, now_ns)
         job.foreign = True
@@ -498,7 +507,10 @@ class Holder:
         if sent is not None and sent.owner == peer:
             self._arrived(task)
         if job is not None and job.owner == peer and attempt >= job.attempt:
+            began = int(job.phase is Phase.RUNNING)
             self._stop(job, out)
+            taken_back: Details = {"reason": "its owner took it back", "began": began}
+            out.append(Explain(task, What.STOPPED, peer, job.attempt, taken_back))
         if job is None or job.owner == peer:
             known = self._tombstones.get(task)
             if known is not None and known[0] == peer:
@@ -551,6 +563,8 @@ class Holder:
         """It is no member any more."""
         for job in [job for job in self._jobs.values() if job.foreign and job.owner == owner]:
             self._stop(job, out)
+            gone: Details = {"reason": "its owner is no member any more"}
+            out.append(Explain(job.task, What.STOPPED, owner, job.attempt, gone))
 
     def drain(self, now_ns: int, out: list[Effect]) -> None:
         """Hand back what waits; what runs may finish."""
@@ -610,12 +624,22 @@ class Holder:
 
     # ── answers ───────────────────────────────────────────────────────────────────────────────────────
     def _refuse(
-        self, now_ns: int, peer: str, task: str, attempt: int, reason: Refusal, out: list[Effect]
+        self,
+        now_ns: int,
+        peer: str,
+        task: str,
+        attempt: int,
+        reason: Refusal,
+        out: list[Effect],
+        figures: Details | None = None,
     ) -> None:
         self.refused[reason] = self.refused.get(reason, 0) + 1
         out.append(Tell(peer, Refuse(task, attempt, reason, self.load(now_ns))))
+        about: Details = {"reason": reason.value, **(figures or {})}
+        out.append(Explain(task, What.REFUSED, peer, attempt, about))
 
     def _answer(self, now_ns: int, job: Job, result: Result, out: list[Effect]) -> None:
+        plain = not job.told_attempt and result.status == "done"  # in 20 ms: its owner's ledger tells of it
         self._leave(job)
         before = self._results.pop(job.task, None)
         if before is not None:
@@ -628,6 +652,11 @@ class Holder:
             self._result_bytes -= _size(oldest.result)
         out.append(Tell(job.owner, result))
         self._on_its_way(now_ns, job.owner, result, job.lease_ns, job.arrived_ns)
+        if not plain:
+            ran: Details = {"status": result.status, "run_ms": result.run_us // 1000}
+            if result.pid:
+                ran |= {"pid": result.pid, "started_at_ms": result.started_at_ms}
+            out.append(Explain(job.task, What.RAN, job.owner, job.attempt, ran))
 
     def _on_its_way(self, now_ns: int, owner: str, result: Result, lease_ns: int, arrived_ns: int) -> None:
         """Go on renewing the lease until the owner has a result that takes its time."""
@@ -647,6 +676,10 @@ class Holder:
         job.accept_wanted = False
         wait_ms = int(1e3 * self.wait_s(now_ns)) if job.phase is Phase.QUEUED else 0
         out.append(Tell(job.owner, Accept(job.task, job.attempt, wait_ms, self.load(now_ns))))
+        if job.told_attempt != job.attempt:
+            job.told_attempt = job.attempt
+            taken: Details = {"function": job.function, "wait_ms": wait_ms}
+            out.append(Explain(job.task, What.TOOK, job.owner, job.attempt, taken))
         self._progress.set(job.task, now_ns + job.lease_ns // 3)
 
     def tick(self, now_ns: int, out: list[Effect]) -> None:

@@ -35,7 +35,7 @@ from edge_node.tasks.task import Accepted, Attempt, Closed, Fenced, Noted, Recor
 from security.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 __all__ = ["Journal", "JournalPort", "MemoryJournal", "StoreDamaged", "Stored", "Summary", "set_aside"]
@@ -188,6 +188,9 @@ class MemoryJournal:
 
     def get(self, task_id: str) -> Stored | None:
         return self._stored.get(task_id)
+
+    def ids(self, prefix: str, limit: int) -> Sequence[str]:
+        return sorted(each for each in self._stored if each.startswith(prefix))[:limit]
 
     def list(self, limit: int = 100, state: str = "") -> list[Summary]:
         found = [summary_of(stored) for stored in reversed(self._stored.values())]

@@ -25,7 +25,7 @@ def lease_ns(completion_s: float, sigma_s: float) -> int:
 
 
 class Lease:
-    __slots__ = ("attempt", "expected_s", "granted_ns", "holder", "length_ns")
+    __slots__ = ("attempt", "expected_s", "granted_ns", "holder", "length_ns", "renewed_ns")
 
     def __init__(self, holder: str, attempt: int, length_ns: int, granted_ns: int, expected_s: float) -> None:
         self.holder = holder
@@ -37,6 +37,7 @@ class Lease:
 
 class Leases:
     def __init__(self) -> None:
+        self.renewed_ns = granted_ns  # the last word of its holder, or the grant
         self._held: dict[str, Lease] = {}
         self._by_holder: dict[str, dict[str, None]] = {}
         self._until = Agenda()
@@ -76,6 +77,7 @@ class Leases:
 
     def release(self, task: str) -> Lease | None:
         lease = self._held.pop(task, None)
+        lease.renewed_ns = now_ns
         if lease is not None:
             held = self._by_holder[lease.holder]
             del held[task]

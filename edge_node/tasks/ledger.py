@@ -51,9 +51,9 @@ class Entry:
 
     __slots__ = (
         "accept_serial", "asked_again", "attempt", "attempts", "cancel_tokens", "close_serial", "deadline_ns",
-        "deaths", "died_on", "durable", "excluded", "expires_ns", "fence_serial", "granted", "not_before_ns",
-        "note", "outcome", "pid", "place", "refusals", "reserved", "started_at_ms", "state", "task", "tokens",
-        "why",
+        "deaths", "died_on", "durable", "excluded", "expires_ns", "fence_serial", "granted", "granted_at_ms",
+        "not_before_ns", "note", "outcome", "pid", "place", "refusals", "reserved", "started_at_ms", "state",
+        "task", "tokens", "why",
     )  # fmt: skip
 
     def __init__(self, task: Task, attempt: int, expires_ns: int, deadline_ns: int | None) -> None:
@@ -63,6 +63,7 @@ class Entry:
         self.reserved = attempt + RESERVED - 1  # the last number that is ours without another write
         self.attempts: list[Attempt] = []  # those that ended
         self.granted = 0  # the number last handed out: the fence below which results are late
+        self.granted_at_ms = 0  # when that was
         self.place: str | None = None  # who got it; stays known after a lapse
         self.pid = 0
         self.started_at_ms = 0

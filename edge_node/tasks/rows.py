@@ -95,6 +95,9 @@ class LedgerStore(Protocol):
     def newest(self, limit: int, state: str) -> Sequence[str]:
         """Accepted, newest first; `state`: "open", a status, or empty for all."""
 
+    def beginning(self, prefix: str, limit: int) -> Sequence[str]:
+        """Accepted, whose ids begin so, ascending."""
+
     def settled(self) -> Sequence[Settled]:
         """Closed, newest first by the order of closing."""
 
@@ -127,6 +130,7 @@ class JournalPort(Protocol):
     def append(self, serial: int, records: tuple[Record, ...]) -> None: ...
     def open_tasks(self) -> list[tuple[Task, list[Attempt]]]: ...
     def get(self, task_id: str) -> Stored | None: ...
+    def ids(self, prefix: str, limit: int) -> Sequence[str]: ...
     def list(self, limit: int = 100, state: str = "") -> list[Summary]: ...
     def prune(self, *, count_max: int, bytes_max: int, before_ms: int) -> int: ...
     def close(self) -> None: ...
@@ -304,6 +308,10 @@ class Reading:
 
 
 def aged(at_ms: int, before_ms: int) -> bool:
+    def ids(self, prefix: str, limit: int) -> Sequence[str]:
+        """Accepted tasks whose ids begin so, ascending."""
+        return self._store.beginning(prefix, limit)
+
     """Was it settled before that? A stamp from before the release tells nothing: a board without an RTC says
     1970 until it has heard the time, and its results would be forgotten the minute that it has."""
     return KNOWN_MS <= at_ms < before_ms

@@ -27,8 +27,13 @@ RequestId = Annotated[bytes, msgspec.Meta(max_length=64)]
 BootId = Annotated[bytes, msgspec.Meta(max_length=8)]
 Grant = Annotated[bytes, msgspec.Meta(max_length=4 * 1024)]
 Secret = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Sentence = Annotated[str, msgspec.Meta(max_length=1024)]
 DIGEST_ENTRIES_MAX = 32
 DIGEST_BYTES_MAX = 1024
+STORY_ENTRIES_MAX = 512
+STORY_DETAILS_MAX = 24
+STORY_BYTES_MAX = 64 * 1024
+"""What is cut to this is told as not complete: half a parcel, so that a story gives way to work."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag_field="t"):
@@ -236,9 +241,42 @@ class About(Message, frozen=True, array_like=True, tag=23):
     lacks: Annotated[list[Name], msgspec.Meta(max_length=256)] = []  # required modules it does not have
 
 
+class StoryEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One thing that a member noted: what happened, to whom, because of what. Its own wall clock's times."""
+
+    number: int  # of its chronicle, ascending; 0: told by its ledger
+    at_ms: int
+    node: Name  # who noted it
+    subject: Name  # "task" | "node" | "function" | "refusal"
+    id: Name  # of the subject
+    what: Name  # chronicle.entry.What; one that a reader does not know is told as it stands
+    cause: Name  # the id that leads to the rest: of a task, or one made for a refusal, a loss, a start
+    place: Name = ""  # another member that had part in it
+    attempt: int = 0
+    details: Annotated[dict[Name, int | float | Sentence], msgspec.Meta(max_length=STORY_DETAILS_MAX)] = {}
+
+
+class StoryWanted(Message, frozen=True, array_like=True, tag=24):
+    """Unacknowledged, asked again until answered: what do you know about this id?"""
+
+    request: RequestId
+    about: Name  # of a task, a refusal, a loss, a function or a member; whole, no prefix
+
+
+class Story(Message, frozen=True, array_like=True, tag=25):
+    """What its sender noted itself, at most 64 KiB: ids, places, times and reasons, no inputs or outputs."""
+
+    request: RequestId
+    at_ms: int  # the sender's wall clock, to tell how far clocks differ
+    since_ms: int = 0  # what is older its chronicle has forgotten; 0: nothing has been
+    complete: bool = True  # False: some of it did not fit
+    entries: Annotated[list[StoryEntry], msgspec.Meta(max_length=STORY_ENTRIES_MAX)] = []
+
+
 ANY = (
     Ack | Load | Offer | Accept | Refuse | Progress | Result | Cancel
     | BlobWanted | BlobChunk | BlobMissing
     | CatalogueWanted | CatalogueEntries | Publish | Published
     | Beat | Ping | Pong | Leaving | GroupKeysWanted | GroupKeys | FleetDigest | About
+    | StoryWanted | Story
 )  # fmt: skip

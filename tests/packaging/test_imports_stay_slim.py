@@ -67,6 +67,7 @@ def test_the_gateways_daemon_needs_no_terminal_library():
 # these rooms must be put on one of the two sides.
 ROOMS = {
     "security": {"keystore", "tls"},
+    "edge_node/chronicle": set(),
     "edge_node/wire": set(),
     "edge_node/discovery": {"mdns", "neighbours", "slim_ifaddr"},
     "edge_node/membership": {"abilities", "renewal", "standing"},

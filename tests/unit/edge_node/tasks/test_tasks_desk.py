@@ -7,6 +7,7 @@ import random
 import msgspec
 import pytest
 
+from edge_node.chronicle.entry import What
 from edge_node.tasks.desk import (
     Accepted,
     Append,
@@ -654,8 +655,8 @@ class TestHolder:
 
     def test_an_offer_again_is_answered_and_not_run_again(self, desk):
         desk.hear("pi-2", an_offer())
-        assert [type(e.message) for e in desk.hear("pi-2", an_offer())] == [Accept]
-        first = desk.say(done("x1", owner="pi-2"))
+        assert [type(e.message) for e in of_type(desk.hear("pi-2", an_offer()), Tell)] == [Accept]
+        first = of_type(desk.say(done("x1", owner="pi-2")), Tell)
 
         assert desk.hear("pi-2", an_offer()) == first
 
@@ -663,7 +664,7 @@ class TestHolder:
         desk.hear("pi-2", an_offer())
         assert of_type(desk.hear("pi-2", an_offer(attempt=2)), Run) == []
 
-        (tell,) = desk.say(done("x1", attempt=1, owner="pi-2"))
+        (tell,) = of_type(desk.say(done("x1", attempt=1, owner="pi-2")), Tell)
 
         assert tell.message.attempt == 2
 
@@ -681,7 +682,9 @@ class TestHolder:
     def test_a_cancelled_run_is_stopped_and_its_end_is_not_told(self, desk):
         desk.hear("pi-2", an_offer())
 
-        assert desk.hear("pi-2", Cancel("x1", 1)) == [Stop("x1", 1)]
+        stop, story = desk.hear("pi-2", Cancel("x1", 1))
+        assert stop == Stop("x1", 1)
+        assert (type(story), story.what, story.place) == (Explain, What.STOPPED, "pi-2")
         assert desk.hear("pi-2", Cancel("x1", 1)) == []
         assert desk.say(done("x1", owner="pi-2", status="cancelled")) == []
 

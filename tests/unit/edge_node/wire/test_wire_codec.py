@@ -35,6 +35,16 @@ SAMPLES = [
         1, [messages.DigestEntry("a", 3, 2, 1.5), messages.DigestEntry("b", 0, 1, 1.0, True)]
     ),
     messages.About("0.3", "3.11", ["numpy"]),
+    messages.StoryWanted(b"r" * 8, "t1"),
+    messages.Story(
+        b"r" * 8,
+        1_760_000_000_000,
+        entries=[
+            messages.StoryEntry(
+                7, 1_760_000_000_000, "pi-1", "task", "t1", "lapsed", "t1", "pi-2", 1, {"silent_ms": 4200}
+            )
+        ],
+    ),
 ]
 
 
@@ -56,6 +66,7 @@ def test_tags_are_never_renumbered():
         "BlobWanted": 9, "BlobChunk": 10, "BlobMissing": 11, "CatalogueWanted": 12, "CatalogueEntries": 13,
         "Publish": 14, "Published": 15, "Beat": 16, "Ping": 17, "Pong": 18, "Leaving": 19,
         "GroupKeysWanted": 20, "GroupKeys": 21, "FleetDigest": 22, "About": 23,
+        "StoryWanted": 24, "Story": 25,
     }  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""What happened and why: noted at each member, kept bounded, told across members."""
