@@ -9,12 +9,14 @@ are coroutines, one task each, owned by ``run``. Responses of one loop turn leav
     reply(response) ─► collected until the end of the loop turn ─► one transport.write
 
 Back-pressure: a connection with too many unanswered requests, or one that does not read its answers,
-is not read from until that changes. A lost connection drops its answers, never its work.
+is not read from until that changes. Large outcomes that it does not read are not held for it: they are on the
+disk, and read again when it takes more. A lost connection drops its answers, never its work.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import logging
 import os
@@ -31,6 +33,7 @@ from edge_node.control.protocol import (
     Cancel,
     Failure,
     FrameReader,
+    Outcome,
     Request,
     Response,
     Result,
@@ -48,6 +51,8 @@ CALLS_MAX: Final = 64  # administrative methods at once, over all connections
 INPUT_BYTES_MAX: Final = 64 * 1024 * 1024  # unanswered requests of one connection, in bytes
 WRITE_BYTES_HIGH: Final = 4 * 1024 * 1024  # unread answers of one connection before we stop reading it
 WRITE_BYTES_MAX: Final = 256 * 1024 * 1024  # … and before it is cut: every answer of a full connection
+LARGE_BYTES: Final = 4 * 1024  # an outcome above this is not held for a program that does not read
+FETCHED_MAX: Final = 4  # of those, read again at once
 _BACKLOG = 512
 
 log = logging.getLogger(__name__)
@@ -202,6 +207,9 @@ class _Connection(asyncio.Protocol):
         self._outstanding = 0
         self._outstanding_bytes = 0
         self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._later: collections.deque[tuple[Result, int]] = collections.deque()  # settled; still outstanding
+        self._fetching = 0
         self._reading = True
         self._writable = True
 
@@ -219,6 +227,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._waiting.clear()
+        self._later.clear()
         self._out.clear()
         self._server._lost(self)
 
@@ -253,7 +262,15 @@ class _Connection(asyncio.Protocol):
     def _work(self) -> None:
         """Start what may be started; a program that asks faster than it is answered waits in its socket."""
         waiting = self._waiting
-        while waiting and self._writable and not self._full() and self._transport is not None:
+        while self._later and self._writable and self._fetching < FETCHED_MAX:
+            self._fetch(*self._later.popleft())
+        while (
+            waiting
+            and self._writable
+            and not self._later
+            and not self._full()
+            and self._transport is not None
+        ):
             body = waiting.pop()
             try:
                 request = protocol.decode_request(body)
@@ -263,8 +280,23 @@ class _Connection(asyncio.Protocol):
             self._start(request, len(body))
         self._pause_or_resume()
 
-    def _start(self, request: Request, size: int) -> None:
+    def _fetch(self, request: Result, size: int) -> None:
+        """Read an outcome again that was not held for this program."""
+        self._outstanding -= 1
+        self._outstanding_bytes -= size
+        self._fetching += 1
         reply = self._reply_for(size)
+
+        def fetched(response: Response) -> None:
+            self._fetching -= 1
+            reply(response)
+
+        self._begin(request, fetched)
+
+    def _start(self, request: Request, size: int) -> None:
+        self._begin(request, self._reply_for(size))
+
+    def _begin(self, request: Request, reply: Reply) -> None:
         try:
             match request:
                 case Run():
@@ -293,6 +325,10 @@ class _Connection(asyncio.Protocol):
             nonlocal answered
             assert not answered, "one response a request"
             answered = True
+            if self._transport is not None and isinstance(response, Outcome) and self._is_too_much(response):
+                self._later.append((Result(response.id, response.task), size))
+                self._loop.call_soon(self._flush)
+                return
             self._outstanding -= 1
             self._outstanding_bytes -= size
             if self._transport is None:
@@ -305,26 +341,37 @@ class _Connection(asyncio.Protocol):
                 self._loop.call_soon(self._flush)
                 self._server._answering.add(self)
             self._out.append(frame)
+            self._out_bytes += len(frame)
 
         return reply
+
+    def _is_too_much(self, outcome: Outcome) -> bool:
+        """Is enough unread, and this one large? It was on the disk before it was told."""
+        assert self._transport is not None
+        unread = self._out_bytes + self._transport.get_write_buffer_size()
+        return (
+            unread > WRITE_BYTES_HIGH
+            and len(outcome.output) + len(outcome.error) + len(outcome.log) > LARGE_BYTES
+        )
 
     # -- responses ------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
         self._server._answering.discard(self)
-        frames, self._out = self._out, []
-        if self._transport is None or not frames:
+        frames, self._out, self._out_bytes = self._out, [], 0
+        if self._transport is None:
             return
-        self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        if frames:
+            self._transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
         if self._transport.get_write_buffer_size() > WRITE_BYTES_MAX:
             log.warning("a program does not read its answers: cut")
             self._transport.abort()
             return
-        if not self._reading:
+        if not self._reading or self._later:
             self._work()
 
     def _pause_or_resume(self) -> None:
-        want = self._writable and not self._waiting and not self._full()
+        want = self._writable and not self._waiting and not self._later and not self._full()
         if self._transport is None or want == self._reading:
             return
         self._reading = want
@@ -336,6 +383,7 @@ class _Connection(asyncio.Protocol):
     def _disagree(self, error: ProtocolViolation) -> None:
         """The stream is not ours from here on: say so once and hang up."""
         self._waiting.clear()
+        self._later.clear()
         if self._transport is not None:
             self._out.append(protocol.encode(Failure(0, protocol.BAD_INPUT, error.cause)))
             self._flush()

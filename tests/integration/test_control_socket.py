@@ -26,7 +26,7 @@ from edge_node.client import (
     TaskFailed,
 )
 from edge_node.control import protocol
-from edge_node.control.protocol import Call, Cancel, Failure, FrameReader, Outcome, Run, Submit
+from edge_node.control.protocol import Call, Cancel, Failure, FrameReader, Outcome, Result, Run, Submit
 from edge_node.control.server import ControlServer, answers
 from edge_node.functions import values
 from security.errors import Unavailable
@@ -521,6 +521,31 @@ async def test_a_program_that_does_not_read_is_not_read_from(tmp_path, server, b
 
     assert sent < 30
     assert len([each for each in backend.seen if len(each.input) > 1000]) < 30
+
+
+@pytest.mark.slow
+async def test_results_that_a_program_does_not_read_are_not_held_for_it(tmp_path, server, backend):
+    """It asks for 200 MB in one go; the daemon holds a few, and each comes, once, when it is read."""
+    backend.outcomes["t1"] = Outcome(0, "t1", "done", bytes(1_000_000))
+    backend.outcomes["t2"] = Outcome(0, "t2", "done", b"small")
+    loop, asked = asyncio.get_running_loop(), {at: "t1" if at % 2 else "t2" for at in range(1, 401)}
+    with contextlib.closing(raw(tmp_path / "control.sock")) as deaf:
+        await loop.sock_sendall(
+            deaf, b"".join(protocol.encode(Result(at, task)) for at, task in asked.items())
+        )
+        async with Mesh.open(tmp_path) as mesh:
+            for _ in range(20):
+                assert await mesh.run("test.echo", 1) == 1
+        (connection,) = (each for each in server._connections if each._later)
+        held = connection._transport.get_write_buffer_size()
+        reader, answers = FrameReader(), []
+        while len(answers) < len(asked):
+            answers += map(protocol.decode_response, reader.feed(await loop.sock_recv(deaf, 1 << 20)))
+
+    assert held < 16 * 1024 * 1024
+    assert sorted(answer.id for answer in answers) == sorted(asked)
+    assert all(answer.task == asked[answer.id] and answer.status == "done" for answer in answers)
+    assert connection._outstanding == 0 and connection._fetching == 0
 
 
 async def test_too_many_programs_are_turned_away(tmp_path, backend, monkeypatch):

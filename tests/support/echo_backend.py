@@ -45,7 +45,8 @@ class EchoBackend:
         if request.function == "test.hold":
             self.held[task] = (request.id, reply)
             return
-        reply(self._settled(request, task, request.id))
+        self.outcomes[task] = self._settled(request, task, request.id)
+        reply(self.outcomes[task])
 
     def submit(self, request: Submit, reply: Reply) -> None:
         request = self._renamed(request)
