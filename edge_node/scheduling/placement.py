@@ -9,7 +9,7 @@ terms of the score are not there yet.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -41,6 +41,15 @@ class Candidate(msgspec.Struct, frozen=True):
         return self.wait_s + self.service_s + self.transfer_s
 
 
+class Way(NamedTuple):
+    """What is known of the way to a place."""
+
+    rtt_s: float | None = None  # the round trip, smoothed, and its mean deviation; None: not measured yet
+    dev_s: float = 0.0
+    queued: int = 0  # bytes that leave our line before what is sent now
+    bytes_s: float | None = None  # what our line was seen to carry; None: all that it was asked to
+
+
 class Why(msgspec.Struct, frozen=True):
     """The figures a choice was made by, kept with the task."""
 
@@ -69,9 +78,10 @@ def transfer_s(
     return rtt_s + (queued + bytes_in) / bytes_s + bytes_out / BANDWIDTH_BYTES_S + BROKER_HOP_S
 
 
-def sigma_s(service_e_s: float, wait_s: float, rtt_s: float) -> float:
-    """σ² = e_f² + (W/2)² + e_rtt², with e_rtt taken as half the round trip."""
-    return math.sqrt(service_e_s * service_e_s + 0.25 * (wait_s * wait_s + rtt_s * rtt_s))
+def sigma_s(service_e_s: float, wait_s: float, rtt_s: float, dev_s: float = 0.0) -> float:
+    """σ² = e_f² + (W/2)² + e_rtt², with e_rtt taken as half the round trip, or its deviation if that is more."""
+    e_rtt_s = max(0.5 * rtt_s, dev_s)
+    return math.sqrt(service_e_s * service_e_s + 0.25 * wait_s * wait_s + e_rtt_s * e_rtt_s)
 
 
 def late_probability(candidate: Candidate, left_s: float) -> float:

@@ -270,6 +270,17 @@ class Channels:
         stream = self._streams.get(peer)
         return stream.rtt_ns if stream else None
 
+    def way_ns(self, peer: str) -> tuple[int, int] | None:
+        """The round trip to the peer and its mean deviation, if it was measured."""
+        stream = self._streams.get(peer)
+        return None if stream is None or stream.rtt_ns is None else (stream.rtt_ns, stream.rtt_dev_ns)
+
+    def answered(self, peer: str, took_ns: int) -> None:
+        """The peer answered a probe after so long."""
+        stream = self._streams.get(peer)
+        if stream is not None:
+            stream.answered(took_ns)
+
     def backlog(self, peer: str) -> int:
         stream = self._streams.get(peer)
         return stream.backlog if stream else 0

@@ -88,13 +88,15 @@ class Stream:
     __slots__ = (
         "_above", "_ack_due_ns", "_bulk", "_bytes", "_flying", "_live", "_loose", "_next_n",
         "_next_resend_ns", "_parcel_of", "_resend", "_resend_bulk", "_unacked", "_unanswered_parcels",
-        "_up_to", "counters", "limits", "rtt_ns",
+        "_up_to", "counters", "limits", "rtt_dev_ns", "rtt_ns",
     )  # fmt: skip
 
     def __init__(self, limits: ParcelLimits | None = None) -> None:
         self.limits = limits or ParcelLimits()
         self.counters = Counters()
         self.rtt_ns: int | None = None
+        self.rtt_dev_ns = 0
+        """Its mean deviation (RFC 6298)."""
         self._next_n = 1
         self._live: deque[tuple[int, bytes]] = _NONE  # (expires_ns, raw); numbered when first sent
         self._bulk: deque[tuple[int, bytes]] = _NONE
@@ -279,7 +281,7 @@ class Stream:
     def _patience_ns(self, tries: int) -> int:
         """Not before its answer may be here: on a slow line copies delay what they are copies of."""
         limits, rtt_ns = self.limits, self.rtt_ns or 0
-        first_ns = max(limits.resend_ns, 2 * rtt_ns)
+        first_ns = max(limits.resend_ns, 2 * rtt_ns, rtt_ns + 4 * self.rtt_dev_ns)
         return min(first_ns << min(tries - 1, 6), max(limits.resend_max_ns, 4 * rtt_ns))
 
     def _low(self) -> int:
@@ -295,10 +297,17 @@ class Stream:
         window = self._parcel_of.pop(n)
         window.left -= 1
         if out.tries == 1 and n == window.last:
-            rtt = now_ns - window.sent_ns
-            self.rtt_ns = rtt if self.rtt_ns is None else self.rtt_ns + (rtt - self.rtt_ns) // 8
+            self.answered(now_ns - window.sent_ns)
         if window.left == 0:
             self._flying -= 1
+
+    def answered(self, took_ns: int) -> None:
+        """A question found its answer after so long: smoothed as in RFC 6298."""
+        if self.rtt_ns is None:
+            self.rtt_ns, self.rtt_dev_ns = took_ns, took_ns // 2
+        else:
+            self.rtt_dev_ns += (abs(took_ns - self.rtt_ns) - self.rtt_dev_ns) // 4
+            self.rtt_ns += (took_ns - self.rtt_ns) // 8
 
     def acked(self, now_ns: int, ack: messages.Ack) -> None:
         """The peer's acknowledgement arrived.

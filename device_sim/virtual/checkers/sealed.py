@@ -160,6 +160,8 @@ class Sealed:
 
     def _shape(self, event: Framed, kind: str) -> None:
         payload, topic = event.payload, event.topic
+        if not payload and kind == DIRECT and len(set(peers_of(topic))) == 1:
+            return  # a probe of the link, from a member to itself: it says nothing
         if kind == DIRECT and payload[:1] == bytes((FIRST_BYTE,)):
             try:
                 decode_control(payload)

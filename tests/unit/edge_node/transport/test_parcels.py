@@ -95,11 +95,11 @@ def test_nothing_is_sent_again_before_its_answer_may_be_here():
     a.post(1 * SECOND, Ping(2))
     assert a.parcel(1 * SECOND) is not None
 
-    a.tick(2599 * MS)
-    assert a.parcel(2599 * MS) is None
-    assert a.deadline_ns() == 2600 * MS
-    a.tick(2600 * MS)
-    assert a.parcel(2600 * MS) is not None
+    a.tick(3399 * MS)
+    assert a.parcel(3399 * MS) is None
+    assert a.deadline_ns() == 3400 * MS
+    a.tick(3400 * MS)
+    assert a.parcel(3400 * MS) is not None
 
 
 def test_nothing_is_sent_again_that_has_not_left_our_line():

@@ -171,6 +171,14 @@ def test_markers_too_short_to_be_told_from_chance_are_not_looked_for(wire, size)
 # ── shape
 
 
+def test_a_probe_of_the_link_is_empty_and_goes_to_its_sender(story, wire):
+    own = wire.topic.replace("pi-1", "pi-2")
+    story.frames(7.0, "pi-2", own, b"")
+    assert not verdict(story).violations
+    story.frames(8.0, "pi-2", wire.topic, b"")
+    assert "are not sealed" in the_violation(story)
+
+
 @pytest.mark.parametrize(
     "payload",
     [b"hello", b"\xd0\x83", b"\x00" * 100, bytes.fromhex("d08344a1011818a20448") + bytes(8)],
