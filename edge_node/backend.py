@@ -32,6 +32,11 @@ FIXES = {
     "draining": "the daemon is shutting down; submit again when it is up",
     "no such node": "see `edge-gateway nodes` for the names",
     "labels do not match": "no member has the labels that the function asks for; join one with --label",
+    "requirement missing": "install there what it lacks, or leave the place open",
+    "ttl too long": "ask for less, or raise [tasks] outbox_s_max",
+    "too large": "split the input into smaller windows",
+    "over deadline": "give the seconds from now, more than 0",
+    "duplicate id": "submit again; ids are made anew",
 }
 
 
@@ -86,7 +91,7 @@ class AgentBackend:
             origin=agent.node_id,
             known=agent.publisher,
             wall_ms=agent.clock.wall_ms(),
-            ttl_ms=int(agent.settings.tasks.ttl_s * 1000),
+            ttl_ms=agent.settings.tasks.ttl_ms,
             entropy=agent.entropy,
         )
 

@@ -159,6 +159,7 @@ class Node:
                 workers=self.runtime.workers,
                 outbox_tasks_max=settings.tasks.outbox_tasks_max,
                 outbox_bytes_max=settings.tasks.outbox_bytes_max,
+                outbox_ms_max=int(settings.tasks.outbox_s_max * 1000),
                 speed=1.0 / settings.board.slowdown,
             ),
             rng=rng,

@@ -98,7 +98,8 @@ class TaskSettings(Section, frozen=True, kw_only=True):
         Meta(
             gt=0,
             le=30 * 86400,
-            description="Seconds that an accepted task is kept trying, if it names no ttl itself.",
+            description="Seconds that an accepted task is kept trying, if it names no ttl itself; at most "
+            "outbox_s_max.",
         ),
     ] = 86400.0
     outbox_tasks_max: Annotated[
@@ -118,6 +119,15 @@ class TaskSettings(Section, frozen=True, kw_only=True):
             description="Bytes of input of unsettled tasks, on disk; at this bound new ones are refused.",
         ),
     ] = 64 * 1024 * 1024
+    outbox_s_max: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=30 * 86400,
+            description="Seconds that a task may ask to be kept trying; a longer ttl is refused. Raising it "
+            "costs room in the outbox while a place is away.",
+        ),
+    ] = 86400.0
     results_kept_s: Annotated[
         float,
         Meta(
@@ -127,6 +137,11 @@ class TaskSettings(Section, frozen=True, kw_only=True):
             "costs disk: about 1 KB and the result, a task.",
         ),
     ] = 86400.0
+
+    @property
+    def ttl_ms(self) -> int:
+        """Of a task that names none."""
+        return int(1000 * min(self.ttl_s, self.outbox_s_max))
 
 
 class WorkerSettings(Section, frozen=True, kw_only=True):

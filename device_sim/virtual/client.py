@@ -90,7 +90,7 @@ class Client:
                 origin=node.node_id,
                 known=node.publisher,
                 wall_ms=node.clock.wall_ms(),
-                ttl_ms=int(node.settings.tasks.ttl_s * 1000),
+                ttl_ms=node.settings.tasks.ttl_ms,
                 entropy=node.entropy,
             )
         except BadInput as refused:

@@ -74,8 +74,11 @@ from edge_node.tasks.states import FULL, NEVER_HERE, PERHAPS_SOON, Refusal, Stat
 from edge_node.tasks.task import (
     ANY,
     DAY_MS,
+    DIED,
+    DIED_OF_ANOTHER,
     INLINE_BYTES_MAX,
     INPUT_BYTES_MAX,
+    LAPSED,
     LOCAL,
     Accepted,
     Attempt,
@@ -170,6 +173,7 @@ class DeskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     speed: float = 1.0  # relative to the reference board
     outbox_tasks_max: int = 10_000  # open tasks; each costs ~1 KiB of memory plus its input
     outbox_bytes_max: int = 64 * 2**20  # of their inputs
+    outbox_ms_max: int = DAY_MS  # that a task may ask to be kept trying
     poison_deaths: int = 3  # workers a task may take down before it is quarantined
     queue_tasks_max: int = 4096  # foreign tasks waiting here
     queue_s_max: float = 30.0  # the longest wait we promise a foreign task
@@ -236,7 +240,10 @@ class Desk:
         self._everyone = settings.reach == "all"
         self.estimates = Estimates()
         self._fleet = FleetWait()
-        self._ledger = Ledger(me, tasks_max=settings.outbox_tasks_max, bytes_max=settings.outbox_bytes_max)
+        self._ledger = Ledger(
+            me, tasks_max=settings.outbox_tasks_max, bytes_max=settings.outbox_bytes_max,
+            ttl_ms_max=settings.outbox_ms_max,
+        )  # fmt: skip
         self._leases = Leases()
         self._holder = Holder(
             me, self.estimates, workers=settings.workers, speed=settings.speed,
@@ -637,6 +644,7 @@ class Desk:
         candidates = self._peers_for(now_ns, entry, here is not None)
         if here is not None:
             candidates.append(here)
+        candidates = self._spared(entry, candidates)
         if not candidates:
             self._stranded[task.id] = None
             self._retry.set(task.id, now_ns + STRANDED_NS * (1 + len(self._stranded) // STRANDED_TRIED))
@@ -810,6 +818,13 @@ class Desk:
             self.redispatched += 1
             self._place_when_due(now_ns, entry, out)
 
+    def _spared(self, entry: Entry, candidates: list[Candidate]) -> list[Candidate]:
+        """Those where it has not taken a worker down, if any: a place may be ill, and not the task."""
+        died_on = entry.died_on
+        if died_on is None:
+            return candidates
+        return [each for each in candidates if each.place not in died_on] or candidates
+
     def _unpark(self, now_ns: int, view: _View, out: list[Effect]) -> None:
         self._opens.drop(view.name)
         parked = view.parked
@@ -871,6 +886,8 @@ class Desk:
             if chosen is None or chosen.completion_s > REBALANCE_GAIN * here.completion_s:
                 full, stuck = full or not choosy, stuck + choosy
                 continue
+            if entry.died_on is not None and why.chosen in entry.died_on:
+                continue
             if self._move(now_ns, entry, self._views[why.chosen], chosen, why, out):
                 wait_s = max(0.0, wait_s - here.service_s / self._settings.workers)
         if could_leave and wait_s > LOOK_WAIT_S:
@@ -888,6 +905,8 @@ class Desk:
             entry = self._ledger.open[task_id]
             task = entry.task
             if entry.excluded is not None and view.name in entry.excluded:
+                continue
+            if entry.died_on is not None and view.name in entry.died_on:
                 continue
             if (task.labels or task.requires) and not _fits(task, view.labels, view.lacks):
                 continue
@@ -934,8 +953,9 @@ class Desk:
                 ended_as,
             )
         )
-        if len(entry.attempts) > ATTEMPTS_KEPT:
-            del entry.attempts[ATTEMPTS_KEPT // 2]
+        if len(entry.attempts) > ATTEMPTS_KEPT:  # of those in the middle, but no death: they are counted
+            middle = range(ATTEMPTS_KEPT // 2, ATTEMPTS_KEPT)
+            del entry.attempts[next(i for i in middle if entry.attempts[i].ended_as != DIED)]
 
     def _recall(self, entry: Entry, out: list[Effect]) -> None:
         """Whoever has it need not go on."""
@@ -1032,7 +1052,7 @@ class Desk:
         if lease is None or entry is None or entry.state is not State.PLACED:
             return
         self.lapsed += 1
-        self._end_attempt(entry, "lapsed")
+        self._end_attempt(entry, LAPSED)
         entry.note = f"attempt {entry.granted} on {lease.holder}: {what}"
         self._explain_place(entry, lease.holder, out)
         silent_ms = max(0, now_ns - lease.renewed_ns) // MILLISECOND
@@ -1136,13 +1156,34 @@ class Desk:
         died: Details = {"began": int(began), "deaths": entry.deaths}
         out.append(Explain(entry.task.id, What.WORKER_DIED, place, entry.granted, died))
         if entry.deaths >= self._settings.poison_deaths:
+            entry.move(State.WAITING)
             self._quarantine(now_ns, entry, error, log, out)
         else:
             self._again(now_ns, entry, 0, out, told=True)
 
+    def _died_late(self, now_ns: int, entry: Entry, peer: str, message: Result, out: list[Effect]) -> None:
+        """Its lease had lapsed before the holder could say that the worker died: that counts as well."""
+        if message.status != "died" or not message.started_at_ms or entry.state is State.CLOSING:
+            return
+        lapsed = (message.attempt, peer, LAPSED)
+        at = [i for i, row in enumerate(entry.attempts) if (row.number, row.node, row.ended_as) == lapsed]
+        if not at:
+            return
+        ended_at_ms = message.ended_at_ms or self._wall_ms
+        entry.attempts[at[0]] = Attempt(
+            message.attempt, peer, message.pid, message.started_at_ms, ended_at_ms, DIED
+        )
+        self.worker_deaths += 1
+        entry.deaths += 1
+        entry.died_on = [*(entry.died_on or ()), peer]
+        if entry.deaths >= self._settings.poison_deaths:
+            self._end_attempt(entry, "cancelled")
+            self._quarantine(now_ns, entry, message.error, message.log, out)
+        else:
+            self._ledger.remember(entry, out)
+
     def _quarantine(self, now_ns: int, entry: Entry, error: bytes, log: bytes, out: list[Effect]) -> None:
         entry.note = ""
-        entry.move(State.WAITING)
         cause = f"it took {entry.deaths} workers down, on {', '.join(entry.died_on or ())}"
         self._close(now_ns, entry, Status.QUARANTINED, cause, out, error=error, log=log)
 
@@ -1219,7 +1260,7 @@ class Desk:
             )  # fmt: skip
         elif status == "died":
             began = bool(started_at_ms or entry.started_at_ms)
-            self._end_attempt(entry, "worker died", pid, started_at_ms, ended_at_ms)
+            self._end_attempt(entry, DIED if began else DIED_OF_ANOTHER, pid, started_at_ms, ended_at_ms)
             self._died(now_ns, entry, place, began, error, log, out)
         elif status == "expired":
             self._turned_down(now_ns, entry, place, Refusal.OVER_DEADLINE, "expired", out)
@@ -1314,6 +1355,7 @@ class Desk:
             return
         if not self.expects(peer, message.task, message.attempt):
             self._duplicate(now_ns, peer, message, out)
+            self._died_late(now_ns, entry, peer, message, out)
             return
         lapsed = self._leases.release(message.task) is None
         if message.status in ("done", "failed"):
@@ -1328,12 +1370,8 @@ class Desk:
         if lapsed:
             # The lease lapsed and no newer attempt has gone out: still the first valid result.
             if message.status not in ("done", "failed"):
-                if message.status == "died" and message.started_at_ms:
-                    entry.deaths += 1
-                    entry.died_on = [*(entry.died_on or ()), peer]
-                    if entry.deaths >= self._settings.poison_deaths:
-                        self._quarantine(now_ns, entry, message.error, message.log, out)
                 entry.place = None
+                self._died_late(now_ns, entry, peer, message, out)
                 return
             entry.attempts.pop()
         self._ended(

@@ -22,6 +22,7 @@ from edge_node.tasks.agenda import Agenda
 from edge_node.tasks.events import Append, Effect, Reply, Settled
 from edge_node.tasks.states import TRANSITIONS, Refusal, State, Status
 from edge_node.tasks.task import (
+    DIED,
     INPUT_BYTES_MAX,
     KNOWN_MS,
     Accepted,
@@ -50,10 +51,17 @@ class Entry:
     """An accepted (or being accepted) task at its owner."""
 
     __slots__ = (
+<<<<<<< /tmp/h5/tree/edge_node/tasks/ledger.py
+        "accept_serial", "asked_again", "attempt", "attempts", "cancel_tokens", "close_serial",
+        "deadline_ns", "deaths", "died_on", "durable", "excluded", "expires_ns", "fence_number",
+        "fence_serial", "granted", "not_before_ns", "note", "outcome", "pid", "place", "refusals",
+        "reserved", "started_at_ms", "state", "task", "tokens", "why", "written",
+=======
         "accept_serial", "asked_again", "attempt", "attempts", "cancel_tokens", "close_serial", "deadline_ns",
         "deaths", "died_on", "durable", "excluded", "expires_ns", "fence_serial", "granted", "granted_at_ms",
         "not_before_ns", "note", "outcome", "pid", "place", "refusals", "reserved", "started_at_ms", "state",
         "task", "tokens", "why",
+>>>>>>> /tmp/h5/h
     )  # fmt: skip
 
     def __init__(self, task: Task, attempt: int, expires_ns: int, deadline_ns: int | None) -> None:
@@ -61,6 +69,7 @@ class Entry:
         self.state = State.WAITING
         self.attempt = attempt  # the number of the newest attempt that may be out there, or goes out next
         self.reserved = attempt + RESERVED - 1  # the last number that is ours without another write
+        self.written = attempt  # the highest that a record bears
         self.attempts: list[Attempt] = []  # those that ended
         self.granted = 0  # the number last handed out: the fence below which results are late
         self.granted_at_ms = 0  # when that was
@@ -74,6 +83,7 @@ class Entry:
         self.durable = False
         self.accept_serial = 0
         self.fence_serial = 0
+        self.fence_number = 0
         self.close_serial = 0
         self.outcome: Outcome | None = None
         self.deaths = 0
@@ -92,10 +102,11 @@ class Entry:
 
 
 class Ledger:
-    def __init__(self, me: str, *, tasks_max: int, bytes_max: int) -> None:
+    def __init__(self, me: str, *, tasks_max: int, bytes_max: int, ttl_ms_max: int) -> None:
         self._me = me
         self._tasks_max = tasks_max
         self._bytes_max = bytes_max
+        self._ttl_ms_max = ttl_ms_max
         self.open: dict[str, Entry] = {}
         self.open_bytes = 0
         self.full = False  # told so
@@ -114,6 +125,9 @@ class Ledger:
             return Refusal.TOO_LARGE, f"{size} bytes of arguments; at most {INPUT_BYTES_MAX} fit"
         if task.ttl_ms <= 0 or (task.deadline_ms is not None and task.deadline_ms <= 0):
             return Refusal.OVER_DEADLINE, "its deadline or time to live has passed already"
+        if task.ttl_ms > self._ttl_ms_max:
+            most_s = self._ttl_ms_max / 1e3
+            return Refusal.TOO_LONG, f"a ttl of {task.ttl_ms / 1e3:g} s; at most {most_s:g} s are kept"
         if self.full or now_ns < self.full_until_ns:
             return Refusal.STORE_FULL, "the disk under the journal is full; free some space"
         if len(self.open) >= self._tasks_max:
@@ -145,12 +159,13 @@ class Ledger:
             entry.attempt = max(entry.attempt, attempt.number)
             if attempt.ended_as:
                 entry.attempts.append(attempt)
-                if attempt.ended_as == "worker died":
+                if attempt.ended_as == DIED:
                     entry.deaths += 1
                     entry.died_on = [*(entry.died_on or ()), attempt.node]
         if all(attempt.number != entry.attempt for attempt in entry.attempts):
             entry.attempts.append(Attempt(entry.attempt, "", ended_as="lost in a restart"))
         # Any number that its last record reserved may have gone out.
+        entry.written = entry.attempt
         entry.attempt = entry.reserved = entry.attempt + RESERVED - 1
         entry.note = "taken up again after a restart"
         return entry
@@ -183,8 +198,17 @@ class Ledger:
     def fence(self, entry: Entry, out: list[Effect]) -> None:
         """Reserve the next attempt number; the task may be placed once this is on the disk."""
         entry.move(State.FENCING)
-        attempts = (*entry.attempts, Attempt(entry.attempt + 1, ""))
-        entry.fence_serial = self._append(entry, Fenced(entry.task.id, attempts), out)
+        entry.fence_serial = self._reserve(entry, out)
+        entry.fence_number = entry.written
+
+    def remember(self, entry: Entry, out: list[Effect]) -> None:
+        """How its attempts ended has changed, and must outlive this life; nothing waits for it."""
+        self._reserve(entry, out)
+
+    def _reserve(self, entry: Entry, out: list[Effect]) -> int:
+        entry.written = max(entry.attempt, entry.written) + 1
+        attempts = (*entry.attempts, Attempt(entry.written, ""))
+        return self._append(entry, Fenced(entry.task.id, attempts), out)
 
     def renumber(self, entry: Entry) -> bool:
         """The next number, of those that are reserved already. False: it takes a fence."""
@@ -245,7 +269,7 @@ class Ledger:
         if serial != entry.fence_serial or entry.state is not State.FENCING:
             return None
         entry.move(State.WAITING)
-        entry.attempt += 1
+        entry.attempt = entry.fence_number
         return entry
 
     def _settle(self, entry: Entry, out: list[Effect]) -> None:

@@ -58,6 +58,7 @@ class Refusal(StrEnum):
     STORE_FULL = "store full"
     NO_SUCH_NODE = "no such node"
     TOO_LARGE = "too large"
+    TOO_LONG = "ttl too long"
     DUPLICATE_ID = "duplicate id"
     CANCELLED = "cancelled"
     # Answers to a cancel that came too late or never had a task.

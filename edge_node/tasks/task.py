@@ -42,9 +42,13 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     labels: dict[str, str] = {}
 
 
+DIED, DIED_OF_ANOTHER, LAPSED = "worker died", "worker died of another call", "lapsed"
+
+
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
     """One try at one place. `ended_as`: "done", "failed", "refused: <reason>", "lapsed", "handed back",
-    "worker died", "cancelled", "expired", "lost in a restart", or empty while it runs."""
+    "worker died", "worker died of another call" (it had not begun), "cancelled", "expired",
+    "lost in a restart", or empty while it runs."""
 
     number: int
     node: str

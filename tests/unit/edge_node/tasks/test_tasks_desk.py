@@ -7,8 +7,13 @@ import random
 import msgspec
 import pytest
 
+<<<<<<< /tmp/h5/tree/tests/unit/edge_node/tasks/test_tasks_desk.py
+from edge_node.backend import FIXES
+=======
 from edge_node.chronicle.entry import What
+>>>>>>> /tmp/h5/h
 from edge_node.tasks.desk import (
+    DAY_MS,
     Accepted,
     Append,
     Attempt,
@@ -184,6 +189,8 @@ class TestAccepting:
         [
             (a_task(input=b"x" * (8 * 2**20 + 1)), {}, Refusal.TOO_LARGE),
             (a_task(ttl_ms=0), {}, Refusal.OVER_DEADLINE),
+            (a_task(ttl_ms=DAY_MS + 1), {}, Refusal.TOO_LONG),
+            (a_task(ttl_ms=5001), {"outbox_ms_max": 5000}, Refusal.TOO_LONG),
             (a_task(deadline_ms=-1), {}, Refusal.OVER_DEADLINE),
             (a_task(), {"outbox_tasks_max": 0}, Refusal.OUTBOX_FULL),
             (a_task(), {"outbox_bytes_max": 1}, Refusal.OUTBOX_FULL),
@@ -200,6 +207,7 @@ class TestAccepting:
 
         assert (reply.token, reply.accepted, reply.reason) == (3, False, reason)
         assert reply.detail
+        assert reply.reason in FIXES
         assert desk.desk.refused == {reason: 1}
 
     def test_a_full_store_refuses_until_it_is_told_otherwise(self, desk):
@@ -322,6 +330,87 @@ class TestOwner:
         assert (outcome.status, outcome.error) == ("quarantined", b"e")
         assert "gateway, gateway, gateway" in outcome.cause
         assert [attempt.ended_as for attempt in outcome.attempts] == ["worker died"] * 3
+
+    def test_a_task_that_took_a_worker_down_goes_elsewhere_if_it_can(self, desk):
+        for peer in ("gateway", "pi-2"):
+            desk.say(PeerUp(peer, 2 * MS))
+        desk.submitted(a_task())
+        places = ["pi-1"]
+        desk.say(done(status="failed", worker_died=True))
+        effects = desk.persist()
+        while offers := of_type(effects, Tell):
+            ((peer, offer),) = [(tell.peer, tell.message) for tell in offers]
+            places.append(peer)
+            desk.hear(peer, Result("t1", offer.attempt, "died", started_at_ms=1))
+            effects = desk.persist()
+
+        assert sorted(places) == ["gateway", "pi-1", "pi-2"]
+        (settled,) = of_type(effects, Settled)
+        assert settled.outcome.status == "quarantined"
+
+    def test_where_there_is_no_other_place_it_is_tried_on_the_same(self, desk):
+        desk.submitted(a_task())
+        for attempt in (1, 2, 3):
+            desk.say(done(attempt=attempt, status="failed", worker_died=True))
+            effects = desk.persist()
+
+        assert of_type(effects, Settled)[0].outcome.status == "quarantined"
+
+    def test_a_death_that_is_told_after_its_lease_lapsed_counts(self, forced):
+        forced.wait(1000 * SECOND)
+        assert [offer.attempt for offer in told(forced.persist(), Offer)] == [2]
+
+        effects = forced.hear("gateway", Result("t1", 1, "died", pid=7, started_at_ms=5, ended_at_ms=6))
+
+        (fence, *_) = [a.records[0] for a in of_type(effects, Append) if isinstance(a.records[0], Fenced)]
+        assert fence.attempts[0] == Attempt(1, "gateway", 7, 5, 6, "worker died")
+        assert forced.desk.worker_deaths == 1
+        assert forced.desk.state("t1") == ("placed", "gateway")
+        assert told(forced.hear("gateway", Result("t1", 1, "died", started_at_ms=5)), Cancel) == []
+        assert forced.desk.worker_deaths == 1, "once"
+        forced.hear("gateway", Result("t1", 2, "died", started_at_ms=5))
+        (offer,) = told(forced.persist(), Offer)
+        closed = forced.hear("gateway", Result("t1", offer.attempt, "died", started_at_ms=5))
+        assert of_type(closed, Append)[0].records[0].outcome.status == "quarantined"
+
+    def test_the_third_death_counts_late_and_recalls_who_has_the_task_now(self, desk):
+        for peer in ("gateway", "pi-2"):
+            desk.say(PeerUp(peer, 2 * MS))
+        kept = [Attempt(n, "pi-9", ended_as="worker died") for n in (1, 2)] + [Attempt(3, "")]
+        desk.serial = desk.desk.restore(
+            desk.now_ns, WALL, [(a_task(where="gateway", accepted_at_ms=WALL), kept)]
+        )[-1].serial
+        (first,) = told(desk.persist(), Offer)
+        desk.wait(1000 * SECOND)
+        (second,) = told(desk.persist(), Offer)
+
+        effects = desk.hear("gateway", Result("t1", first.attempt, "died", started_at_ms=5))
+
+        assert told(effects, Cancel) == [Cancel("t1", second.attempt)]
+        closed = [a.records[0] for a in of_type(effects, Append) if isinstance(a.records[0], Closed)]
+        assert closed[0].outcome.status == "quarantined"
+
+    def test_a_stranger_cannot_report_a_death(self, forced):
+        forced.wait(1000 * SECOND)
+        forced.persist()
+
+        forced.hear("pi-7", Result("t1", 1, "died", started_at_ms=5))
+
+        assert forced.desk.worker_deaths == 0
+
+    def test_deaths_outlive_any_number_of_refusals(self, forced):
+        forced.hear("gateway", Result("t1", 1, "died", started_at_ms=1))
+        (offer,) = told(forced.persist(), Offer)
+        fences = []
+        for _ in range(120):
+            effects = forced.hear("gateway", Refuse("t1", offer.attempt, "queue full", Load(2, 5000)))
+            fences += [a.records[0] for a in of_type(effects, Append) if isinstance(a.records[0], Fenced)]
+            effects += forced.persist()
+            effects += forced.wait(6 * SECOND)
+            (offer,) = told(effects, Offer)
+
+        assert len(fences[-1].attempts) <= 34
+        assert [a.number for a in fences[-1].attempts if a.ended_as == "worker died"] == [1]
 
     def test_the_death_of_a_worker_here_is_retried(self, desk):
         desk.submitted(a_task(where="local"))
