@@ -51,17 +51,10 @@ class Entry:
     """An accepted (or being accepted) task at its owner."""
 
     __slots__ = (
-<<<<<<< /tmp/h5/tree/edge_node/tasks/ledger.py
         "accept_serial", "asked_again", "attempt", "attempts", "cancel_tokens", "close_serial",
         "deadline_ns", "deaths", "died_on", "durable", "excluded", "expires_ns", "fence_number",
-        "fence_serial", "granted", "not_before_ns", "note", "outcome", "pid", "place", "refusals",
-        "reserved", "started_at_ms", "state", "task", "tokens", "why", "written",
-=======
-        "accept_serial", "asked_again", "attempt", "attempts", "cancel_tokens", "close_serial", "deadline_ns",
-        "deaths", "died_on", "durable", "excluded", "expires_ns", "fence_serial", "granted", "granted_at_ms",
-        "not_before_ns", "note", "outcome", "pid", "place", "refusals", "reserved", "started_at_ms", "state",
-        "task", "tokens", "why",
->>>>>>> /tmp/h5/h
+        "fence_serial", "granted", "granted_at_ms", "not_before_ns", "note", "outcome", "pid", "place",
+        "refusals", "reserved", "started_at_ms", "state", "task", "tokens", "why", "written",
     )  # fmt: skip
 
     def __init__(self, task: Task, attempt: int, expires_ns: int, deadline_ns: int | None) -> None:

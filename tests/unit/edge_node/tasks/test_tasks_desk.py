@@ -7,11 +7,8 @@ import random
 import msgspec
 import pytest
 
-<<<<<<< /tmp/h5/tree/tests/unit/edge_node/tasks/test_tasks_desk.py
 from edge_node.backend import FIXES
-=======
 from edge_node.chronicle.entry import What
->>>>>>> /tmp/h5/h
 from edge_node.tasks.desk import (
     DAY_MS,
     Accepted,
