@@ -103,8 +103,8 @@ class Node:
         documents: Shelf,
         bundles: Bundles,
         notes: Noting,
-        neighbours: Neighbours,
         archive: Archive,
+        neighbours: Neighbours,
         clock: Clock,
         entropy: Callable[[int], bytes],
         extension: Extension | None = None,
@@ -125,9 +125,9 @@ class Node:
         self.boot_id = entropy(8)
         self.started_ms = self.clock.wall_ms()
         self.stories: Counter[str] = Counter()
-        self.neighbours = neighbours
         self.chronicle = Chronicle(node_id, self.boot_id)
         self.archive = archive
+        self.neighbours = neighbours
         self.advertise = self.neighbours.advertise
         self.broker_addresses = self.neighbours.brokers
         self.sightings = self.neighbours.sightings
@@ -214,10 +214,10 @@ class Node:
             bytes_max=ahead.prefetch_bytes_max if ahead.prefetch else 0,
         )
 
-        self._next_token = 1
         self.correspondence = Correspondence(self, archive)
         self._inquiries = self.correspondence.inquiries
 
+        self._next_token = 1
         self._replies: dict[int, Callable[[desk_events.Reply], None]] = {}
         self._waiters: dict[str, list[Callable[[Task, Outcome], None]]] = {}
         self.open_tasks: dict[str, Task] = {}
@@ -298,8 +298,8 @@ class Node:
 
         The others look at once; no beat and no answer to their probes must revive us.
         """
-        self._handlers[Delivery] = lambda now_ns, wall_ms, event: None
         self.chronicle.ended(wall_ms)
+        self._handlers[Delivery] = lambda now_ns, wall_ms, event: None
         self.presence.say_no_more(now_ns + GOODBYE_NS)
         with contextlib.suppress(EdgeweaveError):  # no link, nobody to tell
             self.link.send(0, topics.topic_for(topics.Presence(self.mesh_id, self.node_id)), b"")
@@ -327,8 +327,8 @@ class Node:
         now_ns, wall_ms = self.clock.now_ns(), self.clock.wall_ms()
         self._roster_into_cores(now_ns, wall_ms)
         self._prefetch_wanted(now_ns)
-        for task, _ in open_tasks:
         self.chronicle.began(wall_ms, self.abilities.own.version, len(open_tasks))
+        for task, _ in open_tasks:
             self._opened(task)
         self._carry_out(now_ns, wall_ms, self.desk.restore(now_ns, wall_ms, open_tasks))
         if open_tasks:
@@ -352,9 +352,9 @@ class Node:
         self.runtime.flush()
         for flush in self.at_turn_end:
             flush()
-        if self._appends:
         if self.chronicle.fresh:
             self.archive.append(self.chronicle.take())
+        if self._appends:
             # Last: the journal's thread wants the interpreter, and what has just left does not.
             appends, self._appends = self._appends, []
             for serial, records in appends:
@@ -370,8 +370,8 @@ class Node:
             self.prefetch.deadline_ns(),
             self.presence.deadline_ns(),
             self._group_duties.deadline_ns() if self._group_duties is not None else None,
-        )
             self._inquiries.deadline_ns(),
+        )
         soonest = dues[5]  # a loop: this is asked after every turn
         for due in dues:
             if due is not None and due < soonest:
@@ -399,10 +399,10 @@ class Node:
             self._judged(now_ns, wall_ms, self.presence.tick(now_ns, wall_ms))
         if self._group_duties is not None:
             self._group_duties.tick(now_ns, wall_ms)
-        if now_ns >= self._watch_ns:  # not worth a turn of its own: beats make them
         due = self._inquiries.deadline_ns()
         if due is not None and due <= now_ns:
             self.correspondence.tick(now_ns, wall_ms)
+        if now_ns >= self._watch_ns:  # not worth a turn of its own: beats make them
             self._watch(now_ns)
 
     def _watch(self, now_ns: int) -> None:
@@ -479,10 +479,10 @@ class Node:
                 self._judged(now_ns, wall_ms, self.presence.ready(now_ns, wall_ms, peer))
                 if restarted:
                     log.info("peer restarted", extra={"peer": peer})
-                    self._peer_up(now_ns, wall_ms, peer, restarted=True)
                     self.chronicle.restarted(now_ns, wall_ms, peer)
-                self.tell(now_ns, peer, self.abilities.own)
+                    self._peer_up(now_ns, wall_ms, peer, restarted=True)
                     self.chronicle.there(peer)
+                self.tell(now_ns, peer, self.abilities.own)
                 if GATEWAY in (peer, self.node_id):
                     self.tell(now_ns, peer, self.publisher.wish())
                 if self._group_duties is not None:
@@ -504,8 +504,8 @@ class Node:
 
     def _link_up(self, now_ns: int, wall_ms: int, event: LinkUp) -> None:
         log.info("broker connected", extra={"connection": event.number})
-        self.pacing.restarted()
         self.chronicle.link_up(now_ns, wall_ms, _text_of(getattr(self.link, "address", None)))
+        self.pacing.restarted()
         self.watchdog.link_up(now_ns)
         self.channels.link_up()
         if self.extension is not None:
@@ -518,8 +518,8 @@ class Node:
 
     def _link_down(self, now_ns: int, wall_ms: int, event: LinkDown) -> None:
         log.warning("broker not connected", extra={"cause": event.reason})
-        self.watchdog.link_down()
         self.chronicle.link_down(now_ns, wall_ms, event.reason)
+        self.watchdog.link_down()
         self._judged(now_ns, wall_ms, self.presence.link_down(now_ns))
 
     def _sent(self, now_ns: int, wall_ms: int, event: Sent) -> None:
@@ -576,11 +576,11 @@ class Node:
             self._judged(now_ns, wall_ms, self.presence.keys_wanted(now_ns, peer, message))
         elif kind is messages.GroupKeys:
             self.keys_came(now_ns, wall_ms, peer, message)
-        elif self.extension is not None:
         elif kind is messages.StoryWanted:
             self.correspondence.wanted(now_ns, wall_ms, peer, message)
         elif kind is messages.Story:
             self.correspondence.told(now_ns, wall_ms, peer, message)
+        elif self.extension is not None:
             self.extension.heard(peer, message)
 
     def tell(self, now_ns: int, peer: str, message: messages.Message, *, bulk: bool = False) -> None:
@@ -594,8 +594,8 @@ class Node:
     def _ponged(self, now_ns: int, wall_ms: int, peer: str, message: messages.Pong) -> None:
         asked = self._pings.pop(message.nonce, None)
         if asked is not None and asked[0] == peer:
-            waiter = self._ping_waiters.pop(message.nonce, None)
             self.channels.answered(peer, now_ns - asked[1])
+            waiter = self._ping_waiters.pop(message.nonce, None)
             if waiter is not None:
                 waiter(now_ns - asked[1])
         if message.load is not None:
@@ -641,8 +641,8 @@ class Node:
                         self.channels.send_loose(peer, beat)
                 case detector.Up(peer):
                     log.info("peer is up", extra={"peer": peer})
-                    self._peer_up(now_ns, wall_ms, peer)
                     self.chronicle.back(now_ns, wall_ms, peer)
+                    self._peer_up(now_ns, wall_ms, peer)
                     if peer == GATEWAY:
                         self.prefetch.handle(now_ns, Reachable())
                     self.notes.peer({"id": peer, "up": True, "at_ms": wall_ms})
@@ -650,9 +650,9 @@ class Node:
                         self.extension.peer_changed(peer, True, "")
                 case detector.Down(peer, reason):
                     log.warning("peer is down", extra={"peer": peer, "cause": reason})
-                    self._peer_down(now_ns, wall_ms, peer)
                     if self.link.up:
                         self.chronicle.lost(now_ns, wall_ms, peer, reason)
+                    self._peer_down(now_ns, wall_ms, peer)
                     self.notes.peer({"id": peer, "up": False, "at_ms": wall_ms, "cause": reason})
                     if self.extension is not None:
                         self.extension.peer_changed(peer, False, reason)
@@ -676,8 +676,8 @@ class Node:
                         log.error("the group's keys could not be kept", extra={"cause": str(error)})
                 case groupcast.Adopted(epoch, shown_by):
                     log.info("group epoch adopted", extra={"epoch": epoch, "peer": shown_by})
-                    if self._group_duties is not None and shown_by != self.node_id:
                     self.chronicle.epoch(now_ns, wall_ms, epoch, shown_by)
+                    if self._group_duties is not None and shown_by != self.node_id:
                         current = self.presence.groupcast.current
                         assert current is not None, "adopted a moment ago"
                         self._group_duties.shown(now_ns, wall_ms, current)
@@ -699,8 +699,8 @@ class Node:
 
     def adopt_roster(self, now_ns: int, wall_ms: int, signed: bytes) -> None:
         """Take a signed roster from wherever; it can only move up."""
-        try:
         before = self.roster.current
+        try:
             result = self.roster.adopt(signed)
         except ProtocolViolation as violation:
             self.channels.violated(f"roster: {violation.cause}")
@@ -712,10 +712,10 @@ class Node:
                 except EdgeweaveError as error:
                     log.error("the roster could not be kept", extra={"cause": str(error)})
                 assert self.roster.current is not None
-                log.info("roster adopted", extra={"version": self.roster.version})
                 came, went = _changed(before, self.roster.current)
                 self.chronicle.membership(now_ns, wall_ms, self.roster.version, came, went)
                 self._roster_into_cores(now_ns, wall_ms)
+                log.info("roster adopted", extra={"version": self.roster.version})
                 if self.extension is not None:
                     self.extension.roster_changed(self.roster.current, signed)
             case RosterFork():
@@ -912,6 +912,7 @@ class Node:
                         self.tell(now_ns, peer, self.publisher.wish())
                 case CannotRun(run, reason, detail):
                     log.warning("cannot run", extra={"task": run.task, "cause": detail})
+                    self.chronicle.not_started(now_ns, wall_ms, run.owner, run.task, run.attempt, detail)
                     event = desk_events.WorkRefused(run.owner, run.task, run.attempt, reason)
                     self.inbox.put_local(event)  # never into the desk while its effects are being carried out
 
@@ -922,8 +923,8 @@ class Node:
         """A changed bundle never runs (its worker looks first); out of the way, it is fetched anew."""
         for digest in self.bundles.verify():
             self.stories["bundle changed on disk"] += 1
-                    self.chronicle.not_started(now_ns, wall_ms, run.owner, run.task, run.attempt, detail)
             log.error("a kept bundle was changed on disk: set aside", extra={"digest": digest})
+            self.chronicle.damaged(self.clock.wall_ms(), f"a bundle was changed on disk: {digest!r}")
 
     def _on_done(self, done: Completion) -> None:
         if done.error is not None and done.error.kind == "bundle":
@@ -934,7 +935,6 @@ class Node:
                 task=done.task,
                 attempt=done.attempt,
                 status=done.status,
-            self.chronicle.damaged(self.clock.wall_ms(), f"a bundle was changed on disk: {digest!r}")
                 output=done.output,
                 error=done.error.encode() if done.error is not None else b"",
                 log=done.log,
@@ -953,6 +953,7 @@ class Node:
 
     def on_persist_failed(self, serials: list[int], reason: str) -> None:
         log.error("the ledger could not be written", extra={"cause": reason})
+        self.chronicle.not_written(self.clock.now_ns(), self.clock.wall_ms(), reason)
         for serial in serials:
             self.inbox.put_local(desk_events.PersistFailed(serial, reason))
 
@@ -963,7 +964,6 @@ class Node:
         if body is None and self.bundles.has(digest):
             try:
                 body = self.bundles.get(digest)
-        self.chronicle.not_written(self.clock.now_ns(), self.clock.wall_ms(), reason)
             except EdgeweaveError as error:
                 log.error("bundle cannot be served", extra={"cause": str(error)})
         return body
@@ -1112,6 +1112,12 @@ class Node:
         }
 
 
+def _changed(before: Roster | None, after: Roster) -> tuple[list[str], list[str]]:
+    """Who became a member, and who is none any more."""
+    known = before.active_ids if before is not None else after.active_ids
+    return sorted(after.active_ids - known), sorted(known - after.active_ids)
+
+
 def _text_of(address: object) -> str:
     return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else ""
 
@@ -1122,12 +1128,6 @@ def _for_desk(roster: Roster) -> desk_events.Members:
         tuple(
             desk_events.MemberInfo(one.id, one.labels, one.roles)
             for one in roster.members
-def _changed(before: Roster | None, after: Roster) -> tuple[list[str], list[str]]:
-    """Who became a member, and who is none any more."""
-    known = before.active_ids if before is not None else after.active_ids
-    return sorted(after.active_ids - known), sorted(known - after.active_ids)
-
-
             if one.status == "active"
         )
     )

@@ -306,12 +306,12 @@ class Reading:
         stored = map(self.get, self._store.newest(limit, state))
         return [summary_of(each) for each in stored if each is not None]
 
-
-def aged(at_ms: int, before_ms: int) -> bool:
     def ids(self, prefix: str, limit: int) -> Sequence[str]:
         """Accepted tasks whose ids begin so, ascending."""
         return self._store.beginning(prefix, limit)
 
+
+def aged(at_ms: int, before_ms: int) -> bool:
     """Was it settled before that? A stamp from before the release tells nothing: a board without an RTC says
     1970 until it has heard the time, and its results would be forgotten the minute that it has."""
     return KNOWN_MS <= at_ms < before_ms
