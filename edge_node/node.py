@@ -39,6 +39,7 @@ from edge_node.membership import detector, presence
 from edge_node.membership.abilities import Abilities
 from edge_node.membership.heartbeat import BEAT_NS_MAX
 from edge_node.settings import NodeSettings
+from edge_node.scheduling.placement import Way
 from edge_node.tasks import events as desk_events
 from edge_node.tasks.desk import Desk, DeskSettings
 from edge_node.tasks.journal import JournalPort
@@ -163,7 +164,7 @@ class Node:
                 speed=1.0 / settings.board.slowdown,
             ),
             rng=rng,
-            line=self._line,
+            way=self._way,
             untaken=lambda peer: self.channels.backlog_bytes(peer),
         )
         previous = keystore.previous_identity()
@@ -807,9 +808,13 @@ class Node:
             return OUTPUT_INLINE_MAX
         return max(OUTPUT_INLINE_MIN, min(OUTPUT_INLINE_MAX, int(bytes_s / 4)))
 
-    def _line(self) -> tuple[int, float | None]:
-        """What waits to leave, in bytes, and how many of them leave in a second, if that is known."""
-        return self.pacing.on_line + self.channels.queued, self.pacing.bytes_s
+    def _way(self, peer: str) -> Way:
+        """What is known of the way to a peer."""
+        pacing, rtt = self.pacing, self.channels.way_ns(peer)
+        queued = pacing.on_line + self.channels.queued
+        if rtt is None:
+            return Way(None, 0.0, queued, pacing.bytes_s)
+        return Way(rtt[0] / SECOND, rtt[1] / SECOND, queued, pacing.bytes_s)
 
     def _stop(self, now_ns: int, wall_ms: int, task: str, attempt: int) -> None:
         if self.provision.stop(task, attempt):
@@ -857,6 +862,11 @@ class Node:
         def answered(answer: desk_events.Reply) -> None:
             if not answer.accepted:
                 self._forget_open(task.id)
+                now_ns, wall_ms = self.clock.now_ns(), self.clock.wall_ms()
+                cause = self.chronicle.turned_away(now_ns, wall_ms, answer, task)
+                answer = desk_events.Reply(
+                    answer.token, False, answer.reason, answer.task_id, answer.detail, cause
+                )
             reply(answer)
 
         self._opened(task)

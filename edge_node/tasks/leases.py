@@ -19,9 +19,14 @@ GRACE_NS = SECOND
 """How long a holder that was declared down may still answer: detectors err, and blips of a link are short."""
 
 
-def lease_ns(completion_s: float, sigma_s: float) -> int:
-    """max(1 s, 2·(C + 3σ)), at most an hour (progress renews it)."""
-    return max(LEASE_NS_MIN, min(LEASE_NS_MAX, int(2e9 * (completion_s + 3.0 * sigma_s))))
+def lease_ns(completion_s: float, sigma_s: float, answer_s: float = 0.0) -> int:
+    """max(1 s, 2·(C + 3σ), 4·A), at most an hour (progress renews it).
+
+    Args: answer_s: how long an answer may take on the way there and back. Progress comes three times a lease,
+        and none of it may be too late because one of them was.
+    """
+    wanted_ns = int(1e9 * max(2.0 * (completion_s + 3.0 * sigma_s), 4.0 * answer_s))
+    return max(LEASE_NS_MIN, min(LEASE_NS_MAX, wanted_ns))
 
 
 class Lease:
