@@ -31,6 +31,7 @@ from edge_node.scheduling.placement import (
     HYSTERESIS_S,
     LOCAL_MARGIN,
     Candidate,
+    Way,
     Why,
     choose,
     sigma_s,
@@ -182,6 +183,7 @@ class DeskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _NOTHING: frozenset[str] = frozenset()
+_UNKNOWN_WAY = Way()
 _Place = tuple[str, dict[str, str], frozenset[str]]
 
 
@@ -212,8 +214,8 @@ class _View:
         self.kind = class_of(self.kind_speed, self.labels.get("class", ""))
 
 
-def _no_line() -> tuple[int, float | None]:
-    return 0, None
+def _unknown_way(peer: str) -> Way:
+    return _UNKNOWN_WAY
 
 
 class Desk:
@@ -224,14 +226,14 @@ class Desk:
         settings: DeskSettings,
         rng: Random,
         labels: dict[str, str] | None = None,
-        line: Callable[[], tuple[int, float | None]] = _no_line,
+        way: Callable[[str], Way] = _unknown_way,
         untaken: Callable[[str], int] = lambda _peer: 0,
     ) -> None:
-        """``line()``: bytes that wait to leave here, and how many leave in a second, if that is known.
+        """``way(peer)``: what is known of the way there.
         ``untaken(peer)``: bytes that were sent to this peer and that it has not acknowledged.
         """
         self.me = me
-        self._line = line
+        self._way = way
         self._settings = settings
         self._rng = rng
         self._labels = dict(labels or {})
@@ -751,9 +753,13 @@ class Desk:
         estimates, wait = self.estimates, view.wait
         service, e = estimates.service(task.function, view.name, wait.speed, view.kind)
         wait_s = wait.wait_s(now_ns, service, self._fleet)
-        queued, bytes_s = self._line()
-        way = transfer_s(wait.rtt_s, len(task.input), estimates.output_bytes(task.function), queued, bytes_s)
-        return Candidate(view.name, wait_s, service, way, sigma_s(e, wait_s, wait.rtt_s), wait.rtt_s)
+        rtt_s, dev_s, queued, bytes_s = self._way(view.name)
+        if rtt_s is not None:
+            wait.rtt_s, wait.dev_s = rtt_s, dev_s
+        bytes_out = estimates.output_bytes(task.function)
+        way_s = transfer_s(wait.rtt_s, len(task.input), bytes_out, queued, bytes_s)
+        sigma = sigma_s(e, wait_s, wait.rtt_s, wait.dev_s)
+        return Candidate(view.name, wait_s, service, way_s, sigma, wait.rtt_s)
 
     def _here(self, now_ns: int, task: Task, wait_s: float) -> Candidate:
         service, e = self.estimates.service(task.function, self.me, self._settings.speed, self._kind)
@@ -772,7 +778,8 @@ class Desk:
         task = entry.task
         self._hand_out(entry, view.name, out)
         service_s = candidate.service_s
-        length_ns = lease_ns(candidate.wait_s + service_s + candidate.transfer_s, candidate.sigma_s)
+        answer_s = view.wait.rtt_s + 4.0 * view.wait.dev_s
+        length_ns = lease_ns(candidate.wait_s + service_s + candidate.transfer_s, candidate.sigma_s, answer_s)
         self._leases.grant(now_ns, task.id, view.name, entry.attempt, length_ns, service_s)
         view.wait.granted(now_ns, service_s)
         self._pool.served(view.name)
@@ -1039,7 +1046,7 @@ class Desk:
         self._close(now_ns, entry, Status.EXPIRED, cause, out)
 
     def _explain_place(self, entry: Entry, place: str, out: list[Effect]) -> None:
-        """By which figures it went where it did not end well; where it did, the terminal record tells them."""
+        """By which figures it went where it did not end well; else the terminal record tells them."""
         why = entry.why
         if why is not None and why.chosen == place and len(why.candidates) > 1:
             chosen: Details = {"rule": why.rule, "figures": why.text()}
