@@ -34,7 +34,7 @@ from edge_node.functions.runtimes.runtime import OnDone, OnStarted, Runtime
 from edge_node.home import Home, chosen_home, node_home
 from edge_node.membership.standing import Standing, why_out
 from edge_node.settings import NodeSettings, load
-from edge_node.tasks.journal import Journal, StoreDamaged, set_aside
+from edge_node.tasks.journal import Journal, open_journal
 from edge_node.transport.inbox import Inbox
 from edge_node.transport.mqtt import MqttLink
 from edge_node.wire.topics import Presence, topic_for
@@ -207,20 +207,23 @@ def worker_pool(settings: NodeSettings, count: int = 0) -> Callable[[OnDone, OnS
 
 
 def journal_of(home: Home, roster: RosterView, node_id: str) -> Journal:
-    """The ledger's journal. A damaged file is set aside, loudly, and a new one begun (promise P6)."""
+    """The ledger's journal. A damaged file is set aside, loudly, and what can be saved goes on (P6)."""
     assert roster.current is not None
-    mesh_id = roster.current.mesh_id
-    try:
-        return Journal(home.ledger, mesh_id=mesh_id, node_id=node_id)
-    except StoreDamaged as damage:
-        kept = set_aside(home.ledger)
+    journal = open_journal(
+        home.ledger, mesh_id=roster.current.mesh_id, node_id=node_id, now_ms=SystemClock().wall_ms()
+    )
+    for losses in journal.losses:
         log.critical(
-            "the ledger is damaged: it was set aside, what it held is lost here",
-            extra={"cause": damage.cause, "kept_as": str(kept)},
+            "the ledger was damaged: it was set aside, and what could be read of it was saved",
+            extra={
+                "cause": losses.cause,
+                "kept_as": losses.aside,
+                "rows_saved": losses.rows_kept,
+                "gaps": len(losses.gaps),
+                "lost": list(losses.lost[:100]),
+            },
         )
-        journal = Journal(home.ledger, mesh_id=mesh_id, node_id=node_id)
-        journal.damaged.append(f"set aside as {kept.name}: {damage.cause}")
-        return journal
+    return journal
 
 
 # ── life ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -161,8 +161,8 @@ class Archive:
         self._waiting += len(entries)
         self._queue.put(entries)
 
-    def find(self, asked: str, whole: bool, found: Callable[[Testimony], None]) -> None:
-        self._queue.put(_Question(asked, whole, found))
+    def find(self, asked: str, found: Callable[[Testimony], None]) -> None:
+        self._queue.put(_Question(asked, found))
 
     def close(self) -> None:
         """Write what waits, and that this life ended in order. Idempotent."""
@@ -230,9 +230,7 @@ class Archive:
         if self._connection is not None:
             try:
                 shelf = Shelf(self._connection)
-                testimony = testify(
-                    self._me, question.asked, shelf, self._books, self._wall_ms(), whole=question.whole
-                )
+                testimony = testify(self._me, question.asked, shelf, self._books, self._wall_ms())
             except (sqlite3.Error, EdgeweaveError) as error:
                 log.error("the chronicle could not be read", extra={"cause": str(error)})
                 testimony = Testimony(complete=False)
@@ -314,11 +312,10 @@ class Archive:
 
 
 class _Question:
-    __slots__ = ("asked", "found", "whole")
+    __slots__ = ("asked", "found")
 
-    def __init__(self, asked: str, whole: bool, found: Callable[[Testimony], None]) -> None:
+    def __init__(self, asked: str, found: Callable[[Testimony], None]) -> None:
         self.asked = asked
-        self.whole = whole
         self.found = found
 
 

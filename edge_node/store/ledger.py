@@ -1,9 +1,10 @@
 """The ledger's rows in one SQLite file (WAL, synchronous = FULL).
 
-Opening checks that the file is of this mesh, this node and a version that we can read. A writer and a reader
-connection: readers never wait for an fsync. Thread-safe as SQLite is: one writing thread, any that read one
-after the other. Not here: what a row says (`edge_node.tasks.rows`), what shares a commit
-(`edge_node.tasks.journal`).
+Opening checks that the file is of this mesh, this node and a version that we can read, that its trees and
+index agree, and that nothing is missing that was safe (`mark`). A writer and a reader connection: readers
+never wait for an fsync. Thread-safe as SQLite is: one writing thread, any that read one after the other.
+Not here: what a row says (`edge_node.tasks.rows`), what shares a commit (`edge_node.tasks.journal`), what
+can be saved of a damaged file (`recovery`).
 """
 
 from __future__ import annotations
@@ -13,23 +14,33 @@ import sqlite3
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from edge_node.store.mark import Mark, missing, vouched
 from edge_node.tasks.rows import Row, Settled, StoreDamaged
 from security.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from edge_node.store.mark import Vouched
+
 SCHEMA_VERSION = 1
+WAL_FRAME_BYTES = 24 + 4096
+_OF_DAMAGE = ("database disk image is malformed", "file is not a database", "malformed database schema")
 APPLICATION_ID = 0x65775F6A  # "ew_j"
 PRAGMAS = (
     "PRAGMA auto_vacuum = INCREMENTAL",  # takes effect in a new file only
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA cache_size = -4096",
+    "PRAGMA journal_size_limit = 8388608",  # a log that one large commit has grown is cut when it begins anew
 )
 """Of every connection."""
-DAMAGED_FIX = "it can be set aside and looked at with sqlite3 .recover"
+DAMAGED_FIX = "`up` sets it aside and saves what can be read"
+DELETED_AT_ONCE = 500
+"""Tasks pruned in a transaction: the writer waits for one, milliseconds."""
+FREED_AT_ONCE = 256
+"""Pages given back to the disk in a transaction."""
 
 # One transaction: a power cut between two tables would leave a database that is taken for somebody else's.
 _SCHEMA = """
@@ -77,24 +88,62 @@ class SqliteLedger:
         connect = connect or connected
         self._path = path
         self._connect = connect
+        self.damaged: list[str] = []
+        self.log_bytes = 0
+        """Written to the write-ahead log since the start, as far as this process counts."""
+        self._closed = False
+        self._reopen = False  # the writer's last commit failed in the medium
+        self._held: list[Any] = []
         try:
+            mark = self._vouched()
             path.touch(mode=0o600, exist_ok=True)
-            self._writer = connect(path)
-            self._reader = connect(path)
+            self._writer = self._opened()
+            self._reader = self._opened()
             with contextlib.suppress(sqlite3.OperationalError):
                 self._reader.execute("PRAGMA query_only = ON")
-            self._check_in(mesh_id, node_id)
+            self._check_in(mesh_id, node_id, 0 if mark is None else mark.newest)
+            self._mark = Mark(path)
+            self._mark.clear()
         except OSError as error:
+            self._let_go()
             raise Unavailable(f"cannot open {path}: {error.strerror}", fix="check its directory") from error
         except sqlite3.OperationalError as error:
+            self._let_go()
+            if str(error) in _OF_DAMAGE:
+                raise StoreDamaged(f"{path} is damaged: {error}", fix=DAMAGED_FIX) from error
             raise Unavailable(
                 f"cannot open {path}: {error}",
                 fix="check free space and permissions, or who else has it open",
             ) from error
         except sqlite3.DatabaseError as error:
+            self._let_go()
             raise StoreDamaged(f"{path} is damaged: {error}", fix=DAMAGED_FIX) from error
+        except BaseException:
+            self._let_go()
+            raise
 
-    def _check_in(self, mesh_id: str, node_id: str) -> None:
+    def _opened(self) -> Any:
+        connection = self._connect(self._path)
+        self._held.append(connection)
+        return connection
+
+    def _let_go(self) -> None:
+        for connection in self._held:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def _vouched(self) -> Vouched | None:
+        """Before SQLite may touch it: is everything there that was safe? Raises: StoreDamaged."""
+        try:
+            mark = vouched(self._path)
+        except ValueError as error:
+            self.damaged.append(f"{self._path.name}-mark: {error}")
+            return None
+        if mark is not None and (gap := missing(self._path, mark)):
+            raise StoreDamaged(f"{self._path} is damaged: {gap}", fix=DAMAGED_FIX)
+        return mark
+
+    def _check_in(self, mesh_id: str, node_id: str, newest: int) -> None:
         path, writer = self._path, self._writer
         version = writer.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
@@ -107,19 +156,34 @@ class SqliteLedger:
             raise BadInput(
                 f"{path} is a database but not a journal", fix="move it away, or use another --home"
             )
+        owner = (("mesh", mesh_id, "mesh"), ("node", node_id, "node"))
+        if tables:
+            self._owned_by(owner)
+            told = [line for (line,) in writer.execute("PRAGMA integrity_check(1)")]
+            if told != ["ok"]:  # its index may hide a row, or the end of a task
+                raise sqlite3.DatabaseError(" ".join(str(told[0]).split()))
+            (last,) = writer.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()
+            if last < newest:
+                raise sqlite3.DatabaseError(f"its newest row is {last}, and {newest} was safe")
+        elif newest:
+            raise sqlite3.DatabaseError(f"it is empty, and row {newest} was safe")
         writer.executescript(_SCHEMA)
-        for key, value, what in (("mesh", mesh_id, "mesh"), ("node", node_id, "node")):
+        for key, value, _ in owner:
             writer.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
-            (found,) = writer.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-            if found != value:
-                raise BadInput(
-                    f"{path} belongs to {what} {found}, not to {value}",
-                    fix=f"start it as {found}, or use another --home",
-                )
+        self._owned_by(owner)
         if version < SCHEMA_VERSION:
             writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._grow_wal()
+
+    def _owned_by(self, owner: Sequence[tuple[str, str, str]]) -> None:
+        for key, value, what in owner:
+            found = self._writer.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            if found is not None and found[0] != value:
+                raise BadInput(
+                    f"{self._path} belongs to {what} {found[0]}, not to {value}",
+                    fix=f"start it as {found[0]}, or use another --home",
+                )
 
     def _grow_wal(self) -> None:
         """Let the WAL reach its full size before anybody waits for it.
@@ -142,27 +206,70 @@ class SqliteLedger:
         writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
     def insert(self, rows: Sequence[Row]) -> None:
-        """One statement: see the decision record 0006. Raises: Unavailable: nothing of it was written."""
+        """One statement: see the decision record 0006. Raises: Unavailable: nothing of it was written.
+
+        After an error of the medium the connection is opened anew: what it has cached of pages that could not
+        be synced may not be what lies on the disk.
+        """
         try:
-            self._writer.execute(insert_statement(len(rows)), tuple(chain.from_iterable(rows)))
+            if self._reopen:
+                self._held.remove(self._writer)
+                self._writer.close()
+                self._writer = self._opened()
+                self._reopen = False
+            done = self._writer.execute(insert_statement(len(rows)), tuple(chain.from_iterable(rows)))
         except (sqlite3.Error, OverflowError) as error:
+            self._reopen = self._reopen or "I/O error" in str(error)
             raise Unavailable(str(error) or type(error).__name__) from error
+        before = self._mark.frames
+        self._mark.note(getattr(done, "lastrowid", None) or 0)
+        frames = self._mark.frames - before
+        self.log_bytes += (frames if frames > 0 else self._mark.frames) * WAL_FRAME_BYTES
+
+    def restore(self, rows: Iterable[tuple[int | None, Row]]) -> None:
+        """Rows with the numbers that they had, or None for a new one; in one transaction."""
+        self._writer.execute("BEGIN IMMEDIATE")
+        self._writer.executemany(
+            "INSERT OR IGNORE INTO records(seq, id, kind, at_ms, state, body, crc) VALUES (?,?,?,?,?,?,?)",
+            [(seq, *row) for seq, row in rows],
+        )
+        self._writer.execute("COMMIT")
 
     def delete(self, ids: Sequence[str]) -> None:
+        """In transactions of some milliseconds: the writer waits for one at a time."""
+        self._mark.forget_newest()
         with self._seeing_damage(), contextlib.closing(self._connect(self._path)) as pruner:
-            for first in range(0, len(ids), 500):
+            for first in range(0, len(ids), DELETED_AT_ONCE):
                 pruner.execute("BEGIN IMMEDIATE")
                 pruner.executemany(
-                    "DELETE FROM records WHERE id = ?", [(each,) for each in ids[first : first + 500]]
+                    "DELETE FROM records WHERE id = ?",
+                    [(each,) for each in ids[first : first + DELETED_AT_ONCE]],
                 )
                 pruner.execute("COMMIT")
-            pruner.executescript("PRAGMA incremental_vacuum")  # `execute` would free one page
+            left = pruner.execute("PRAGMA freelist_count").fetchone()[0]
+            while left:
+                pruner.executescript(f"PRAGMA incremental_vacuum({FREED_AT_ONCE})")  # `execute` frees one
+                before, left = left, pruner.execute("PRAGMA freelist_count").fetchone()[0]
+                if left >= before:
+                    break
+            # What was freed leaves the file at a checkpoint; the writer's next one does it if this cannot.
+            with contextlib.suppress(sqlite3.OperationalError):
+                pruner.execute("PRAGMA busy_timeout = 100")
+                pruner.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._mark.forget_newest()
 
     def close(self) -> None:
+        """Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._mark.clear()  # first: a log that is cut below would look like one that has lost commits
         with contextlib.suppress(sqlite3.Error):
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._reader.close()
         self._writer.close()
+        self._mark.close()
 
     def rows_of(self, task_id: str) -> Sequence[tuple[int, int, bytes, int]]:
         return self._all("SELECT kind, at_ms, body, crc FROM records WHERE id = ? ORDER BY kind", (task_id,))
@@ -233,15 +340,3 @@ def connected(path: Path) -> sqlite3.Connection:
     for pragma in PRAGMAS:
         connection.execute(pragma)
     return connection
-
-
-def set_aside(path: Path) -> Path:
-    """Move a damaged journal (and its WAL) out of the way, keeping every byte; returns where it went."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    path.rename(aside)
-    for suffix in ("-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    return aside

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_node.store.ledger import SqliteLedger, set_aside
+from edge_node.store import recovery
+from edge_node.store.ledger import SqliteLedger
 from edge_node.tasks.rows import (
     NOTES_PER_TASK_MAX,
     Gathering,
@@ -38,7 +39,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-__all__ = ["Journal", "JournalPort", "MemoryJournal", "StoreDamaged", "Stored", "Summary", "set_aside"]
+__all__ = ["Journal", "JournalPort", "MemoryJournal", "StoreDamaged", "Stored", "Summary", "open_journal"]
+
+NAMED_MAX = 100
+"""Lines of one damage that `status` shows; the file beside the ledger has them all."""
+ASKED_MS_MAX = 24 * 3600 * 1000
+"""Peers are asked for what a damage took by every start of so long after it."""
 
 
 class Journal(Reading):
@@ -57,7 +63,11 @@ class Journal(Reading):
         *,
         open_store: Callable[[Path, str, str], SqliteLedger] = SqliteLedger,
     ) -> None:
-        super().__init__(open_store(path, mesh_id, node_id))
+        store = open_store(path, mesh_id, node_id)
+        super().__init__(store)
+        self.damaged += store.damaged
+        self.losses: tuple[recovery.Losses, ...] = ()
+        """What damage took, that peers may still give back."""
         self.bytes_written = 0  # bodies, for the wear figure
         self._queue: queue.SimpleQueue[tuple[int, tuple[Record, ...]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -124,6 +134,30 @@ class Journal(Reading):
         if self._thread is not None:
             self._thread.join()
         self._store.close()
+
+
+def open_journal(path: Path, mesh_id: str, node_id: str, *, now_ms: int) -> Journal:
+    """A member's journal; a damaged file is set aside and what can be read of it goes on (promise P6).
+
+    `losses` and `damaged` tell what could not. Args: now_ms: wall time.
+    Raises: BadInput: a file of another mesh, another node or a newer version. Unavailable: it cannot be
+    opened, written, or set aside.
+    """
+    if recovery.under_way(path):
+        recovery.recover(path, mesh_id, node_id, "")
+    try:
+        journal = Journal(path, mesh_id, node_id)
+    except StoreDamaged as damage:
+        recovery.recover(path, mesh_id, node_id, damage.cause)
+        journal = Journal(path, mesh_id, node_id)
+    recent = [losses for losses in recovery.told(path) if now_ms - losses.at_ms < ASKED_MS_MAX]
+    for losses in recent:
+        named = [f"{losses.aside}: {gap}" for gap in losses.gaps[:NAMED_MAX]]
+        more = len(losses.gaps) - len(named)
+        journal.damaged.append(f"set aside as {losses.aside}, {losses.rows_kept} rows saved: {losses.cause}")
+        journal.damaged += [*named, f"{losses.aside}: {more} gaps more"] if more > 0 else named
+    journal.losses = tuple(losses for losses in recent if losses.lost or losses.unnamed)
+    return journal
 
 
 class MemoryJournal:

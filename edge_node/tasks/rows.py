@@ -244,6 +244,8 @@ class Reading:
             stored = self.get(task_id)
             if stored is not None:
                 found.append((stored.task, list(stored.attempts)))
+            elif not any(name.startswith(f"{task_id}/{ACCEPTED}:") for name in self.damaged):
+                self.damaged.append(f"{task_id}/{ACCEPTED}: not found under its id")
         return found
 
     def get(self, task_id: str) -> Stored | None:

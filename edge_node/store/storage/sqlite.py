@@ -5,8 +5,9 @@ storage=SQLiteStorage)`` works and writes only what changed. A write has happene
 WAL with synchronous=FULL survives kill -9 and power cut (NORMAL survives kill -9 alone, 10x cheaper).
 Calls block; a daemon goes through its thread runner. One connection and one lock: any thread, one at a time.
 
-A damaged file is set aside under another name, said so in the log and in ``set_aside``, and begun anew;
-it is never silently emptied. Not here: queries, document ids, what a document means.
+A damaged file is set aside under another name, said so in the log and in ``set_aside``, and begun anew with
+every document whose checksum holds; it is never silently emptied. Not here: queries, document ids, what a
+document means.
 """
 
 from __future__ import annotations
@@ -17,17 +18,21 @@ import logging
 import os
 import sqlite3
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from tinydb.storages import Storage
 
+from edge_node.store.mark import SUFFIX as MARK_SUFFIX
+from edge_node.store.mark import Mark, missing, vouched
+from edge_node.store.pages import INTERIOR, Pages, Wal
 from security.errors import BadInput, Unavailable
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2  # 2: documents have checksums
 DOCUMENT_BYTES_MAX = 1 << 20  # a document is small state; larger things are blobs named by digest
 TABLE_NAME_CHARS_MAX = 128
 BUSY_S = 5.0
@@ -37,13 +42,14 @@ CREATE TABLE IF NOT EXISTS tables (name TEXT PRIMARY KEY, key TEXT) WITHOUT ROWI
 CREATE TABLE IF NOT EXISTS documents (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of insertion, which TinyDB keeps
     tbl TEXT NOT NULL, id INTEGER NOT NULL, body TEXT NOT NULL,
+    crc INTEGER,  -- CRC-32 over table, id and body
     UNIQUE (tbl, id)
 );
 """
 
 _PUT = """
-INSERT INTO documents (tbl, id, body) VALUES (?, ?, ?)
-ON CONFLICT (tbl, id) DO UPDATE SET body = excluded.body
+INSERT INTO documents (tbl, id, body, crc) VALUES (?, ?, ?, ?)
+ON CONFLICT (tbl, id) DO UPDATE SET body = excluded.body, crc = excluded.crc
 """
 
 DocumentBody = dict[str, Any]
@@ -66,6 +72,10 @@ def encoded(document: Mapping[str, Any]) -> str:
     return text
 
 
+def crc_of(table: str, doc_id: int, body: str) -> int:
+    return zlib.crc32(body.encode("utf-8", "surrogatepass"), zlib.crc32(f"{table}/{doc_id}".encode()))
+
+
 class SQLiteStorage(Storage):
     """The file. ``durable="full"`` fsyncs each transaction, "normal" leaves that to checkpoints."""
 
@@ -76,6 +86,7 @@ class SQLiteStorage(Storage):
         self._durable = durable
         self._depth = 0
         self._closed = False
+        self._mark: Mark | None = None
         try:
             self._db = self._open()
         except sqlite3.OperationalError as error:
@@ -83,8 +94,12 @@ class SQLiteStorage(Storage):
                 f"cannot open {self.path}: {error}", fix="check the disk and its permissions"
             ) from None
         except sqlite3.DatabaseError as error:
-            self._put_aside(error)
+            aside = self._put_aside(error)
             self._db = self._open()
+            self._save(aside)
+        with contextlib.suppress(OSError):  # a full disk: then damage to the log alone may go unseen
+            self._mark = Mark(self.path)
+            self._mark.clear()
 
     # -- TinyDB's Storage -------------------------------------------------------------------------
 
@@ -111,7 +126,12 @@ class SQLiteStorage(Storage):
         with self.lock:
             if not self._closed:
                 self._closed = True
+                if self._mark is not None:
+                    with contextlib.suppress(OSError):
+                        self._mark.clear()  # first: closing removes the log
                 self._db.close()
+                if self._mark is not None:
+                    self._mark.close()
 
     # -- one document at a time -------------------------------------------------------------------
 
@@ -131,6 +151,8 @@ class SQLiteStorage(Storage):
                 try:
                     yield
                     self._db.execute("COMMIT")
+                    if self._mark is not None and self._durable == "full":
+                        self._mark.note(0)
                 except BaseException:
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
@@ -182,7 +204,9 @@ class SQLiteStorage(Storage):
 
     def put(self, table: str, bodies: Iterable[tuple[int, str]]) -> None:
         with self.transaction():
-            self._db.executemany(_PUT, [(table, doc_id, body) for doc_id, body in bodies])
+            self._db.executemany(
+                _PUT, [(table, doc_id, body, crc_of(table, doc_id, body)) for doc_id, body in bodies]
+            )
 
     def delete(self, table: str, doc_ids: Iterable[int]) -> None:
         with self.transaction():
@@ -237,18 +261,12 @@ class SQLiteStorage(Storage):
         """What is wrong with the file, in words; empty when nothing is."""
         with self.lock:
             told = [str(row[0]) for row in self._db.execute("PRAGMA integrity_check")]
-            troubles = [] if told == ["ok"] else told
-            for table, doc_id, body in self._db.execute("SELECT tbl, id, body FROM documents"):
-                try:
-                    whole = isinstance(json.loads(body), dict)
-                except ValueError:
-                    whole = False
-                if not whole:
-                    troubles.append(f"document {doc_id} of table {table!r} is no document")
-        return troubles
+            return ([] if told == ["ok"] else told) + list(_unsound(self._db))
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (gap := self._missing()) != "":
+            raise sqlite3.DatabaseError(gap)
         try:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # its -wal and -shm inherit the mode
         except OSError as error:
@@ -267,26 +285,84 @@ class SQLiteStorage(Storage):
                     f"store {self.path} has schema {version}, this version reads up to {SCHEMA}",
                     fix="update edgeweave",
                 )
-            troubles = [row[0] for row in db.execute("PRAGMA quick_check(1)")]
+            troubles = [row[0] for row in db.execute("PRAGMA integrity_check(1)")]
             if troubles != ["ok"]:
                 raise sqlite3.DatabaseError(troubles[0])
             if version < SCHEMA:
-                db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+                _upgrade(db, version)
+            for trouble in _unsound(db):
+                raise sqlite3.DatabaseError(trouble)
         except BaseException:
             db.close()
             raise
         return db
 
-    def _put_aside(self, error: sqlite3.DatabaseError) -> None:
+    def _missing(self) -> str:
+        """What was safe and is gone, before SQLite may touch the file; see `mark`."""
+        try:
+            known = vouched(self.path)
+        except (OSError, ValueError):
+            return ""  # the mark itself: it is written anew
+        return "" if known is None else missing(self.path, known)
+
+    def _save(self, aside: Path) -> None:
+        """Take over what can be read of a file that was set aside."""
+        pages = Pages(aside, Wal(aside.with_name(aside.name + "-wal")))
+        found: dict[tuple[str, int], tuple[int, str]] = {}
+        keys: dict[str, str | None] = {}
+        for number, kind in pages.trees():
+            for record in pages.records(number, kind) if kind != INTERIOR else ():
+                match record.values:
+                    case (None, str(table), int(doc_id), str(body), int(crc)):
+                        newest = found.get((table, doc_id), (0, ""))[0]
+                        if crc == crc_of(table, doc_id, body) and record.number > newest:
+                            found[table, doc_id] = record.number, body
+                    case (str(table), str() | None as key):
+                        keys[table] = key
+        pages.close()
+        with self.transaction():
+            for table in sorted({table for table, _ in found}):
+                self._db.execute(
+                    "INSERT OR IGNORE INTO tables (name, key) VALUES (?, ?)", (table, keys.get(table))
+                )
+            for (table, doc_id), (_, body) in sorted(found.items(), key=lambda each: each[1][0]):
+                self.put(table, [(doc_id, body)])
+        log.error("documents were saved", extra={"documents": len(found), "gaps": pages.gaps[:20]})
+
+    def _put_aside(self, error: sqlite3.DatabaseError) -> Path:
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
             number += 1
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", "-wal", "-shm", MARK_SUFFIX):
             part = self.path.with_name(self.path.name + suffix)
             if part.exists():
                 part.rename(aside.with_name(aside.name + suffix))
         self.set_aside = aside
         log.error("store is damaged and was set aside", extra={"cause": str(error), "set_aside": str(aside)})
+        return aside
+
+
+def _upgrade(db: sqlite3.Connection, version: int) -> None:
+    """To the present schema, in one transaction."""
+    db.execute("BEGIN IMMEDIATE")
+    if version == 1:
+        db.execute("ALTER TABLE documents ADD COLUMN crc INTEGER")
+        db.create_function("crc_of", 3, crc_of, deterministic=True)
+        db.execute("UPDATE documents SET crc = crc_of(tbl, id, body)")
+    for statement in _TABLES.split(";"):
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version = {SCHEMA}")
+    db.execute("COMMIT")
+
+
+def _unsound(db: sqlite3.Connection) -> Iterator[str]:
+    """Documents whose checksum does not hold, in words."""
+    for table, doc_id, body, crc in db.execute(
+        "SELECT CAST(tbl AS BLOB), id, CAST(body AS BLOB), crc FROM documents"
+    ):
+        name = table.decode("utf-8", "replace")
+        if zlib.crc32(body, zlib.crc32(f"{name}/{doc_id}".encode())) != crc:
+            yield f"document {doc_id} of table {name!r} is no document: its checksum does not hold"
 
 
 class Rows(Mapping[str, DocumentBody]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
 import threading
@@ -205,12 +206,63 @@ def test_a_damaged_file_is_set_aside_not_emptied(tmp_path, damage):
     path.write_bytes(data)
 
     with Documents(path) as documents:
-        documents.table("t").insert({"n": 1})
+        documents.table("t").insert({"n": 1000})
 
         assert documents.set_aside is not None
         assert documents.set_aside.read_bytes() == bytes(data)
+        *kept, last = documents.table("t").all()
+        assert last == {"n": 1000}
+        assert all(each == {"n": each["n"], "text": "x" * 500} for each in kept), "nothing is invented"
+        assert {"head": len(kept) == 200, "middle": 100 < len(kept) < 200, "noise": not kept}[damage]
+        assert documents.verify() == []
+
+
+def test_a_changed_document_is_left_out_and_the_others_go_on(tmp_path):
+    path = tmp_path / "d.db"
+    with Documents(path) as documents:
+        documents.table("peers", key="id").insert_multiple({"id": f"pi-{n}", "n": n} for n in range(20))
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE documents SET body = replace(body, '7', '8') WHERE body LIKE '%pi-7%'")
+    database.close()
+
+    with Documents(path) as documents:
+        assert documents.set_aside is not None
+        assert [each["n"] for each in documents.table("peers", key="id")] == [n for n in range(20) if n != 7]
+
+
+def test_a_file_of_the_schema_before_is_taken_up(tmp_path):
+    path = tmp_path / "d.db"
+    with sqlite3.connect(path) as database:
+        database.executescript(
+            "CREATE TABLE tables (name TEXT PRIMARY KEY, key TEXT) WITHOUT ROWID;"
+            "CREATE TABLE documents (seq INTEGER PRIMARY KEY AUTOINCREMENT, tbl TEXT NOT NULL,"
+            " id INTEGER NOT NULL, body TEXT NOT NULL, UNIQUE (tbl, id));"
+            "INSERT INTO tables VALUES ('t', NULL);"
+            "INSERT INTO documents (tbl, id, body) VALUES ('t', 5, '{\"n\":1}');"
+            "PRAGMA user_version = 1;"
+        )
+    database.close()
+
+    with Documents(path) as documents:
         assert documents.table("t").all() == [{"n": 1}]
         assert documents.verify() == []
+
+
+def test_a_log_cut_short_is_seen_and_the_file_goes_on(tmp_path):
+    """SQLite alone would take the log for ended and say nothing."""
+    living = Documents(tmp_path / "d.db")
+    for n in range(30):
+        living.table("t").insert({"n": n})
+    for part in ("", "-wal", "-mark"):
+        shutil.copyfile(f"{tmp_path / 'd.db'}{part}", f"{tmp_path / 'k.db'}{part}")
+    living.close()
+    log = tmp_path / "k.db-wal"
+    log.write_bytes(log.read_bytes()[: log.stat().st_size // 2])
+
+    with Documents(tmp_path / "k.db") as documents:
+        assert documents.set_aside is not None
+        kept = sorted(each["n"] for each in documents.table("t").all())
+        assert kept == list(range(len(kept))) and 0 < len(kept) < 30
 
 
 def test_a_newer_schema_is_named_and_left_alone(tmp_path):

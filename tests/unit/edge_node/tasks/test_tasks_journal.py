@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from edge_node.store import ledger as ledger_module
-from edge_node.tasks.journal import Journal, MemoryJournal, StoreDamaged, set_aside
+from edge_node.tasks.journal import Journal, MemoryJournal, StoreDamaged, open_journal
 from edge_node.tasks.rows import ROWS_MAX
 from edge_node.tasks.task import KNOWN_MS, Accepted, Attempt, Closed, Fenced, Noted, Outcome, Task
 from security.errors import BadInput, Unavailable
@@ -209,16 +209,23 @@ def test_a_missing_directory_is_named(tmp_path):
         Journal(tmp_path / "no" / "j.db", MESH, "pi-1")
 
 
-def test_what_is_no_database_is_damaged_and_can_be_set_aside(tmp_path):
+def test_what_is_no_database_is_set_aside_with_every_byte(tmp_path):
     path = tmp_path / "j.db"
     path.write_bytes(b"\x13" * 10_000)
 
     with pytest.raises(StoreDamaged, match="damaged"):
         Journal(path, MESH, "pi-1")
 
-    aside = set_aside(path)
-    assert aside.read_bytes() == b"\x13" * 10_000
-    Journal(path, MESH, "pi-1").close()
+    journal = open_journal(path, MESH, "pi-1", now_ms=0)
+
+    assert (tmp_path / "j.db.damaged-1").read_bytes() == b"\x13" * 10_000
+    assert journal.damaged[0].startswith("set aside as j.db.damaged-1, 0 rows saved")
+    assert journal.losses[0].unnamed
+    assert journal.open_tasks() == []
+    journal.close()
+    again = open_journal(path, MESH, "pi-1", now_ms=journal.losses[0].at_ms)
+    assert again.damaged == journal.damaged, "told by every start of the day after"
+    again.close()
 
 
 async def test_a_flipped_bit_in_a_row_is_named_and_nothing_is_invented(tmp_path):
