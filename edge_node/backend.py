@@ -17,6 +17,7 @@ from edge_node.agent import Agent
 from edge_node.control import protocol
 from edge_node.tasks import events as desk_events
 from edge_node.tasks.asking import task_of
+from edge_node.tasks.states import Refusal, Status
 from edge_node.tasks.task import Outcome, Task
 from edge_node.wire.ids import GATEWAY, is_task_id
 from edge_node.wire.messages import Leaving
@@ -26,17 +27,17 @@ from security.errors import BadInput, EdgeweaveError, Refused, Unavailable
 Reply = Callable[[protocol.Response], None]
 Method = Callable[[dict[str, Any]], Awaitable[object]]
 
-FIXES = {
-    "outbox full": "wait for open tasks to settle, or raise [tasks] outbox_tasks_max",
-    "store full": "free disk space; the node takes work again by itself",
-    "draining": "the daemon is shutting down; submit again when it is up",
-    "no such node": "see `edge-gateway nodes` for the names",
-    "labels do not match": "no member has the labels that the function asks for; join one with --label",
-    "requirement missing": "install there what it lacks, or leave the place open",
-    "ttl too long": "ask for less, or raise [tasks] outbox_s_max",
-    "too large": "split the input into smaller windows",
-    "over deadline": "give the seconds from now, more than 0",
-    "duplicate id": "submit again; ids are made anew",
+FIXES: dict[str, str] = {
+    Refusal.OUTBOX_FULL: "wait for open tasks to settle, or raise [tasks] outbox_tasks_max",
+    Refusal.STORE_FULL: "free disk space; the node takes work again by itself",
+    Refusal.DRAINING: "the daemon is shutting down; submit again when it is up",
+    Refusal.NO_SUCH_NODE: "see `edge-gateway nodes` for the names",
+    Refusal.LABELS: "no member has the labels that the function asks for; join one with --label",
+    Refusal.REQUIREMENT: "install there what it lacks, or leave the place open",
+    Refusal.TOO_LONG: "ask for less, or raise [tasks] outbox_s_max",
+    Refusal.TOO_LARGE: "split the input into smaller windows",
+    Refusal.OVER_DEADLINE: "give the seconds from now, more than 0",
+    Refusal.DUPLICATE_ID: "submit again; ids are made anew",
 }
 
 
@@ -154,14 +155,12 @@ class AgentBackend:
         def answered(answer: desk_events.Reply) -> None:
             if answer.accepted:
                 reply(protocol.Cancelled(request.id, request.task, True))
-            elif answer.reason == "already settled":
+            elif answer.reason == Refusal.ALREADY_SETTLED:
                 reply(protocol.Cancelled(request.id, request.task, False))
-            else:
-                reply(
-                    protocol.Failure(
-                        request.id, protocol.NOT_FOUND, f"no open task {request.task!r:.60} is known here"
-                    )
-                )
+            else:  # the desk has forgotten it, or an earlier life settled it
+                loop = asyncio.get_running_loop()
+                pending = loop.run_in_executor(None, self.agent.journal.get, request.task)
+                pending.add_done_callback(lambda done: _cancelled_before(request, reply, done))
 
         self.agent.cancel(request.task, answered)
 
@@ -331,6 +330,21 @@ class AgentBackend:
             return {"rtt_ms": 1000 * await self.agent.round_trip_s(peer)}
         except TimeoutError:
             raise Unavailable(f"{peer} does not answer", fix="is it up, and is the broker?") from None
+
+
+def _cancelled_before(request: protocol.Cancel, reply: Reply, done: asyncio.Future[Any]) -> None:
+    """The journal's word on a task that is not open: the answer to a cancel is the same for ever."""
+    error = done.exception()
+    if error is not None:
+        reply(protocol.failure_for(request.id, error))
+        return
+    found = done.result()
+    if found is None or found.outcome is None:
+        cause = f"no open task {request.task!r:.60} is known here"
+        reply(protocol.Failure(request.id, protocol.NOT_FOUND, cause, "ask the node that accepted it"))
+    else:
+        cancelled = found.outcome.status == Status.CANCELLED
+        reply(protocol.Cancelled(request.id, request.task, cancelled))
 
 
 def _text(params: dict[str, Any], key: str) -> str:

@@ -59,6 +59,7 @@ from edge_node.functions import values
 from edge_node.functions.bundle import Bundle
 from edge_node.functions.decorator import MARK
 from edge_node.home import Home
+from edge_node.tasks.states import Refusal
 from security.errors import BadInput, EdgeweaveError
 
 WINDOW: Final = 256  # tasks at the daemon at once; more hide no more latency, and are somebody else's memory
@@ -361,7 +362,7 @@ class _Engine:
                 raise Refused(
                     f"{WAITING_MAX} tasks wait in this program already",
                     fix="use map, which takes items as results come, or wait for some futures",
-                    reason="outbox full",
+                    reason=Refusal.OUTBOX_FULL,
                 )
             self._waiting.append(job)
             self._loop.call_soon_threadsafe(self._wake.set)

@@ -19,6 +19,7 @@ from device_sim.devices.series import Series
 from device_sim.report.account import Promise
 from edge_node.client import Mesh, MeshUnavailable, Refused, TaskHandle
 from edge_node.functions import values
+from edge_node.tasks.states import Refusal
 from security.errors import BadInput, EdgeweaveError
 
 IN_FLIGHT_MAX: Final = 64  # a device has little memory: it waits with more until some have ended
@@ -98,7 +99,7 @@ class Driver:
                     f"{self.node} asks for {call.function}: {mistake.cause}", fix=mistake.fix
                 ) from None
             except Refused as refused:
-                if refused.reason == "outbox full":  # the node is busy: its sensor waits
+                if refused.reason == Refusal.OUTBOX_FULL:  # the node is busy: its sensor waits
                     self.retries += 1
                     await asyncio.sleep(RETRY_S)
                     continue

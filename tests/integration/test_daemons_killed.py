@@ -96,6 +96,25 @@ def test_a_worker_node_killed_mid_task_costs_a_lease_and_not_the_task(gateway, n
     assert len(outcome.attempts) >= 2
 
 
+def test_a_cancel_that_was_answered_holds_when_its_owner_is_killed_at_once(gateway, node, tmp_path):
+    signal_file = tmp_path / "go"
+    task = gateway.ask(lambda mesh: submitted(mesh, "toys.until", str(signal_file), where="pi-1"))
+    until("it runs on pi-1", lambda: running_marks(signal_file))
+    assert gateway.ask(lambda mesh: mesh.cancel(task))
+    gateway.kill()
+    signal_file.touch()  # what may still run there ends, and says so
+    gateway.start()
+    gateway.until("pi-1 is up again", lambda s: "pi-1" in s["peers_up"])
+
+    assert gateway.ask(lambda mesh: mesh.outcome_of(task)).status == "cancelled"
+    assert gateway.ask(lambda mesh: mesh.cancel(task)), "the yes is the same in its next life"
+    done = submit_naps(gateway, 1, where="local", seconds=0.01)
+    assert results(gateway, done) == [0]
+    gateway.kill()
+    gateway.start()
+    assert not gateway.ask(lambda mesh: mesh.cancel(done[0])), "it had ended otherwise"
+
+
 async def submitted(mesh, name, *args, **options):
     return (await mesh.submit(name, *args, **options)).id
 
