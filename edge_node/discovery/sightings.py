@@ -20,6 +20,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 
 import msgspec
 from msgspec.structs import replace
@@ -264,7 +265,8 @@ class Sightings(msgspec.Struct):
                 return []
 
     def tick(self, now_ns: int) -> list[Effect]:
-        over = [s.instance for s in self._table.values() if s.seen_ns + self.lifetime_ns <= now_ns]
+        expired = takewhile(lambda s: s.seen_ns + self.lifetime_ns <= now_ns, self._table.values())
+        over = [s.instance for s in expired]  # the table is ordered by last hearing
         return [Vanished(self._table.pop(instance)) for instance in over]
 
     def deadline_ns(self) -> int | None:
@@ -319,15 +321,14 @@ class Sightings(msgspec.Struct):
 
     def _make_room(self, sighting: Sighting) -> Iterable[str] | None:
         """Which announcements leave so that this one finds a place; None: it finds none."""
+        if len(self._table) >= self.limit and not self._is_member(sighting):
+            return None  # before anything is counted: a flood of strangers is refused in no time
         if len(self.of(sighting.mesh_id, sighting.node_id)) >= self.per_id:
             return None  # the first ones stay: a late rogue cannot push a true announcement out
         strangers = [s for s in self._table.values() if not self._is_member(s)]
         if not self._is_member(sighting):
-            if sum(s.source == sighting.source for s in strangers) >= self.per_source:
-                return None
-            if len(self._table) >= self.limit:
-                return None
-            return []
+            many = sum(s.source == sighting.source for s in strangers) >= self.per_source
+            return None if many else []
         if len(self._table) < self.limit:
             return []
         return [strangers[0].instance] if strangers else None

@@ -24,7 +24,7 @@ import pytest
 
 from edge_node.client import Mesh
 from edge_node.discovery.mdns import Mdns
-from edge_node.discovery.sightings import Advert, Sightings
+from edge_node.discovery.sightings import Advert, Seen, properties_of, sighting_from
 from edge_node.home import Home
 from edge_node.joining import join
 from edge_node.wire.topics import Direct, topic_for
@@ -223,19 +223,20 @@ def refused(status: dict[str, Any]) -> int:
 
 async def announcements(scratch: Path, seed: int, count: int) -> Figures:
     """A rogue on the network says thousands of names, the members' among them; all on loopback."""
-    sightings = Sightings()
     async with HostileMesh(scratch, NAMES) as mesh:
         await mesh.deploy()
-        for agent in mesh.agents.values():
-            agent._mdns_flood = None
         seen = 0
 
-        def note(event) -> None:
+        def note(event: Any) -> None:
             nonlocal seen
             seen += 1
             for agent in mesh.agents.values():
-                agent._sighted(event)
-            sightings.handle(0, event)
+                agent.neighbours._on_event(event)
+
+        def said(instance: str, advert: Advert, n: int = 1) -> None:
+            """As mDNS hands it over, many more than a socket brings, each from somewhere else."""
+            txt = {key.encode(): value.encode() for key, value in properties_of(advert).items()}
+            note(Seen(sighting_from(instance, txt, [f"127.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}"])))
 
         async def flood() -> None:
             n = 0
@@ -246,21 +247,26 @@ async def announcements(scratch: Path, seed: int, count: int) -> Figures:
                     await stack.enter_async_context(Mdns("lo", first, lambda event: None)) for _ in range(3)
                 ]
                 while True:
-                    n += 1
-                    name = ("gateway", "pi-1", f"n{n}")[n % 3]
-                    mesh_id = mesh.mesh_id if n % 2 else f"{n:016x}"
-                    lie = Advert(mesh_id, name, "gateway", (("127.0.0.1", 1 + n % 60_000),), 1 + n % 60_000)
+                    for _ in range(20 if n else 2_000):
+                        n += 1
+                        name = ("gateway", "pi-1", f"n{n}")[n % 3]
+                        mesh_id = mesh.mesh_id if n % 2 else f"{n:016x}"
+                        port = 1 + n % 60_000
+                        lie = Advert(mesh_id, name, "gateway", (("127.0.0.1", port),), port)
+                        said(f"{name}-{n}", lie, n)
                     rogues[n % len(rogues)].update(lie)
                     await asyncio.sleep(0.02)
 
+        said("the true pi-2", Advert(mesh.mesh_id, "pi-2", "node", (("127.0.0.1", mesh.hostile.port),)))
         told = await compared(mesh, flood, count)
 
-        assert seen > 3
         for agent in mesh.agents.values():
             assert len(agent.sightings._table) <= agent.sightings.limit
+            assert seen > 2 * agent.sightings.limit - 100, "more than there is room for"
+            assert "the true pi-2" in agent.sightings._table
             assert agent.link.up
         assert mesh.witness.violations() == []
-        return told
+        return told | {"announcements": seen}
 
 
 async def joins(scratch: Path, seed: int, count: int) -> Figures:
