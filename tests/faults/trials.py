@@ -4,8 +4,8 @@
     async def run(context): return await tried(context, {altered: 2, moved: 1})  # two thirds, one third
 
 A trial takes a folder of its own, a seed and a number, asserts what was promised, and returns its figures:
-numbers and words, of which `accepted` are tasks. A trial that is no coroutine function runs in a thread: it
-may run loops of its own.
+numbers, words, and lists of single measurements; `accepted` are tasks. A trial that is no coroutine function
+runs in a thread: it may run loops of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.faults.fault import Context, Outcome
 
-Figures = dict[str, float | int | str]
+Figures = dict[str, Any]
 Trial = Callable[[Path, int, int], Any]
 
 
@@ -44,7 +44,9 @@ async def tried(context: Context, shares: Mapping[Trial, float]) -> Outcome:
             outcome.violations.append(f"{name}, seed {seed}, {count}: {_where(broken)}")
             continue
         outcome.accepted += int(told.pop("accepted", 0))
-        outcome.figures |= {f"{name}: {what}": value for what, value in told.items()}
+        for what, value in told.items():
+            kept = outcome.samples if isinstance(value, list) else outcome.figures
+            kept[f"{name}: {what}"] = value
     return outcome
 
 
@@ -56,11 +58,11 @@ async def _one(trial: Trial, scratch: Path, seed: int, count: int) -> Figures:
 
 
 def name_of(trial: Trial) -> str:
-    """Of a partial trial with the functions that it was given: they tell it from others."""
+    """Of a partial trial with what it was given, which tells it from others; the broker all have."""
     if not isinstance(trial, functools.partial):
         return trial.__name__
-    chosen = [each.__name__ for each in trial.keywords.values() if callable(each)]
-    return " ".join([trial.func.__name__, *chosen])
+    given = [value for name, value in trial.keywords.items() if name != "broker"]
+    return " ".join([trial.func.__name__, *(getattr(each, "__name__", str(each)) for each in given)])
 
 
 def _where(broken: AssertionError) -> str:
