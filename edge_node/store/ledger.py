@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,7 @@ class SqliteLedger:
         connect = connect or connected
         self._path = path
         self._connect = connect
+        self._reads = threading.Lock()
         self.damaged: list[str] = []
         self.log_bytes = 0
         """Written to the write-ahead log since the start, as far as this process counts."""
@@ -319,7 +321,9 @@ class SqliteLedger:
             return [f"{self._path.name}: {error}"]
 
     def _all(self, statement: str, values: Any = ()) -> list[Any]:
-        with self._seeing_damage():
+        # One after the other: what a connection reads while another of its statements is under way is as old
+        # as that one's beginning, and a task that was accepted since would not be there.
+        with self._reads, self._seeing_damage():
             found: list[Any] = self._reader.execute(statement, values).fetchall()
         return found
 
