@@ -46,9 +46,9 @@ class MachineArchive:
             self.entries.append(msgspec.structs.replace(entry, number=self._next))
             self._next += 1
 
-    def find(self, asked: str, whole: bool, found: Callable[[Testimony], None]) -> None:
+    def find(self, asked: str, found: Callable[[Testimony], None]) -> None:
         assert self._books is not None, "its daemon runs"
-        found(testify(self._me, asked, self, self._books, self._wall_ms(), whole=whole))
+        found(testify(self._me, asked, self, self._books, self._wall_ms()))
 
     # ── as `testimony.Kept` ───────────────────────────────────────────────────────────────────────────
     def about(self, name: str, limit: int) -> list[Entry]:

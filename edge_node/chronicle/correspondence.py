@@ -17,7 +17,7 @@ import msgspec
 from edge_node.chronicle.entry import Details, Entry, Subject, What, bounded
 from edge_node.chronicle.inquiry import ASKED_MAX, Ask, Done, Effect, Inquiries, Missing
 from edge_node.chronicle.testimony import Testimony
-from edge_node.wire.messages import Story, StoryWanted
+from edge_node.wire.messages import STORY_NEAR_MAX, Story, StoryWanted
 from security.errors import BadInput, EdgeweaveError, Unavailable
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Archive(Protocol):
     def append(self, entries: list[Entry]) -> None:
         """Keep them, soon; the numbers are given here. Never waits and never raises."""
 
-    def find(self, asked: str, whole: bool, found: Callable[[Testimony], None]) -> None:
+    def find(self, asked: str, found: Callable[[Testimony], None]) -> None:
         """*found* is called later, where the member lives, with all that lies here about an id."""
 
 
@@ -64,7 +64,7 @@ class Correspondence:
                 lambda now_ns, wall_ms: self._found(now_ns, wall_ms, asked, testimony, answer, alone)
             )
 
-        self._archive.find(asked, False, found)
+        self._archive.find(asked, found)
 
     def _found(
         self,
@@ -85,11 +85,12 @@ class Correspondence:
         request = node.entropy(8)
 
         def done(told: Done) -> None:
-            entries = [*here, *(entry for each in told.told for entry in each.entries)]
-            if not entries and not known:
-                answer(self._unknown(asked, testimony.near, told))
-                return
-            answer(self._answer(name, wall_ms, here, testimony, told, alone))
+            names = sorted({each.about for each in told.told if each.entries} if not known else {name})
+            if len(names) == 1:
+                answer(self._answer(names[0], wall_ms, here, testimony, told, alone))
+            else:
+                near = {*names, *testimony.near, *(near for each in told.told for near in each.near)}
+                answer(self._unknown(asked, sorted(near), told))
 
         if alone:
             done(Done(request, (), (), ()))
@@ -128,12 +129,13 @@ class Correspondence:
         alone: bool,
     ) -> dict[str, Any]:
         me = self._node.node_id
+        about_it = [side for side in told.told if side.about in ("", name)]
         sides = [{"node": me, "complete": testimony.complete, "since_ms": testimony.since_ms, "skew_ms": 0}]
         sides += [
             {"node": s.node, "complete": s.complete, "since_ms": s.since_ms, "skew_ms": s.skew_ms}
-            for s in told.told
+            for s in about_it
         ]
-        entries = [*here, *(entry for each in told.told for entry in each.entries)]
+        entries = [*here, *(entry for each in about_it for entry in each.entries)]
         return {
             "about": name,
             "asked_by": me,
@@ -147,11 +149,15 @@ class Correspondence:
     def _unknown(self, asked: str, near: Sequence[str], told: Done) -> BadInput:
         node = self._node
         members = node.roster.current.active_names if node.roster.current else ()
-        like = [*near, *_alike(asked, [*members, *node.catalogue.names()])][:NEAR_MAX]
-        where = "here" if not told.asked else f"here or at {len(told.asked)} other members"
+        like = _alike(asked, [*near, *members, *node.catalogue.names()]) or list(near[:NEAR_MAX])
+        others = len(told.asked)
+        where = f"here or at {others} other member{'s' * (others > 1)}" if others else "here"
         fix = f"did you mean {', '.join(like)}?" if like else "`submit` and `tasks` show ids of tasks"
-        if len(near) > 1 and all(each.startswith(asked) for each in near):
-            return BadInput(f"{len(near)} or more ids begin with {asked!r:.60}", fix=f"as {', '.join(like)}")
+        begin = [each for each in near if each.startswith(asked)]
+        if len(begin) > 1:
+            return BadInput(
+                f"{len(begin)} or more ids begin with {asked!r:.60}", fix=f"as {', '.join(begin[:3])}"
+            )
         return BadInput(f"nothing is known of {asked!r:.80} {where}", fix=fix)
 
     # ── what peers ask, and answer ────────────────────────────────────────────────────────────────────
@@ -166,11 +172,15 @@ class Correspondence:
 
         def told(now_ns: int, wall_ms: int, testimony: Testimony) -> None:
             self._readings -= 1
-            entries = [*testimony.entries, *self._open_task(wall_ms, message.about)]
-            story = Story(message.request, wall_ms, testimony.since_ms, testimony.complete, entries)
+            name = testimony.name
+            entries = [*testimony.entries, *self._open_task(wall_ms, name)]
+            near = list(testimony.near[:STORY_NEAR_MAX])
+            story = Story(
+                message.request, wall_ms, testimony.since_ms, testimony.complete, entries, name, near
+            )
             node.tell(now_ns, peer, story, bulk=True)
 
-        self._archive.find(message.about, True, found)
+        self._archive.find(message.about, found)
 
     def told(self, now_ns: int, wall_ms: int, peer: str, message: Story) -> None:
         self._carry_out(now_ns, self.inquiries.heard(now_ns, wall_ms, peer, message))

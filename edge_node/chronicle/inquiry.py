@@ -59,6 +59,8 @@ class Told(msgspec.Struct, frozen=True):
     complete: bool
     since_ms: int
     skew_ms: int
+    about: str = ""  # the whole id of what it tells
+    near: tuple[str, ...] = ()
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -128,7 +130,12 @@ class Inquiries:
             return []
         entries = tuple(each for each in story.entries if each.node == peer)  # it speaks for itself only
         middle_ms = (inquiry.asked[peer] + wall_ms) // 2
-        inquiry.told[peer] = Told(peer, entries, story.complete, story.since_ms, story.at_ms - middle_ms)
+        inquiry.told[peer] = Told(
+            peer, entries, story.complete, story.since_ms, story.at_ms - middle_ms, story.about,
+            tuple(story.near),
+        )  # fmt: skip
+        if inquiry.everybody and entries and story.about.startswith(inquiry.about):
+            inquiry.about = story.about  # we had its beginning only
         out: list[Effect] = []
         for other in _named(inquiry.about, entries):
             if other != self._me:

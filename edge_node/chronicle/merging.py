@@ -111,7 +111,10 @@ def _woven(tasks: Sequence[Entry], others: Sequence[Entry], skews: Mapping[str, 
         own = other.node in noters
         slot = len(tasks)
         for index, each in enumerate(tasks):
-            if (not own or each.node == other.node) and _true_ms(each, skews) > at_ms:
+            after = _true_ms(each, skews) > at_ms
+            if own and each.at_ms == other.at_ms:
+                after = 0 < other.number < each.number
+            if (not own or each.node == other.node) and after:
                 slot = index
                 break
         slots.setdefault(slot, []).append(other)

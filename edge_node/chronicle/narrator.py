@@ -21,6 +21,8 @@ from edge_node.chronicle.merging import SKEW_MS, merged, without_echoes
 When = Callable[[int], str]
 """A wall time in milliseconds, as people write it."""
 
+_BEGINNINGS = frozenset({What.LOST, What.RESTARTED, What.LINK_DOWN, What.SHUT_OUT, What.CODE_MISSED})
+"""What others followed from: its cause id is worth asking about."""
 _ENDINGS = {
     "done": "it is done",
     "failed": "it failed",
@@ -86,7 +88,7 @@ def remarks(answer: Mapping[str, Any], entries: Sequence[Entry], when: When) -> 
 def duration(ms: float) -> str:
     """As people say it: 850 ms, 2.1 s, 3 min, 2.5 h, 4 days."""
     if ms < 1000:
-        return f"{ms:.0f} ms"
+        return f"{ms:.3g} ms"
     for unit, size, most in (("s", 1e3, 120), ("min", 6e4, 120), ("h", 3.6e6, 48)):
         if ms / size < most:
             return f"{ms / size:.3g} {unit}"
@@ -101,7 +103,7 @@ def sentence(each: Entry, about: str = "", when: When = str) -> str:
     told = teller(each, _Words(each, when))
     if each.subject == Subject.TASK and each.id != about:
         told += f" (task {each.id})"
-    elif each.cause not in (about, each.id):
+    elif each.cause not in (about, each.id) and (each.subject == Subject.TASK or each.what in _BEGINNINGS):
         told += f" (cause {each.cause})"
     return told
 

@@ -75,9 +75,9 @@ class Testimony(msgspec.Struct, frozen=True):
     near: tuple[str, ...] = ()
 
 
-def testify(me: str, asked: str, kept: Kept, books: Books, now_ms: int, *, whole: bool = False) -> Testimony:
-    """Args: whole: `asked` is the id itself and no prefix of one (other members ask so)."""
-    name, near = (asked, ()) if whole else _resolved(asked, kept, books)
+def testify(me: str, asked: str, kept: Kept, books: Books, now_ms: int) -> Testimony:
+    """Args: asked: an id, or the beginning of one that no other shares."""
+    name, near = _resolved(asked, kept, books)
     if not name:
         return Testimony(near=near)
     stored = books.get(name)

@@ -209,7 +209,7 @@ class Archive:
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             left: Details = {"kind": "the disk was too slow", "count": dropped}
-            batch = [*batch, _own(self._me, self._wall_ms(), What.LEFT_OUT, "n-archive", left)]
+            batch = [*batch, _own(self._me, self._wall_ms(), What.LEFT_OUT, self._cause(), left)]
         rows = []
         for number, entry in enumerate(batch, self._next):
             body = encoded(entry)
@@ -248,6 +248,9 @@ class Archive:
             return False
         return True
 
+    def _cause(self) -> str:
+        return f"n-{self._me}-{self._next}"
+
     # ── the file ──────────────────────────────────────────────────────────────────────────────────────
     def _open(self) -> None:
         self._path.touch(mode=0o600, exist_ok=True)
@@ -281,7 +284,7 @@ class Archive:
             }
             if newest is not None:
                 about["after_ms"] = int(newest[1])
-            self.last_life = [_own(self._me, self._wall_ms(), What.KILLED, f"n-killed-{self._next}", about)]
+            self.last_life = [_own(self._me, self._wall_ms(), What.KILLED, self._cause(), about)]
         for key, value in (("node", self._me), ("boot", boot), ("state", "open")):
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
@@ -300,7 +303,7 @@ class Archive:
             log.error("nothing can be noted for `why`", extra={"cause": str(again)})
             return
         about: Details = {"reason": f"the chronicle was set aside: {error}"}
-        self.last_life = [_own(self._me, self._wall_ms(), What.DAMAGED, "n-damaged-1", about)]
+        self.last_life = [_own(self._me, self._wall_ms(), What.DAMAGED, self._cause(), about)]
 
     def _close_file(self) -> None:
         connection, self._connection = self._connection, None

@@ -32,6 +32,7 @@ DIGEST_ENTRIES_MAX = 32
 DIGEST_BYTES_MAX = 1024
 STORY_ENTRIES_MAX = 512
 STORY_DETAILS_MAX = 24
+STORY_NEAR_MAX = 8
 STORY_BYTES_MAX = 64 * 1024
 """What is cut to this is told as not complete: half a parcel, so that a story gives way to work."""
 
@@ -260,7 +261,7 @@ class StoryWanted(Message, frozen=True, array_like=True, tag=24):
     """Unacknowledged, asked again until answered: what do you know about this id?"""
 
     request: RequestId
-    about: Name  # of a task, a refusal, a loss, a function or a member; whole, no prefix
+    about: Name  # of a task, a refusal, a loss, a function or a member; the beginning is enough
 
 
 class Story(Message, frozen=True, array_like=True, tag=25):
@@ -271,6 +272,8 @@ class Story(Message, frozen=True, array_like=True, tag=25):
     since_ms: int = 0  # what is older its chronicle has forgotten; 0: nothing has been
     complete: bool = True  # False: some of it did not fit
     entries: Annotated[list[StoryEntry], msgspec.Meta(max_length=STORY_ENTRIES_MAX)] = []
+    about: Name = ""  # the whole id; empty: nothing is known of it
+    near: Annotated[list[Name], msgspec.Meta(max_length=STORY_NEAR_MAX)] = []  # ids that begin alike
 
 
 ANY = (
