@@ -265,7 +265,8 @@ class PeerWait:
     """The wait at one peer, from its own words and from what we sent it since."""
 
     __slots__ = (
-        "_backlog_s", "_heard_ns", "_own_ns", "_unseen", "dev_s", "draining", "rtt_s", "speed", "unseen_s", "workers",
+        "_backlog_s", "_heard_ns", "_own_ns", "_unseen", "dev_s", "draining", "rtt_s", "speed", "unseen_s",
+        "workers",
     )  # fmt: skip
 
     def __init__(self, rtt_s: float) -> None:

@@ -24,6 +24,8 @@ DEADLINE_WEIGHT = 10.0
 BANDWIDTH_BYTES_S = 10e6
 """Assumed until measured: a 100 Mbit/s link with something else on it."""
 BROKER_HOP_S = 1e-3
+TOLD_MAX = 4
+"""Places whose figures are written down with a result: sixteen would be most of a small task."""
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -58,12 +60,15 @@ class Why(msgspec.Struct, frozen=True):
     candidates: tuple[Candidate, ...]
 
     def text(self) -> str:
+        """For people, and for the ledger: the chosen place and the best of the others."""
+        first = sorted(self.candidates, key=lambda c: (c.place != self.chosen, c.completion_s))
         figures = ", ".join(
             f"{c.place} {1e3 * c.completion_s:.1f} ms (wait {1e3 * c.wait_s:.1f}, "
             f"run {1e3 * c.service_s:.1f}, way {1e3 * c.transfer_s:.1f})"
-            for c in self.candidates
+            for c in first[:TOLD_MAX]
         )
-        return f"{self.chosen}: {self.rule}; {figures}"
+        more = len(first) - TOLD_MAX
+        return f"{self.chosen}: {self.rule}; {figures}" + (f", and {more} more" if more > 0 else "")
 
 
 def transfer_s(
@@ -79,7 +84,7 @@ def transfer_s(
 
 
 def sigma_s(service_e_s: float, wait_s: float, rtt_s: float, dev_s: float = 0.0) -> float:
-    """σ² = e_f² + (W/2)² + e_rtt², with e_rtt taken as half the round trip, or its deviation if that is more."""
+    """σ² = e_f² + (W/2)² + e_rtt², with e_rtt half the round trip, or its deviation if that is more."""
     e_rtt_s = max(0.5 * rtt_s, dev_s)
     return math.sqrt(service_e_s * service_e_s + 0.25 * wait_s * wait_s + e_rtt_s * e_rtt_s)
 

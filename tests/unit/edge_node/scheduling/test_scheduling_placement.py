@@ -75,9 +75,11 @@ def test_the_choice_says_why():
 
     assert why.rule == "soonest"
     assert why.text() == (
-        "there: soonest; here 600.0 ms (wait 500.0, run 100.0, way 0.0), "
-        "there 105.0 ms (wait 0.0, run 100.0, way 5.0)"
+        "there: soonest; there 105.0 ms (wait 0.0, run 100.0, way 5.0), "
+        "here 600.0 ms (wait 500.0, run 100.0, way 0.0)"
     )
+    crowd = choose([there(f"p{n}", wait_s=1.0 + n) for n in range(16)], "here", None, random.Random(1)).text()
+    assert crowd.startswith("p0: soonest; p0 ") and crowd.endswith(", and 12 more")
     assert choose([there()], "here", None, random.Random(1)).rule == "only place"
 
 
