@@ -627,6 +627,12 @@ class Desk:
             return False
         return view.turnstile is None or view.turnstile.lets(now_ns, held)
 
+    def _shut(self, now_ns: int, view: _View, load: Load | None, draining: bool) -> None:
+        """It refused what may run nowhere else, or did not answer."""
+        turnstile = view.turnstile = view.turnstile or Turnstile()
+        wait_s = None if load is None else _wait_s(load)
+        turnstile.refused(now_ns, self._leases.count(view.name), wait_s, draining, self._rng)
+
     def _wait_before(self, now_ns: int, view: _View) -> None:
         """Somebody is parked there: come back when the turnstile opens, if nothing else will make us."""
         turnstile = view.turnstile
@@ -1068,6 +1074,8 @@ class Desk:
         view = self._views.get(lease.holder)
         if view is not None:
             self._tripped(now_ns, view, SECOND)
+            if view.up and view.trips > 1 and entry.task.where != ANY:  # once may be chance
+                self._shut(now_ns, view, None, False)
             self._room_at(lease.holder)
         self._again(now_ns, entry, 0, out, told=True)
 
@@ -1334,10 +1342,7 @@ class Desk:
         view = self._view(peer)
         entry = self._ledger.open[message.task]
         if reason in FULL and entry.task.where != ANY:
-            turnstile = view.turnstile = view.turnstile or Turnstile()
-            held = self._leases.count(peer)
-            wait_s = None if message.load is None else _wait_s(message.load)
-            turnstile.refused(now_ns, held, wait_s, reason is Refusal.DRAINING, self._rng)
+            self._shut(now_ns, view, message.load, reason is Refusal.DRAINING)
         if reason is Refusal.QUEUE_FULL:
             self._tripped(now_ns, view, SHY_NS)
         elif reason not in NEVER_HERE and reason not in PERHAPS_SOON:  # the task's fault, not the peer's

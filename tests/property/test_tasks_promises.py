@@ -50,6 +50,8 @@ MS = 1_000_000
 SECOND = 1_000_000_000
 NODES = ("gateway", "pi-1", "pi-2")
 POISON, RAISES = "f.poison", "f.raises"
+CANCELS = 1000
+"""Tokens from here on are of cancels."""
 
 
 class Disk:
@@ -104,6 +106,7 @@ class World:
         self.settled: dict[tuple[str, int, str], int] = {}
         self.replied: set[str] = set()
         self.refused: set[str] = set()
+        self.cancelled: set[str] = set()  # and a client was told so
         self.granted: dict[tuple[str, str, int], str] = {}  # (owner, task, attempt) -> place
         self.unwritten: set[str] = set()  # tasks of which a fence could not be written
         for name in NODES:
@@ -113,9 +116,12 @@ class World:
         return 1_700_000_000_000 + self.now_ns // MS
 
     def boot(self, name: str) -> None:
-        """Everything volatile is gone; what was appended and not persisted as well."""
+        """Everything volatile is gone. Of what was appended some may be on the disk, and nobody was told."""
         self.lives[name] += 1
         disk = self.disks[name]
+        if name not in self.full:
+            for _ in range(self.rng.randint(0, len(disk.pending))):
+                disk.commit(disk.pending.popleft())
         disk.pending.clear()
         self.pools[name] = []
         settings_ = DeskSettings(workers=2, offers_max=4, queue_tasks_max=2)
@@ -159,6 +165,12 @@ class World:
                     key = (name, self.lives[name], task_id)
                     self.settled[key] = self.settled.get(key, 0) + 1
                     assert self.disks[name].closed[task_id] == [outcome], "told before it was on the disk"
+                    cancelled = task_id in self.cancelled
+                    assert not cancelled or outcome.status == "cancelled", "a result after a cancel's yes"
+                case Reply(token, True, _, task_id) if token >= CANCELS:
+                    (outcome,) = self.disks[name].closed[task_id]
+                    assert outcome.status == "cancelled", "a yes to a cancel of what ended otherwise"
+                    self.cancelled.add(task_id)
                 case Reply(_, True, _, task_id):
                     assert task_id in self.disks[name].accepted, "a yes that is not on the disk"
                     self.replied.add(task_id)
@@ -322,7 +334,7 @@ def play(seed: int, script) -> World:
                 world.feed(name, DigestHeard((DigestEntry(peer, wait_ms, 2, 1.0),)))
             case ("cancel", index) if submitted:
                 name, task_id = submitted[index % len(submitted)]
-                world.feed(name, CancelAsked(1000 + index, task_id))
+                world.feed(name, CancelAsked(CANCELS + index, task_id))
             case ("full", name):
                 world.full.add(name)
             case ("freed", name):
@@ -378,7 +390,7 @@ def crowded(seed: int) -> list:
             case 0 | 1 | 2:
                 script.append(("restart", rng.choice(NODES)))
             case 3:
-                script.append(("cancel", rng.randrange(100)))
+                script += [("cancel", rng.randrange(100)) for _ in range(rng.randint(1, 4))]
             case 4:
                 script.append(("down", *rng.sample(NODES, 2)))
             case 5:

@@ -492,6 +492,21 @@ class TestOwner:
         assert 100 + 12 <= asked <= 100 + 50
         assert fences == 0
 
+    def test_a_place_that_is_there_and_never_answers_is_asked_ever_more_seldom(self, desk):
+        desk.say(PeerUp("gateway", 2 * MS))
+        effects = [e for i in range(100) for e in desk.submitted(a_task(f"t{i}", where="gateway"))]
+        asked = fences = 0
+        end_ns = desk.now_ns + 60 * SECOND
+        while desk.now_ns < end_ns:
+            asked += len(told(effects, Offer))
+            written = of_type(effects, Append)
+            fences += len(written)
+            effects = [e for append in written for e in desk.say(Persisted(append.serial))]
+            effects += desk.wait(max(MS, (desk.desk.deadline_ns() or 0) - desk.now_ns))
+
+        assert 100 + 5 <= asked <= 200, "all of them once, then one after another"
+        assert fences <= asked
+
     def test_news_of_room_at_the_only_place_lets_its_tasks_through(self, desk):
         desk.say(PeerUp("gateway", 2 * MS))
         for i in range(20):
