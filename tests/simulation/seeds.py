@@ -12,7 +12,16 @@ from typing import Final, NamedTuple
 
 from device_sim.faults import Fault
 from device_sim.fleet.preparation import Prepared
-from device_sim.scenario.tables import Arrivals, DevicesTable, FleetTable, RunTable, Scenario, ServiceTable
+from device_sim.scenario.tables import (
+    Arrivals,
+    DevicesTable,
+    FleetTable,
+    GatewayTable,
+    LinkTable,
+    RunTable,
+    Scenario,
+    ServiceTable,
+)
 from device_sim.virtual.recorded import prepared
 
 
@@ -46,4 +55,25 @@ def a_clock_jumps_ten_years() -> Prepared:
     return prepared(scenario, 1)
 
 
-SCENARIOS: Final[tuple[Callable[[], Prepared], ...]] = (a_clock_jumps_ten_years,)
+def slow_lines_full_of_inputs() -> Prepared:
+    """Copies of what had not left a line filled it, leases lapsed behind them, and nothing came through any more;
+    who was revoked meanwhile was heard under the old keys for seconds (fixed by d5f06de)."""
+    work = Arrivals(
+        function="work.large", kind="poisson", rate_hz=2.0, input_bytes=40_000, where="gateway", ttl_s=240.0
+    )
+    scenario = Scenario(
+        fleet=FleetTable(name="slow lines full of inputs", duration_s=60.0, seed=4),
+        run=RunTable(heal_s=45.0, liveness_s=120.0),
+        gateway=GatewayTable(workers=2),
+        links={"line": LinkTable(delay_ms=20.0, jitter_ms=5.0, up_kbps=500.0, down_kbps=2_000.0)},
+        services={"work.large": ServiceTable(distribution="exponential", mean_ms=100.0, output_bytes=2_000)},
+        devices=(DevicesTable(prefix="n", count=6, link="line", arrivals=(work,)),),
+        faults=(
+            Fault(at_s=20.0, do="restart-gateway"),
+            Fault(at_s=40.0, do="revoke", node="n-3"),
+        ),
+    )
+    return prepared(scenario, 4)
+
+
+SCENARIOS: Final[tuple[Callable[[], Prepared], ...]] = (a_clock_jumps_ten_years, slow_lines_full_of_inputs)
