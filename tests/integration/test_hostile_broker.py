@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from tests.faults import f14_replay, f18_revoked, f19_spoofed, f20_hostile_broker
+from tests.faults import f14_replay, f15_flipped_bits, f18_revoked, f19_spoofed, f20_hostile_broker
 from tests.support.hostile_mesh import HostileMesh
 
 pytestmark = pytest.mark.slow
@@ -35,6 +35,11 @@ async def test_a_hostile_broker_cannot_read_code_arguments_prints_or_results(tmp
 
 async def test_a_hostile_broker_cannot_alter_a_message(tmp_path):
     await f20_hostile_broker.altered(tmp_path, seed=20, count=300)
+
+
+async def test_no_parcel_with_a_flipped_bit_is_believed(tmp_path):
+    """All forgeries of a parcel of one bit are shown to its reader, and then the parcel."""
+    await f15_flipped_bits.on_the_wire(tmp_path, seed=15, count=4_000)
 
 
 async def test_a_hostile_broker_cannot_move_a_message_to_another_topic_or_peer(tmp_path):
@@ -78,7 +83,7 @@ async def test_a_stolen_node_cannot_read_its_past_sessions(tmp_path):
 
     async with HostileMesh(tmp_path, NAMES) as mesh:
         await mesh.deploy()
-        await mesh.stamps(20, at=["pi-1"])
+        await mesh.stamps(20, at=["pi-1"], in_flight=1)
         public = {name: keys.x25519_public for name, keys in mesh.keys.items()}
         stolen = mesh.keys["pi-1"].static_private_bytes
         past = [frame for frame in mesh.hostile.taken if frame.topic.startswith(mesh.d("pi-1", "")[:-1])]
