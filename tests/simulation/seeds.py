@@ -56,8 +56,8 @@ def a_clock_jumps_ten_years() -> Prepared:
 
 
 def slow_lines_full_of_inputs() -> Prepared:
-    """Copies of what had not left a line filled it, leases lapsed behind them, and nothing came through any more;
-    who was revoked meanwhile was heard under the old keys for seconds (fixed by d5f06de)."""
+    """Copies of what had not left a line filled it, leases lapsed behind them, and nothing came through any
+    more; who was revoked meanwhile was heard under the old keys for seconds (fixed by d5f06de)."""
     work = Arrivals(
         function="work.large", kind="poisson", rate_hz=2.0, input_bytes=40_000, where="gateway", ttl_s=240.0
     )
