@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from device_sim.virtual.evidence import Chronicled
 from edge_node.chronicle.entry import Entry, Subject
 from edge_node.chronicle.testimony import Books, Testimony, testify
 
@@ -40,6 +41,10 @@ class MachineArchive:
     def forgotten(self) -> bool:
         """Has anything that was noted gone?"""
         return self._next - 1 > len(self.entries)
+
+    def kept(self) -> Chronicled:
+        """For checkers."""
+        return Chronicled(tuple(self.entries), self.forgotten)
 
     def append(self, entries: list[Entry]) -> None:
         for entry in entries:

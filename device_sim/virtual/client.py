@@ -108,7 +108,8 @@ class Client:
             self.promised[task] = None
             self._tell()
         self.world.note(self.machine.name, "accepted" if reply.accepted else "refused", task)
-        self._saw(Answered(self.world.now_ns, self.machine.name, task, reply.accepted, reply.reason))
+        now_ns, name = self.world.now_ns, self.machine.name
+        self._saw(Answered(now_ns, name, task, reply.accepted, reply.reason, reply.cause))
 
     def _tell(self) -> None:
         if self._moved is not None:

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, Protocol
 import msgspec
 
 from edge_node.tasks.task import ANY
+from edge_node.wire.messages import StoryEntry
 
 HEAL: Final = "heal"
 """``Happened.do``: the end of every fault."""
@@ -59,6 +60,8 @@ class Answered(msgspec.Struct, frozen=True):
     task: str
     accepted: bool
     reason: str = ""
+    cause: str = ""
+    """Of a refusal: the id that it told for `why`."""
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -158,6 +161,14 @@ class Row:
     """True time at which the disk had it for good (fsync); None: not known."""
 
 
+@dataclass(frozen=True, slots=True)
+class Chronicled:
+    """What a node's archive holds, oldest first. `forgotten`: it is not all that was noted."""
+
+    entries: tuple[StoryEntry, ...]
+    forgotten: bool = False
+
+
 @dataclass(slots=True)
 class End:
     """The end of a run."""
@@ -173,6 +184,8 @@ class End:
     """Nodes that are not there at the end on purpose, and why: kill, stop, revoke, …"""
     keys: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     """The key store of every node: name of the file -> bytes."""
+    chronicles: Mapping[str, Chronicled] = field(default_factory=dict)
+    """Of every node; not of those whose disk went with them."""
     outbox_tasks_max: int = 10_000
     outbox_bytes_max: int = 64 * 1024 * 1024
 

@@ -338,6 +338,7 @@ class Play:
             damaged=damaged,
             gone=dict(self.injector.gone),
             keys=keys,
+            chronicles={name: machine.archive.kept() for name, machine in self.machines.items()},
             outbox_tasks_max=tasks.outbox_tasks_max,
             outbox_bytes_max=tasks.outbox_bytes_max,
         )

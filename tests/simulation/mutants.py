@@ -28,6 +28,8 @@ from device_sim.virtual.checkers.panel import Panel, checkers
 from device_sim.virtual.drawing import VERSION, drawn_scenario
 from device_sim.virtual.evidence import Verdict
 from device_sim.virtual.play import Play
+from edge_node.chronicle.chronicle import Chronicle
+from edge_node.chronicle.entry import What
 from edge_node.membership import detector, heartbeat
 from edge_node.membership.following import Following
 from edge_node.settings import NodeSettings, TaskSettings
@@ -288,6 +290,24 @@ def _parked_for_ever(original: Any) -> Any:
     return lambda self, now_ns, view, out: None
 
 
+def _ends_of_attempts_not_noted(original: Any) -> Any:
+    def explained(self: Chronicle, now_ns: int, wall_ms: int, told: Any) -> None:
+        if told.what not in (What.LAPSED, What.TURNED_DOWN):
+            original(self, now_ns, wall_ms, told)
+
+    return explained
+
+
+def _refusals_not_noted(original: Any) -> Any:
+    def turned_away(self: Chronicle, *answer: Any) -> str:
+        noted = len(self._fresh)
+        cause = original(self, *answer)
+        del self._fresh[noted:]
+        return cause
+
+    return turned_away
+
+
 MUTANTS: Final = (
     Mutant(
         "accept-before-fsync",
@@ -428,6 +448,18 @@ MUTANTS: Final = (
         "fault 18: the door asks who is listed, not who is active",
         door_list, "admitted", _revoked_stay_admitted, "revoked is out",
         found=1,
+    ),
+    Mutant(
+        "attempts-end-without-a-word",
+        "P8: why a lease ended or a place refused is not noted",
+        Chronicle, "explained", _ends_of_attempts_not_noted, "everything is explained",
+        found=0,
+    ),
+    Mutant(
+        "refusals-lead-nowhere",
+        "P8: the id that a refused client is told was never noted",
+        Chronicle, "turned_away", _refusals_not_noted, "everything is explained",
+        found=2, settings=SMALL,
     ),
 )  # fmt: skip
 

@@ -8,7 +8,6 @@ import typing
 import pytest
 
 from device_sim.virtual.checkers.ability import Ability
-from device_sim.virtual.checkers.explained import Explained
 from device_sim.virtual.checkers.frames import head_of
 from device_sim.virtual.checkers.panel import Panel, checkers
 from device_sim.virtual.checkers.replicas import Replicas
@@ -34,7 +33,7 @@ def test_every_promise_has_a_checker_and_every_checker_a_name_of_its_own():
     assert [f"P{n}" for n in range(1, 9) if f"P{n}" not in promised] == []
 
 
-@pytest.mark.parametrize("checker", [Replicas(), Explained()])
+@pytest.mark.parametrize("checker", [Replicas()])
 def test_a_checker_without_a_subject_never_passes(checker):
     verdict = Story().started("pi-1").judged_by(checker)
 
