@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 
 import aiomqtt
 import pytest
@@ -13,7 +12,8 @@ import pytest_asyncio
 
 from edge_node.transport.link import Delivery, LinkDown, LinkUp, Sent
 from security.errors import ProtocolViolation
-from tests.faults import f19_spoofed
+from tests.faults import f17_certificates, f19_spoofed
+from tests.faults.f17_certificates import refusal
 from tests.support.certs_for_tests import TestAuthority, malleated
 from tests.support.links import BROKERS, ROOT, BrokerBed, Ears, needs, raw, up
 
@@ -28,23 +28,6 @@ async def bed(request, tmp_path_factory):
         yield bed
 
 
-async def refusal(link, ears):
-    """Why the link does not come up; it must not come up."""
-    task = asyncio.create_task(link.run())
-    try:
-        event = (await ears.until(lambda event: isinstance(event, LinkUp | LinkDown)))[0]
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-    assert isinstance(event, LinkDown), "it was let in"
-    return event.reason
-
-
-def not_let_in(reason):
-    """mosquitto says why in a TLS alert, asyncio's server only hangs up."""
-    return reason.startswith("TLS: ") or "our certificate may not be accepted" in reason
-
-
 async def works(bed):
     """The broker still serves honest members."""
     a, b = Ears(), Ears()
@@ -53,35 +36,28 @@ async def works(bed):
         await b.payloads(count=1)
 
 
-async def test_no_certificate_is_refused(bed):
-    ears = Ears()
-
-    assert not_let_in(await refusal(bed.link("a", ears, no_leaf=True), ears))
+async def test_no_certificate_is_refused(bed, tmp_path):
+    await f17_certificates.client_refused(bed, f17_certificates.no_certificate, tmp_path)
 
 
 async def test_a_certificate_of_another_mesh_is_refused(bed, tmp_path):
-    other = TestAuthority(tmp_path / "other")
-    leaf = other.leaf("a")
-    context = bed.authority.client_context(None)
-    context.load_cert_chain(leaf.cert_file, leaf.key_file)
-    ears = Ears()
-
-    assert not_let_in(await refusal(bed.link("a", ears, tls=lambda: context), ears))
+    await f17_certificates.client_refused(bed, f17_certificates.another_ca, tmp_path)
 
 
-async def test_an_expired_certificate_is_refused(bed):
-    ears = Ears()
-    leaf = bed.authority.leaf("a", days=-1, filed_as="expired")
-
-    assert not_let_in(await refusal(bed.link("a", ears, leaf=leaf), ears))
+async def test_a_certificate_that_a_member_signed_is_refused(bed, tmp_path):
+    await f17_certificates.client_refused(bed, f17_certificates.signed_by_a_member, tmp_path)
 
 
-async def test_tls_1_2_is_refused(bed):
-    context = bed.authority.client_context(bed.leaves["a"])
-    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
-    ears = Ears()
+async def test_an_expired_certificate_is_refused(bed, tmp_path):
+    await f17_certificates.client_refused(bed, f17_certificates.expired, tmp_path)
 
-    assert not_let_in(await refusal(bed.link("a", ears, tls=lambda: context), ears))
+
+async def test_a_certificate_for_servers_is_no_clients(bed, tmp_path):
+    await f17_certificates.client_refused(bed, f17_certificates.another_usage, tmp_path)
+
+
+async def test_tls_1_2_is_refused(bed, tmp_path):
+    await f17_certificates.client_refused(bed, f17_certificates.tls_1_2, tmp_path)
 
 
 async def test_a_broker_with_another_name_is_refused(bed):

@@ -1,10 +1,10 @@
 """TLS with real sockets on 127.0.0.1: who is refused, by whom, and before a byte of ours has crossed."""
 
 import asyncio
+import functools
 import os
 import ssl
 import time
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -47,9 +47,9 @@ from security.tls import (
     server_context,
     server_leaf_sha256,
 )
+from tests.support.tls_sides import ANSWER, Listening, Met, store_of_a
 
 NOW_S = int(time.time())  # brokers judge clients by the system's clock
-ANSWER = b"hello, member\n"
 
 
 @pytest.fixture(scope="module")
@@ -65,62 +65,7 @@ def stranger():
 @pytest.fixture
 def store_of(tmp_path):
     """Key stores by what their identity is: (authority, name, usages, now) in one file each."""
-    made = []
-
-    def make(mesh, name, *, usages=("client",), now_s=NOW_S, days=30):
-        store = KeyStore(tmp_path / f"{len(made)}-{name}")
-        made.append(store)
-        keys = NodeKeys.generate()
-        leaf = build_leaf(
-            keys.public,
-            issuing=mesh.issuing,
-            issuing_key=mesh.issuing_key,
-            mesh_id=mesh.mesh_id,
-            node_id=name,
-            usages=frozenset(usages),
-            now_s=now_s,
-            serial=os.urandom(16),
-            days=days,
-        )
-        store.save_identity(keys, leaf_pem=pem_of(leaf), issuing_pem=mesh.issuing_pem)
-        return store
-
-    return make
-
-
-@dataclass
-class Met:
-    """What a listening side saw."""
-
-    peers: list = field(default_factory=list)  # leaf DER of those it accepted
-    received: list = field(default_factory=list)
-
-
-class Listening:
-    """Accepts, notes the peer, reads one line, answers one line."""
-
-    def __init__(self, context):
-        self.context, self.met = context, Met()
-
-    async def __aenter__(self):
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.context)
-        self.port = self.server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_):
-        self.server.close()
-        await self.server.wait_closed()
-
-    async def _serve(self, reader, writer):
-        self.met.peers.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
-        try:
-            self.met.received.append(await reader.readline())
-            writer.write(ANSWER)
-            await writer.drain()
-        except (ConnectionError, ssl.SSLError):
-            pass
-        finally:
-            writer.close()
+    return functools.partial(store_of_a, tmp_path)
 
 
 async def talk(port, context, server_name, *, floor_s=NOW_S):

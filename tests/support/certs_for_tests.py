@@ -20,6 +20,7 @@ from security.identity import bearer, key_mark, spki_sha256
 
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 MESH = "0123456789abcdef"
+BOTH_SIDES = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,15 @@ class TestAuthority:
     def broker_name(self) -> str:
         return f"broker.{self.mesh}.mesh"
 
-    def leaf(self, name: str, *, days: int = 30, dns: str | None = None, filed_as: str | None = None) -> Leaf:
+    def leaf(
+        self,
+        name: str,
+        *,
+        days: int = 30,
+        dns: str | None = None,
+        filed_as: str | None = None,
+        usages: tuple[x509.ObjectIdentifier, ...] = BOTH_SIDES,
+    ) -> Leaf:
         """`days` < 0: expired that long ago."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC)
@@ -73,7 +82,7 @@ class TestAuthority:
             )
             .add_extension(_usage(ca=False), True)
             .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]),
+                x509.ExtendedKeyUsage(usages),
                 False,
             )
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
