@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edge_node.chronicle.entry import Details, What
-from edge_node.scheduling.estimates import Estimates, FleetWait, PeerWait, class_of
+from edge_node.scheduling.estimates import Estimates, FleetWait, class_of
 from edge_node.scheduling.placement import (
     HYSTERESIS_S,
     LOCAL_MARGIN,
@@ -90,7 +90,7 @@ from edge_node.tasks.task import (
     Record,
     Task,
 )
-from edge_node.tasks.turnstile import Turnstile
+from edge_node.tasks.view import BREAKER_AFTER, NOTHING, RTT_S_DEFAULT, View, fits, lacking
 from edge_node.wire.ids import GATEWAY
 from edge_node.wire.messages import (
     About,
@@ -119,7 +119,6 @@ __all__ = [
 
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
-RTT_S_DEFAULT = 5e-3
 CANDIDATES_MAX = 16
 """Peers weighed for one task; a random sample keeps a crowd from herding (placement.md)."""
 SAMPLE_MIN = 2
@@ -143,9 +142,6 @@ LOOK_WAIT_S = RTT_S_DEFAULT
 """A wait here that is longer than this is worth a look elsewhere."""
 PROMISES_MAX = 2
 """After so many refusals an offer promises nothing any more, and is refused only by a full queue."""
-BREAKER_AFTER = 4
-BREAKER_NS_MAX = 30 * SECOND
-"""Refusals and lapses in a row that open the breaker of a peer; then one task at a time tries it again."""
 STRANDED_NS = SECOND // 2
 STRANDED_TRIED = 32
 """Of the tasks that nobody can take now so many are tried again in that time: one try looks at every member
@@ -182,36 +178,8 @@ class DeskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reach: str = "all"  # "gateway": offload to the gateway only; "all": to every member
 
 
-_NOTHING: frozenset[str] = frozenset()
 _UNKNOWN_WAY = Way()
 _Place = tuple[str, dict[str, str], frozenset[str]]
-
-
-class _View:
-    """What we know of one peer that we have to do with."""
-
-    __slots__ = (
-        "down", "kind", "kind_speed", "labels", "lacks", "name", "parked", "shy_until_ns", "trips",
-        "turnstile", "up", "wait",
-    )  # fmt: skip
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.up = False
-        self.down = False  # for certain: what it holds lapses soon
-        self.labels: dict[str, str] = {}  # the roster's own: never changed
-        self.wait = PeerWait(RTT_S_DEFAULT)
-        self.parked: deque[Entry] | None = None  # tasks that may run nowhere else; most have none
-        self.turnstile: Turnstile | None = None  # before it, for those tasks; none: it never refused one
-        self.shy_until_ns = 0
-        self.trips = 0  # refusals and lapses in a row
-        self.lacks = _NOTHING  # modules it said it does not have; unknown is perhaps
-        self.kind = class_of(1.0)
-        self.kind_speed = 1.0
-
-    def classify(self) -> None:
-        self.kind_speed = self.wait.speed
-        self.kind = class_of(self.kind_speed, self.labels.get("class", ""))
 
 
 def _unknown_way(peer: str) -> Way:
@@ -252,9 +220,9 @@ class Desk:
             queue_tasks_max=settings.queue_tasks_max, queue_s_max=settings.queue_s_max, untaken=untaken,
         )  # fmt: skip
         self._holder.kind = self._kind
-        self._views: dict[str, _View] = {}
+        self._views: dict[str, View] = {}
         self._away: dict[str, None] = {}  # of those, who is not up; the longest so first
-        self._live: list[_View] = []  # in the order they came up
+        self._live: list[View] = []  # in the order they came up
         self._capacity_max = 1.0  # the most that one of them can do, tasks a second of the reference board
         self._pool = Pool()
         # Announced idle and not up for us: when, and the digest's word on its workers and speed.
@@ -384,8 +352,7 @@ class Desk:
         for task in self._leases._held:
             assert task in self._ledger.open
         for view in self._views.values():
-            if view.turnstile is not None:
-                view.turnstile.check()
+            view.check()
             if view.up and any(entry.state is State.WAITING for entry in view.parked or ()):
                 somewhen = view.name in self._opens or self._leases.count(view.name)
                 assert somewhen, f"nobody lets through who waits for {view.name}"
@@ -531,19 +498,19 @@ class Desk:
         if where in (LOCAL, self.me):
             places = [here]
         elif where == ANY:
-            if _fits(task, self._labels, self._lacks) or self._members is None:
+            if fits(task, self._labels, self._lacks) or self._members is None:
                 return None
-            if any(_fits(task, labels, lacks) for _, labels, lacks in self._reachable()):
+            if any(fits(task, labels, lacks) for _, labels, lacks in self._reachable()):
                 return None
             places = [*self._reachable(), here]
         elif where in self._views or (self._members is not None and where in self._members):
             places = [self._place_of(where)]
         else:
             return None
-        if any(_fits(task, labels, lacks) for _, labels, lacks in places):
+        if any(fits(task, labels, lacks) for _, labels, lacks in places):
             return None
         name, missing = min(
-            ((name, _missing(task, labels, lacks)) for name, labels, lacks in sorted(places, key=_name)),
+            ((name, lacking(task, labels, lacks)) for name, labels, lacks in sorted(places, key=_name)),
             key=lambda place: len(place[1]),
         )
         reason = Refusal.LABELS if any("=" in miss for miss in missing) else Refusal.REQUIREMENT
@@ -620,24 +587,15 @@ class Desk:
                 parked.append(entry)
                 self._wait_before(now_ns, view)
 
-    def _lets(self, now_ns: int, view: _View) -> bool:
+    def _lets(self, now_ns: int, view: View) -> bool:
         """May one more of those who can run nowhere else go there now?"""
-        held = self._leases.count(view.name)
-        if not view.up or held >= self._settings.offers_max:
-            return False
-        return view.turnstile is None or view.turnstile.lets(now_ns, held)
+        return view.lets(now_ns, self._leases.count(view.name), self._settings.offers_max)
 
-    def _shut(self, now_ns: int, view: _View, load: Load | None, draining: bool) -> None:
-        """It refused what may run nowhere else, or did not answer."""
-        turnstile = view.turnstile = view.turnstile or Turnstile()
-        wait_s = None if load is None else _wait_s(load)
-        turnstile.refused(now_ns, self._leases.count(view.name), wait_s, draining, self._rng)
-
-    def _wait_before(self, now_ns: int, view: _View) -> None:
+    def _wait_before(self, now_ns: int, view: View) -> None:
         """Somebody is parked there: come back when the turnstile opens, if nothing else will make us."""
-        turnstile = view.turnstile
-        if turnstile is not None and view.up and turnstile.opens_ns > now_ns:
-            self._opens.set(view.name, turnstile.opens_ns)
+        opens_ns = view.opens_ns(now_ns)
+        if opens_ns is not None:
+            self._opens.set(view.name, opens_ns)
 
     def _place_anywhere(self, now_ns: int, entry: Entry, out: list[Effect]) -> None:
         task = entry.task
@@ -646,7 +604,7 @@ class Desk:
         if (
             not self._holder.draining
             and (excluded is None or self.me not in excluded)
-            and ((not task.labels and not task.requires) or _fits(task, self._labels, self._lacks))
+            and ((not task.labels and not task.requires) or fits(task, self._labels, self._lacks))
         ):
             here = self._here(now_ns, task, self._holder.wait_s(now_ns))
         candidates = self._peers_for(now_ns, entry, here is not None)
@@ -689,22 +647,22 @@ class Desk:
                 continue
             if entry.excluded is not None and view.name in entry.excluded:
                 continue
-            if bound and not _fits(task, view.labels, view.lacks):
+            if bound and not fits(task, view.labels, view.lacks):
                 continue
             candidate = self._candidate(now_ns, task, view)
             if self._leases.count(view.name) < self._room(view, candidate.service_s, can_wait):
                 found.append(candidate)
         return found
 
-    def _sample(self, now_ns: int, task: Task, bound: bool) -> list[_View]:
+    def _sample(self, now_ns: int, task: Task, bound: bool) -> list[View]:
         live = self._live
         if bound:  # few may fit: whoever does is as good as the pool
             if len(live) > FITTING_DRAWN:
                 drawn = self._rng.sample(live, FITTING_DRAWN)
-                fitting = [view for view in drawn if _fits(task, view.labels, view.lacks)]
+                fitting = [view for view in drawn if fits(task, view.labels, view.lacks)]
                 if len(fitting) >= SAMPLE_MIN:
                     return fitting[:CANDIDATES_MAX]
-            live = [view for view in live if _fits(task, view.labels, view.lacks)]
+            live = [view for view in live if fits(task, view.labels, view.lacks)]
             return live if len(live) <= CANDIDATES_MAX else self._rng.sample(live, CANDIDATES_MAX)
         views = self._views
         found = {name: views[name] for name in self._pool.fresh(now_ns) if views[name].up}
@@ -719,7 +677,7 @@ class Desk:
                 found[name] = views[name]
         return list(found.values())
 
-    def _room(self, view: _View, service_s: float, can_wait: bool) -> int:
+    def _room(self, view: View, service_s: float, can_wait: bool) -> int:
         """How many of our tasks this peer may have at a time."""
         most = self._settings.offers_max
         if view.trips >= BREAKER_AFTER:
@@ -755,7 +713,7 @@ class Desk:
         for name in self._pool.wanted(now_ns, self._draw):
             out.append(Look(name))
 
-    def _candidate(self, now_ns: int, task: Task, view: _View) -> Candidate:
+    def _candidate(self, now_ns: int, task: Task, view: View) -> Candidate:
         estimates, wait = self.estimates, view.wait
         service, e = estimates.service(task.function, view.name, wait.speed, view.kind)
         wait_s = wait.wait_s(now_ns, service, self._fleet)
@@ -780,7 +738,7 @@ class Desk:
         seen = self.estimates.seen(task.function)
         self._holder.add_own(now_ns, task, entry.attempt, service, entry.deadline_ns, seen)
 
-    def _offer(self, now_ns: int, entry: Entry, view: _View, candidate: Candidate, out: list[Effect]) -> None:
+    def _offer(self, now_ns: int, entry: Entry, view: View, candidate: Candidate, out: list[Effect]) -> None:
         task = entry.task
         self._hand_out(entry, view.name, out)
         service_s = candidate.service_s
@@ -838,7 +796,7 @@ class Desk:
             return candidates
         return [each for each in candidates if each.place not in died_on] or candidates
 
-    def _unpark(self, now_ns: int, view: _View, out: list[Effect]) -> None:
+    def _unpark(self, now_ns: int, view: View, out: list[Effect]) -> None:
         self._opens.drop(view.name)
         parked = view.parked
         while parked and self._lets(now_ns, view):
@@ -848,7 +806,7 @@ class Desk:
         if parked:
             self._wait_before(now_ns, view)
 
-    def _unstrand(self, now_ns: int, view: _View, out: list[Effect]) -> None:
+    def _unstrand(self, now_ns: int, view: View, out: list[Effect]) -> None:
         """News of a peer: tasks that nobody could take and that fit it, as many as it has room for."""
         if not self._open_to(view) or view.shy_until_ns > now_ns or view.wait.draining:
             return
@@ -859,7 +817,7 @@ class Desk:
             if entry is None or entry.state is not State.WAITING:
                 continue
             excluded = entry.excluded is not None and view.name in entry.excluded
-            if excluded or not _fits(entry.task, view.labels, view.lacks):
+            if excluded or not fits(entry.task, view.labels, view.lacks):
                 self._stranded[task_id] = None
                 continue
             self._retry.drop(task_id)
@@ -906,7 +864,7 @@ class Desk:
         if could_leave and wait_s > LOOK_WAIT_S:
             self._look(now_ns, out)
 
-    def _feed(self, now_ns: int, view: _View, out: list[Effect]) -> None:
+    def _feed(self, now_ns: int, view: View, out: list[Effect]) -> None:
         """Fresh news of a peer: own tasks that wait here for a worker and end sooner there go there now.
 
         Late binding: the task goes when a place for it shows, so a wrong first estimate costs little.
@@ -921,7 +879,7 @@ class Desk:
                 continue
             if entry.died_on is not None and view.name in entry.died_on:
                 continue
-            if (task.labels or task.requires) and not _fits(task, view.labels, view.lacks):
+            if (task.labels or task.requires) and not fits(task, view.labels, view.lacks):
                 continue
             away = self._candidate(now_ns, task, view)
             if self._leases.count(view.name) >= self._room(view, away.service_s, True):
@@ -934,7 +892,7 @@ class Desk:
                 wait_s = max(0.0, wait_s - here.service_s / self._settings.workers)
 
     def _move(
-        self, now_ns: int, entry: Entry, view: _View, chosen: Candidate, why: Why, out: list[Effect]
+        self, now_ns: int, entry: Entry, view: View, chosen: Candidate, why: Why, out: list[Effect]
     ) -> bool:
         """An own task that no worker has seen goes elsewhere; nothing was sent, no number is spent."""
         if not self._holder.withdraw(entry.task.id):
@@ -1073,9 +1031,9 @@ class Desk:
         out.append(Explain(task, What.LAPSED, lease.holder, entry.granted, about))
         view = self._views.get(lease.holder)
         if view is not None:
-            self._tripped(now_ns, view, SECOND)
+            view.tripped(now_ns, SECOND)
             if view.up and view.trips > 1 and entry.task.where != ANY:  # once may be chance
-                self._shut(now_ns, view, None, False)
+                view.shut(now_ns, self._leases.count(view.name), None, False, self._rng)
             self._room_at(lease.holder)
         self._again(now_ns, entry, 0, out, told=True)
 
@@ -1122,12 +1080,12 @@ class Desk:
         task = entry.task
         if task.where not in (ANY, LOCAL):
             return task.where in excluded
-        if self.me not in excluded and _fits(task, self._labels, self._lacks):
+        if self.me not in excluded and fits(task, self._labels, self._lacks):
             return False
         if task.where == LOCAL:
             return True
         return all(
-            name in excluded or not _fits(task, labels, lacks) for name, labels, lacks in self._reachable()
+            name in excluded or not fits(task, labels, lacks) for name, labels, lacks in self._reachable()
         )
 
     def _reachable(self) -> Iterator[_Place]:
@@ -1143,20 +1101,10 @@ class Desk:
         if view is not None:
             return name, view.labels, view.lacks
         assert self._members is not None, "before the first roster only who was met is known"
-        return name, self._members[name].labels, self._lacking.get(name, _NOTHING)
+        return name, self._members[name].labels, self._lacking.get(name, NOTHING)
 
-    def _open_to(self, view: _View) -> bool:
+    def _open_to(self, view: View) -> bool:
         return view.up and (self._everyone or view.name == GATEWAY)
-
-    def _tripped(self, now_ns: int, view: _View, shy_ns: int) -> None:
-        """A refusal or a lapse: shy of it for a while, for long once there were too many in a row."""
-        if now_ns < view.shy_until_ns:
-            return  # more of the same trouble
-        view.trips += 1
-        over = view.trips - BREAKER_AFTER
-        if over >= 0:
-            shy_ns = max(shy_ns, min(BREAKER_NS_MAX, SECOND << min(over, 10)))
-        view.shy_until_ns = now_ns + shy_ns
 
     def _died(
         self, now_ns: int, entry: Entry, place: str, began: bool, error: bytes, log: bytes, out: list[Effect]
@@ -1312,11 +1260,10 @@ class Desk:
         if message.load is not None:
             self._load_heard(now_ns, peer, message.load, out)
 
-    def _took(self, now_ns: int, view: _View, out: list[Effect]) -> None:
+    def _took(self, now_ns: int, view: View, out: list[Effect]) -> None:
         """It took work of ours."""
-        view.trips = 0
+        view.took()
         if view.turnstile is not None:
-            view.turnstile.taken()
             self._room_at(view.name)
 
     def _progressed(self, now_ns: int, peer: str, message: Progress, out: list[Effect]) -> None:
@@ -1342,9 +1289,10 @@ class Desk:
         view = self._view(peer)
         entry = self._ledger.open[message.task]
         if reason in FULL and entry.task.where != ANY:
-            self._shut(now_ns, view, message.load, reason is Refusal.DRAINING)
+            held = self._leases.count(peer)
+            view.shut(now_ns, held, message.load, reason is Refusal.DRAINING, self._rng)
         if reason is Refusal.QUEUE_FULL:
-            self._tripped(now_ns, view, SHY_NS)
+            view.tripped(now_ns, SHY_NS)
         elif reason not in NEVER_HERE and reason not in PERHAPS_SOON:  # the task's fault, not the peer's
             view.shy_until_ns = max(view.shy_until_ns, now_ns + SHY_NS)
         if reason is Refusal.DRAINING:
@@ -1397,7 +1345,7 @@ class Desk:
         if self._stranded:
             self._unstrand(now_ns, view, out)
 
-    def _news(self, now_ns: int, view: _View, load: Load) -> None:
+    def _news(self, now_ns: int, view: View, load: Load) -> None:
         """A load in the peer's own words."""
         wait = view.wait
         wait.heard(now_ns, load, self._fleet)
@@ -1407,11 +1355,7 @@ class Desk:
         self._capacity_max = max(self._capacity_max, capacity)
         if self._open_to(view):
             self._pool.heard(now_ns, view.name)
-        if (
-            view.parked
-            and view.turnstile is not None
-            and view.turnstile.heard(now_ns, _wait_s(load), load.draining)
-        ):
+        if view.opened(now_ns, load):
             self._opens.set(view.name, now_ns)
 
     def _load_heard(self, now_ns: int, peer: str, message: Load, out: list[Effect]) -> None:
@@ -1472,16 +1416,16 @@ class Desk:
         self._lacks = frozenset(event.lacks)
 
     # ── who is there ──────────────────────────────────────────────────────────────────────────────────
-    def _view(self, peer: str) -> _View:
+    def _view(self, peer: str) -> View:
         view = self._views.get(peer)
         if view is None:
-            view = _View(peer)
+            view = View(peer)
             members = self._members
             if members is None:
                 self._keep(view)
             elif (member := members.get(peer)) is not None:  # else it is only being listened to
                 view.labels = member.labels
-                view.lacks = self._lacking.get(peer, _NOTHING)
+                view.lacks = self._lacking.get(peer, NOTHING)
                 told = self._idle.get(peer)
                 if told is not None:
                     view.wait.told(told[0], 0.0, told[1], told[2])
@@ -1489,7 +1433,7 @@ class Desk:
                 self._keep(view)
         return view
 
-    def _keep(self, view: _View) -> None:
+    def _keep(self, view: View) -> None:
         """A view of one who is not up (any more)."""
         self._views[view.name] = view
         away = self._away
@@ -1500,7 +1444,7 @@ class Desk:
                     del away[name], self._views[name]
                     break
 
-    def _alive(self, view: _View) -> None:
+    def _alive(self, view: View) -> None:
         """`up` of this peer has changed."""
         if self._open_to(view):
             self._live.append(view)
@@ -1527,11 +1471,9 @@ class Desk:
             self._away.pop(event.peer, None)
             self._alive(view)
         if event.restarted:
-            view.wait.draining = False
             for task in self._leases.held_by(event.peer):
                 self._lapse(now_ns, task, f"{event.peer} restarted", out)
-            view.shy_until_ns = view.trips = 0
-            view.turnstile = None
+            view.restarted()
         elif not was_up:
             self._leases.holder_up(now_ns, event.peer)
         self._unpark(now_ns, view, out)
@@ -1590,24 +1532,6 @@ class Desk:
                 self._end_attempt(entry, "cancelled")
                 entry.note = ""
                 self._close(now_ns, entry, Status.FAILED, f"{where} is no member any more", out)
-
-
-def _fits(task: Task, labels: dict[str, str], lacks: frozenset[str]) -> bool:
-    if task.requires and lacks and not lacks.isdisjoint(task.requires):
-        return False
-    return all(labels.get(key) == value for key, value in task.labels.items())
-
-
-def _missing(task: Task, labels: dict[str, str], lacks: frozenset[str]) -> list[str]:
-    """What a place lacks for this task, as a person would say it."""
-    return [
-        *(name for name in task.requires if name in lacks),
-        *(f"{key}={value}" for key, value in sorted(task.labels.items()) if labels.get(key) != value),
-    ]
-
-
-def _wait_s(load: Load) -> float:
-    return max(0, load.backlog_ms + load.leased_ms) / 1e3 / max(1, load.workers)
 
 
 def _name(place: _Place) -> str:
