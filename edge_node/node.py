@@ -127,6 +127,7 @@ class Node:
         self.started_ms = self.clock.wall_ms()
         self.stories: Counter[str] = Counter()
         self.chronicle = Chronicle(node_id, self.boot_id)
+        self._members_noted: frozenset[str] | None = None
         self.archive = archive
         self.neighbours = neighbours
         self.advertise = self.neighbours.advertise
@@ -651,7 +652,7 @@ class Node:
                         self.extension.peer_changed(peer, True, "")
                 case detector.Down(peer, reason):
                     log.warning("peer is down", extra={"peer": peer, "cause": reason})
-                    if self.link.up:
+                    if self.link.up and self._is_active(peer):
                         self.chronicle.lost(now_ns, wall_ms, peer, reason)
                     self._peer_down(now_ns, wall_ms, peer)
                     self.notes.peer({"id": peer, "up": False, "at_ms": wall_ms, "cause": reason})
@@ -700,7 +701,6 @@ class Node:
 
     def adopt_roster(self, now_ns: int, wall_ms: int, signed: bytes) -> None:
         """Take a signed roster from wherever; it can only move up."""
-        before = self.roster.current
         try:
             result = self.roster.adopt(signed)
         except ProtocolViolation as violation:
@@ -712,10 +712,8 @@ class Node:
                     self.keystore.save_roster(signed)
                 except EdgeweaveError as error:
                     log.error("the roster could not be kept", extra={"cause": str(error)})
-                assert self.roster.current is not None
-                came, went = _changed(before, self.roster.current)
-                self.chronicle.membership(now_ns, wall_ms, self.roster.version, came, went)
                 self._roster_into_cores(now_ns, wall_ms)
+                assert self.roster.current is not None
                 log.info("roster adopted", extra={"version": self.roster.version})
                 if self.extension is not None:
                     self.extension.roster_changed(self.roster.current, signed)
@@ -731,6 +729,9 @@ class Node:
         roster = self.roster.current
         assert roster is not None
         ids = roster.active_ids
+        known, self._members_noted = self._members_noted, ids
+        if known is not None and known != ids:
+            self.chronicle.membership(now_ns, wall_ms, self.roster.version, ids - known, known - ids)
         self.neighbours.members(now_ns, ids)
         if self.link.up and self.node_id != GATEWAY:  # it may name another broker
             self.neighbours.announce_member(getattr(self.link, "address", None))
@@ -996,6 +997,7 @@ class Node:
                 log.error("bundle cannot be kept", extra={"cause": str(error)})
                 self._body_missed(now_ns, wall_ms, digest, error.cause)
                 return
+            self._code_noted(now_ns, wall_ms, digest)
         else:
             self.bodies.keep(body)
         self._put_all(self.outputs.body_came(digest, body))
@@ -1003,7 +1005,13 @@ class Node:
         self.prefetch.handle(now_ns, Came(digest))
         self._provided(now_ns, wall_ms, self.provision.fetched(digest))
 
+    def _code_noted(self, now_ns: int, wall_ms: int, digest: bytes, missed: str = "") -> None:
+        for name in self.catalogue.names():
+            if self.catalogue.current(name).digest == digest:
+                self.chronicle.code(now_ns, wall_ms, name, digest, missed)
+
     def _body_missed(self, now_ns: int, wall_ms: int, digest: bytes, reason: str) -> None:
+        self._code_noted(now_ns, wall_ms, digest, reason)
         self._provided(now_ns, wall_ms, self.provision.not_fetched(digest, reason))
         self.outputs.body_missed(digest)
         self.publisher.bundle_missed(now_ns, digest, reason)
@@ -1120,12 +1128,6 @@ class Node:
             "ledger": {"damaged": list(self.journal.damaged)},
             "stories": dict(self.stories + self.publisher.stories),
         }
-
-
-def _changed(before: Roster | None, after: Roster) -> tuple[list[str], list[str]]:
-    """Who became a member, and who is none any more."""
-    known = before.active_ids if before is not None else after.active_ids
-    return sorted(after.active_ids - known), sorted(known - after.active_ids)
 
 
 def _text_of(address: object) -> str:

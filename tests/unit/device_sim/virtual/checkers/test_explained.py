@@ -1,4 +1,4 @@
-"""Explained (P8): refusals, ends and attempts that were not plain lead to a cause, as far as the bounds go."""
+"""Explained (P8): refusals, ends and attempts that were not plain lead to a cause, as far as bounds go."""
 
 from __future__ import annotations
 
