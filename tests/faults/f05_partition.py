@@ -29,7 +29,7 @@ FAULT = Fault(
     bounds={"converge, s p99": 5.0},
 )
 KINDS = ("full", "out", "in", "flapping")
-CUT_S, BRIEF_S = 60.0, 6.0
+CUT_S, BRIEF_S = 60.0, 5.0
 TTL_S = 150.0
 STALL_S = 60.0
 EVERY_S = 1.0
@@ -57,7 +57,8 @@ class Cables(Network):
 async def run(context: Context) -> Outcome:
     rng = context.rng
     seconds = context.drawn["seconds"] = BRIEF_S if context.brief else CUT_S
-    hosts = [GATEWAY, *(f"n{number}" for number in range(1, NODES + 1))]
+    nodes = context.count if context.brief else NODES
+    hosts = [GATEWAY, *(f"n{number}" for number in range(1, nodes + 1))]
     if context.count == 1 or (not context.brief and rng.random() < GATEWAY_SHARE):
         hurt = {GATEWAY: rng.choice(KINDS)}
     else:
@@ -67,7 +68,7 @@ async def run(context: Context) -> Outcome:
     converged: list[float] = []
     stop = asyncio.Event()
     with Cables(hosts) as network:
-        async with Fleet(context, nodes=NODES, network=network, ttl_s=TTL_S) as fleet:
+        async with Fleet(context, nodes=nodes, network=network, ttl_s=TTL_S) as fleet:
             drivers = {name: fleet.driver(member) for name, member in fleet.members.items()}
             driving = [
                 asyncio.create_task(

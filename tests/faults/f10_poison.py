@@ -93,7 +93,8 @@ async def run(context: Context) -> Outcome:
     rng = context.rng
     kinds = [KINDS[at % len(KINDS)] for at in range(context.count)]
     with contextlib.ExitStack() as stack:
-        names = ["gateway", *(f"n{number}" for number in range(1, 5))]
+        nodes = 3 if context.brief else 4
+        names = ["gateway", *(f"n{number}" for number in range(1, nodes + 1))]
         groups = stack.enter_context(cgroups(names)) if _has_cgroups() else {}
         if not groups:
             context.say("  no pids cgroups here: fork bombs are left out")
@@ -101,7 +102,7 @@ async def run(context: Context) -> Outcome:
         rng.shuffle(kinds)
         stop = asyncio.Event()
         prefix = (lambda name: entering(groups[name])) if groups else None
-        async with Fleet(context, nodes=4, workers=2, source=POISON, prefix=prefix) as fleet:
+        async with Fleet(context, nodes=nodes, workers=2, source=POISON, prefix=prefix) as fleet:
             drivers = [fleet.driver(fleet.members[name]) for name in ("gateway", "n1", "n2")]
             poisoner = fleet.driver(fleet.members["n3"])
             every_s = EVERY_S * len(drivers)
