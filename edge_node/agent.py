@@ -27,6 +27,7 @@ from edge_node.store.archive import Archive
 from edge_node.store.documents import Documents
 from edge_node.store.experience import Experience
 from edge_node.store.notes import Notes
+from edge_node.store.wear import Wear
 from edge_node.tasks.journal import JournalPort
 from edge_node.transport.inbox import Inbox
 from edge_node.transport.link import Link
@@ -71,7 +72,7 @@ class Agent(Node):
             documents=self.notebook,
             ledger=journal,
             clock=clock,
-            results_kept_s=settings.tasks.results_kept_s,
+            kept=settings.tasks,
         )
         super().__init__(
             node_id=node_id,
@@ -105,6 +106,7 @@ class Agent(Node):
             on_renewed=lambda identity, signed: self.renewed(identity.keys, signed),
         )
         self.experience = Experience(home.estimates, self.desk.estimates)
+        self.wear = Wear(clock, lambda: getattr(journal, "log_bytes", 0))
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -210,4 +212,12 @@ class Agent(Node):
         return await told
 
     def status(self) -> dict[str, Any]:
-        return {**super().status(), "pid": os.getpid()}
+        return {**super().status(), "pid": os.getpid(), "store": self._store_status()}
+
+    def _store_status(self) -> dict[str, Any]:
+        """Whether accepts can be written, and what the disk has had to bear."""
+        cause = self.desk.read_only
+        return {
+            "mode": f"read-only: {cause}; free space and it goes on by itself" if cause else "writing",
+            **self.wear.figures(),
+        }

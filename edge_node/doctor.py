@@ -418,7 +418,7 @@ def ledger(home: Home) -> Finding:
     """The tasks on disk: SQLite's own check, beside the daemon or without it."""
     if not home.ledger.exists():
         return Finding("ledger", "ok", "none yet: no task was accepted here")
-    fix = f"`up` sets it aside and begins a new one; look at it with `sqlite3 {home.ledger} .recover`"
+    fix = "`up` sets it aside and saves what can be read; `store verify` names the gaps"
     try:
         with contextlib.closing(
             sqlite3.connect(f"file:{home.ledger}?mode=ro", uri=True, timeout=3)
@@ -516,7 +516,7 @@ def of_status(status: Mapping[str, Any], now_s: float) -> list[Finding]:
     findings += _stories(status.get("stories", {}))
     damaged = status.get("ledger", {}).get("damaged") or []
     if damaged:
-        fix = "what it held is lost here; look at what was set aside with `sqlite3 FILE .recover`"
+        fix = "`store verify` names what is lost here; remove what was set aside after a look"
         findings.append(Finding("ledger", "fail", f"{len(damaged)} damaged: {damaged[0]}", fix))
     if status.get("tasks", {}).get("store_full"):
         findings.append(

@@ -137,6 +137,24 @@ class TaskSettings(Section, frozen=True, kw_only=True):
             "costs disk: about 1 KB and the result, a task.",
         ),
     ] = 86400.0
+    results_kept_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10_000_000,
+            description="Settled tasks kept, whatever their age; the oldest go first. Raising it costs disk, "
+            "and a start about 1 s more for each 500 000 (every row is checked).",
+        ),
+    ] = 100_000
+    results_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**40,
+            description="Bytes of settled tasks' arguments and results kept, whatever their age; the oldest go "
+            "first and their space is given back to the disk.",
+        ),
+    ] = 256 * 1024 * 1024
 
     @property
     def ttl_ms(self) -> int:

@@ -28,7 +28,7 @@ from device_sim.virtual.world import SECOND, Entry, World
 from edge_node.discovery.neighbours import Neighbours
 from edge_node.functions.runtimes.runtime import OnDone, OnStarted
 from edge_node.node import Node
-from edge_node.store.notes import PRUNE_NS, SETTLED_BYTES_MAX, SETTLED_TASKS_MAX
+from edge_node.store.notes import PRUNE_NS
 from edge_node.store.retention import Retention
 from edge_node.transport.inbox import Inbox
 from edge_node.wire.topics import Presence, topic_for
@@ -307,8 +307,8 @@ class Process:
         if self.alive:
             self.world.after(PRUNE_NS, self._prune)
             self.journal.prune(
-                count_max=SETTLED_TASKS_MAX,
-                bytes_max=SETTLED_BYTES_MAX,
+                count_max=self.node.settings.tasks.results_kept_max,
+                bytes_max=self.node.settings.tasks.results_bytes_max,
                 before_ms=self.retention.before_ms(),
             )
 

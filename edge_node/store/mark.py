@@ -6,7 +6,7 @@ that was synced is noted here, by the log's salt and its number of frames, and w
 held against it. The note is not synced: after a kill it is there, after a power cut it may be older, and it
 is never ahead of what it vouches for.
 
-    4 "ewm1" · 4 frames · 8 salt · 8 newest row number (0: not known) · 4 CRC-32          one write of 28 bytes
+    4 "ewm1" · 4 frames · 8 salt · 8 newest row number (0: not known) · 4 CRC-32        one write of 28 bytes
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from typing import Any, Protocol
 
 from edge_node.clock import Clock
+from edge_node.settings import TaskSettings
 from edge_node.store.documents import Documents
 from edge_node.store.retention import Retention
 from security.errors import EdgeweaveError
@@ -25,9 +26,6 @@ NOTES_MAX = 100
 RESULTS_MAX = 1000
 """Results that wait to be noted, and rows kept of each table."""
 PRUNE_NS = 60 * SECOND
-SETTLED_TASKS_MAX = 100_000
-SETTLED_BYTES_MAX = 256 * 1024 * 1024
-"""Settled tasks kept for `result`, whatever their age: what a small board's card can spare."""
 
 
 class Ledger(Protocol):
@@ -37,11 +35,12 @@ class Ledger(Protocol):
 class Notes:
     """One member's notes."""
 
-    def __init__(self, *, documents: Documents, ledger: Ledger, clock: Clock, results_kept_s: float) -> None:
+    def __init__(self, *, documents: Documents, ledger: Ledger, clock: Clock, kept: TaskSettings) -> None:
         self._documents = documents
         self._ledger = ledger
         self._clock = clock
-        self._retention = Retention(clock, results_kept_s)
+        self._kept = kept
+        self._retention = Retention(clock, kept.results_kept_s)
         self._peers: dict[str, dict[str, Any]] = {}
         self._results: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
@@ -77,7 +76,9 @@ class Notes:
         before_ms = self._retention.before_ms()
         try:
             gone = self._ledger.prune(
-                count_max=SETTLED_TASKS_MAX, bytes_max=SETTLED_BYTES_MAX, before_ms=before_ms
+                count_max=self._kept.results_kept_max,
+                bytes_max=self._kept.results_bytes_max,
+                before_ms=before_ms,
             )
         except EdgeweaveError as error:
             log.error("the ledger could not be pruned", extra={"cause": str(error)})

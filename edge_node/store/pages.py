@@ -1,7 +1,7 @@
 """Pages: what is left of a SQLite file and its WAL, read without SQLite.
 
-SQLite gives up a whole tree for one page that it cannot follow; a ledger's rows bear checksums of their own, so
-every page can be looked at by itself and believed row by row.
+SQLite gives up a whole tree for one page that it cannot follow; a ledger's rows bear checksums of their own,
+so every page can be looked at by itself and believed row by row.
 
     file ─► page, the newest sound WAL frame of it first ─► free? overflow? ─► leaf ─► cells ─► records
 
@@ -145,7 +145,7 @@ class Pages:
         sizes = {1 << power for power in range(9, 17)}
         self.page_bytes = next((size for size in (told, wal.page_bytes) if size in sizes), PAGE_BYTES)
         self._newer, size, self.doubtful = wal.pages(self.page_bytes, frames_kept)
-        """`doubtful`: pages that something is wrong with; a row of theirs counts if all else speaks for it."""
+        """`doubtful`: pages with something wrong; a row of theirs counts if all else speaks for it."""
         if self.doubtful:
             self.gaps.append(f"{len(self.doubtful)} frames of the write-ahead log do not hold")
         self._usable = self.page_bytes

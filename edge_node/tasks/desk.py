@@ -405,6 +405,11 @@ class Desk:
     def open_tasks(self) -> int:
         return len(self._ledger.open)
 
+    @property
+    def read_only(self) -> str:
+        """Why nothing can be accepted durably. Empty: it can, as far as the last write tells."""
+        return self._ledger.unwritable or ("the disk is full" if self._ledger.full else "")
+
     def status(self, now_ns: int) -> dict[str, object]:
         """Counters and figures, for people."""
         return {
@@ -431,7 +436,7 @@ class Desk:
             "peers_in_reach": len(self._live),
             "probes": self._pool.looks,
             "draining": self._holder.draining,
-            "store_full": self._ledger.full,
+            "store_full": self.read_only != "",
         }
 
     # ── the door ──────────────────────────────────────────────────────────────────────────────────────

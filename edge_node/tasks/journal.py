@@ -65,6 +65,7 @@ class Journal(Reading):
     ) -> None:
         store = open_store(path, mesh_id, node_id)
         super().__init__(store)
+        self._store: SqliteLedger = store
         self.damaged += store.damaged
         self.losses: tuple[recovery.Losses, ...] = ()
         """What damage took, that peers may still give back."""
@@ -72,6 +73,11 @@ class Journal(Reading):
         self._queue: queue.SimpleQueue[tuple[int, tuple[Record, ...]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
+
+    @property
+    def log_bytes(self) -> int:
+        """Written to the write-ahead log since the start."""
+        return self._store.log_bytes
 
     def start(
         self,

@@ -104,6 +104,7 @@ class Ledger:
         self.open_bytes = 0
         self.full = False  # told so
         self.full_until_ns = 0  # seen by a write that failed; the door opens again to try
+        self.unwritable = ""  # why the last write failed; empty once one has succeeded
         self._serial = 0
         self._pending: dict[int, Entry] = {}
         self._recent: OrderedDict[str, str] = OrderedDict()  # id -> status
@@ -122,7 +123,7 @@ class Ledger:
             most_s = self._ttl_ms_max / 1e3
             return Refusal.TOO_LONG, f"a ttl of {task.ttl_ms / 1e3:g} s; at most {most_s:g} s are kept"
         if self.full or now_ns < self.full_until_ns:
-            return Refusal.STORE_FULL, "the disk under the journal is full; free some space"
+            return Refusal.STORE_FULL, self.unwritable or "the disk under the journal is full"
         if len(self.open) >= self._tasks_max:
             return Refusal.OUTBOX_FULL, f"{len(self.open)} tasks are open already; wait for some to end"
         if self.open_bytes + size > self._bytes_max:
@@ -220,6 +221,7 @@ class Ledger:
 
     def persisted(self, serial: int, out: list[Effect]) -> Entry | None:
         """An entry whose next attempt may now go out, or None."""
+        self.unwritable = ""
         entry = self._pending.pop(serial, None)
         if entry is None or entry.state is State.DROPPED:
             return None
@@ -240,6 +242,7 @@ class Ledger:
     def failed(self, serial: int, now_ns: int, reason: str, out: list[Effect]) -> Entry | None:
         """The entry that has to be dropped (its accept was lost) or placed (its fence was), or None."""
         self.full_until_ns = now_ns + REWRITE_NS
+        self.unwritable = reason or "the journal cannot be written"
         entry = self._pending.pop(serial, None)
         if entry is None or entry.state is State.DROPPED:
             return None

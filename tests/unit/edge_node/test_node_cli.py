@@ -36,13 +36,13 @@ def edge_node(capsys):
 
 
 def commands(app):
-    return {each.name: each for each in app.registered_commands}
+    return {each.name: each for each in [*app.registered_commands, *app.registered_groups]}
 
 
 def test_every_named_command_is_there():
     assert set(commands(cli.app)) == {
         "join", "leave", "renew", "status", "doctor", "up", "run", "submit", "result", "cancel", "functions",
-        "tasks", "why",
+        "tasks", "why", "store",
     }  # fmt: skip
 
 
