@@ -114,7 +114,7 @@ class Chronicle:
     def turned_away(self, now_ns: int, wall_ms: int, answer: Reply, task: Task | None) -> str:
         """A refusal at the door. Returns: the id that leads to it; of many alike, the newest noted."""
         reason = str(answer.reason)
-        if not self._turned.take(now_ns, wall_ms) and reason in self._door:
+        if reason in self._door and not self._turned.take(now_ns, wall_ms):  # reasons are a closed set
             return self._door[reason]
         cause = self._door[reason] = self._new("r")
         details: Details = {"reason": reason, "detail": answer.detail, "task": answer.task_id}

@@ -88,7 +88,9 @@ def test_a_refusal_at_the_door_names_an_id_that_can_be_asked_about(bed):
     (cause,) = re.findall(r"\(why: edge-gateway why (r-\w+)\)", line)
 
     told = bed.cli(gateway, "why", cause).text
-    assert re.search(r"gateway did not accept task \w+ \(toys\.add\): no such node: pi-9 is not a member", told)
+    assert re.search(
+        r"gateway did not accept task \w+ \(toys\.add\): no such node: pi-9 is not a member", told
+    )
 
 
 def test_what_nobody_knows_is_one_line_with_what_comes_near(bed):

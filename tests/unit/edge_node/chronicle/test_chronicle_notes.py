@@ -1,0 +1,170 @@
+"""The chronicle: what is noted under which cause, and that no flood takes more than its share."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_node.chronicle.chronicle import DOOR, HELD_EACH, OURS, Chronicle
+from edge_node.chronicle.entry import Subject, What
+from edge_node.tasks.events import Explain, Reply
+from edge_node.wire.ids import is_task_id, task_id
+from edge_node.wire.messages import STORY_DETAILS_MAX
+
+SECOND = 1_000_000_000
+WALL = 1_760_000_000_000
+
+
+@pytest.fixture
+def chronicle():
+    made = Chronicle("pi-1", b"8 bytes!")
+    yield made
+    made.check()
+
+
+def lapse(number, place="pi-2"):
+    return Explain(f"t{number}", What.LAPSED, place, 1, {"reason": "lease lapsed"})
+
+
+def kinds(entries):
+    return [entry.what for entry in entries]
+
+
+def test_what_happens_to_a_task_is_noted_under_the_tasks_own_id(chronicle):
+    chronicle.explained(0, WALL, lapse(1))
+
+    (entry,) = chronicle.take()
+    assert (entry.subject, entry.id, entry.cause) == (Subject.TASK, "t1", "t1")
+    assert (entry.node, entry.place, entry.attempt, entry.at_ms) == ("pi-1", "pi-2", 1, WALL)
+    assert not chronicle.fresh
+
+
+def test_a_lapse_at_a_lost_node_follows_from_the_loss(chronicle):
+    chronicle.lost(0, WALL, "pi-2", "silent")
+    chronicle.explained(0, WALL + 5, lapse(1))
+    chronicle.back(SECOND, WALL + 1000, "pi-2")
+    chronicle.explained(SECOND, WALL + 2000, lapse(2))
+
+    lost, lapsed, back, later = chronicle.take()
+    assert lost.cause == lapsed.cause == back.cause and lost.cause.startswith("n-")
+    assert later.cause == "t2", "it is there again"
+    assert back.details == {"away_ms": 1000}
+
+
+def test_a_restart_takes_what_its_holder_had_until_the_desk_knows(chronicle):
+    chronicle.restarted(0, WALL, "pi-2")
+    chronicle.explained(0, WALL, lapse(1))
+    chronicle.there("pi-2")
+    chronicle.explained(0, WALL, lapse(2))
+
+    restarted, lapsed, later = chronicle.take()
+    assert lapsed.cause == restarted.cause != later.cause
+
+
+def test_who_comes_up_for_the_first_time_is_no_news(chronicle):
+    chronicle.back(0, WALL, "pi-2")
+
+    assert not chronicle.fresh
+
+
+def test_a_broken_link_is_one_story_from_its_end_to_its_return(chronicle):
+    chronicle.link_down(0, WALL, "reset")
+    chronicle.link_up(SECOND, WALL + 1000, "10.0.0.1:8883")
+    chronicle.link_down(2 * SECOND, WALL + 2000, "reset")
+
+    first, again, second = chronicle.take()
+    assert first.cause == again.cause != second.cause
+
+
+def test_no_two_stories_of_a_life_or_of_two_lives_bear_one_id():
+    one, other = Chronicle("pi-1", b"one life"), Chronicle("pi-1", b"another.")
+    for life in (one, other):
+        for number in range(100):
+            life.lost(number * SECOND, WALL, f"pi-{number}", "silent")
+
+    causes = [entry.cause for life in (one, other) for entry in life.take()]
+    assert len(set(causes)) == len(causes) == 200
+    assert not any(map(is_task_id, causes))
+
+
+def refusal(number, reason="queue full"):
+    return Reply(number, False, reason, task_id(WALL, number.to_bytes(8, "big")), "because")
+
+
+def test_a_refusal_leads_to_its_entry(chronicle):
+    cause = chronicle.turned_away(0, WALL, refusal(1), None)
+
+    (entry,) = chronicle.take()
+    assert (entry.subject, entry.id, entry.cause) == (Subject.REFUSAL, cause, cause)
+    assert entry.details["reason"] == "queue full" and is_task_id(entry.details["task"])
+
+
+def test_a_flood_of_refusals_shares_an_id_and_is_counted(chronicle):
+    causes = [chronicle.turned_away(0, WALL, refusal(n), None) for n in range(10_000)]
+    noted = chronicle.take()
+
+    assert len(noted) == 1 + DOOR.burst and set(causes) == {entry.cause for entry in noted}
+    assert causes[-1] == causes[DOOR.burst], "an id that leads somewhere"
+
+    chronicle.turned_away(60 * SECOND, WALL + 60_000, refusal(1), None)
+    left_out, entry = chronicle.take()
+    assert kinds([left_out, entry]) == [What.LEFT_OUT, What.TURNED_AWAY]
+    assert left_out.details == {
+        "kind": "refusals at this door", "count": 9_999 - DOOR.burst, "since_ms": WALL,
+    }  # fmt: skip
+
+
+def test_a_refusal_of_another_kind_is_noted_within_a_flood(chronicle):
+    for number in range(10_000):
+        chronicle.turned_away(0, WALL, refusal(number), None)
+    chronicle.take()
+
+    other = chronicle.turned_away(0, WALL, refusal(1, "labels do not match"), None)
+
+    assert other in {entry.cause for entry in chronicle.take()}
+
+
+def test_a_peer_that_floods_us_hides_itself_and_nobody_else(chronicle):
+    for number in range(10_000):
+        chronicle.explained(0, WALL, Explain(f"t{number}", What.REFUSED, "pi-bad", 1))
+    noted = len(chronicle.take())
+    chronicle.explained(0, WALL, Explain("t", What.TOOK, "pi-good", 1))
+    chronicle.explained(0, WALL, lapse(1))
+
+    assert noted == HELD_EACH.burst
+    assert [(e.what, e.place) for e in chronicle.take() if e.what != What.LEFT_OUT] == [
+        (What.TOOK, "pi-good"),
+        (What.LAPSED, "pi-2"),
+    ]
+
+
+def test_a_burst_of_lapses_is_noted_and_a_storm_is_bounded(chronicle):
+    for number in range(5_000):
+        chronicle.explained(0, WALL, lapse(number))
+
+    assert len(chronicle.take()) == OURS.burst
+
+
+def test_a_turn_notes_no_more_than_is_taken_away(chronicle):
+    for seconds in range(400):
+        for number in range(100):
+            chronicle.explained(seconds * SECOND, WALL, lapse(number))
+
+    chronicle.check()
+
+
+def test_details_are_small_and_on_one_line(chronicle):
+    details = {"empty": ""} | {f"field {n}": n for n in range(50)}
+    chronicle.explained(0, WALL, Explain("t", What.LAPSED, "pi-2", 1, {"reason": "a\nb " * 2000, **details}))
+
+    (entry,) = chronicle.take()
+    assert len(entry.details) == STORY_DETAILS_MAX
+    assert "\n" not in entry.details["reason"] and len(entry.details["reason"]) <= 1024
+
+
+def test_a_roster_tells_who_came_and_who_went(chronicle):
+    chronicle.membership(0, WALL, 7, {"pi-3"}, {"pi-2"})
+    chronicle.explained(0, WALL, lapse(1))
+
+    came, went, lapsed = chronicle.take()
+    assert [(e.what, e.id) for e in (came, went)] == [(What.ENROLLED, "pi-3"), (What.SHUT_OUT, "pi-2")]
+    assert lapsed.cause == went.cause, "its lease ended by that"
