@@ -352,8 +352,12 @@ def main(words: Sequence[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     book = Book(out / "rounds.jsonl")
     if options.list:
+        seconds = 0.0
         for leg in legs:
-            print(plan_of(leg, book, options.share))
+            line, more = plan_of(leg, book, options.share)
+            seconds += more
+            print(line)
+        print(f"altogether about {seconds / 60:.0f} min")
         return 0
     campaign = options.seed if options.seed is not None else book.campaign
     if campaign is None:
@@ -402,13 +406,16 @@ def tell(told: Round, out: Path) -> None:
         say(f"  kept: {out / 'scratch'}; again: {again(told, out)}")
 
 
-def plan_of(leg: Leg, book: Book, share: float) -> str:
-    rounds = -(-asked(leg, share) // leg.fault.a_round)
+def plan_of(leg: Leg, book: Book, share: float) -> tuple[str, float]:
+    """(a line, seconds that what is left takes)."""
+    done = book.done(leg)
+    rounds = -(-max(0, asked(leg, share) - done) // leg.fault.a_round)
     seconds = book.round_s(leg)
-    return (
-        f"{leg.name}: {asked(leg, share)} {leg.fault.unit}, {book.done(leg)} done; {rounds} rounds of "
-        f"{leg.fault.a_round}, about {seconds:.0f} s each: {rounds * seconds / 60:.0f} min"
+    line = (
+        f"{leg.name}: {asked(leg, share)} {leg.fault.unit}, {done} done; {rounds} rounds of "
+        f"{leg.fault.a_round} to go, about {seconds:.0f} s each: {rounds * seconds / 60:.0f} min"
     )
+    return line, rounds * seconds
 
 
 def say(line: str) -> None:

@@ -22,14 +22,14 @@ from tests.faults.fleet import GATEWAY, Fleet, Member, Run, signal_to
 
 FAULT = Fault(
     number=1,
-    name="kill_holder",
+    name="kill-holder",
     title="kill -9 of worker or node mid-task",
     brokers=BOTH,
     full=200,
     small=3,
     unit="kills",
     round_max=20,
-    round_s=75,
+    round_s=50,
     bounds={"re-dispatch beyond lease, s p99": 2.0},
 )
 TASKS_A_KILL = 10

@@ -19,7 +19,7 @@ from tests.faults.fleet import GATEWAY, Driver, Fleet
 
 FAULT = Fault(
     number=2,
-    name="kill_gateway",
+    name="kill-gateway",
     title="kill -9 of the gateway around every log point",
     brokers=BOTH,
     full=100,

@@ -16,14 +16,14 @@ from tests.faults.fleet import GATEWAY, Driver, Fleet, signal_to
 
 FAULT = Fault(
     number=3,
-    name="kill_broker",
+    name="kill-broker",
     title="kill -9 of the broker, its database kept and wiped",
     brokers=BOTH,
     full=50,
     small=2,
     unit="kills",
     round_max=10,
-    round_s=75,
+    round_s=35,
     bounds={"resume, s p99": 10.0},
 )
 STALL_S = 60.0

@@ -15,7 +15,7 @@ from tests.faults.fleet import GATEWAY, Fleet
 
 FAULT = Fault(
     number=5,
-    name="ip_loss",
+    name="ip-loss",
     title="IP loss up to 5 %, 60 s",
     brokers=BOTH,
     full=5,

@@ -25,7 +25,7 @@ FAULT = Fault(
     small=2,
     unit="cuts",
     round_max=3,
-    round_s=95,
+    round_s=80,
     bounds={"converge, s p99": 5.0},
 )
 KINDS = ("full", "out", "in", "flapping")

@@ -31,7 +31,7 @@ FAULT = Fault(
     small=5,
     unit="poison tasks",
     round_max=25,
-    round_s=75,
+    round_s=55,
     bounds={"others' p99 against alone p99": 2.0},
 )
 KINDS = ("segfault", "memory", "loop", "bomb", "output")

@@ -20,14 +20,14 @@ from tests.faults.fleet import Fleet, Member, resources, stopped
 
 FAULT = Fault(
     number=11,
-    name="slow_consumer",
+    name="slow-consumer",
     title="slow consumer 10 s, SIGSTOP 60 s",
     brokers=BOTH,
     full=10,
     small=2,
     unit="pauses",
     round_max=2,
-    round_s=110,
+    round_s=80,
     bounds={"grown MiB daemon": 64.0, "grown MiB broker": 64.0},
 )
 LARGE_BYTES, LARGE_TASKS, ASKED_TIMES = 1_000_000, 24, 10
