@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help setup demo mesh-hosts test campaign faults swarm mutants lint types contracts check bench clean
+.PHONY: help setup demo mesh-hosts test faults swarm mutants lint types contracts check bench clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -23,9 +23,6 @@ mesh-hosts: setup ## several hosts on this machine (root): real mDNS, partitions
 
 test: setup      ## the whole test suite; as root it installs missing system packages
 	@exec bash tests/run.sh $(ARGS)
-
-campaign: setup  ## faults at full size: hostile broker, replays, floods, kills (~20 min)
-	@exec bash tests/campaign.sh $(ARGS)
 
 faults: setup    ## faults on real processes, round after round (hours; goes on where it was): ARGS="--minutes 40"
 	@exec $(BIN)/python -m tests.faults.campaign $(ARGS)

@@ -241,6 +241,8 @@ def read_certificate(der: bytes) -> x509.Certificate:
         raise ProtocolViolation("not a certificate") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ProtocolViolation("certificate holds no P-256 key")
+    if not der.endswith(b"\0" + certificate.signature):  # a bit string may leave bits unused: not ours
+        raise ProtocolViolation("certificate's signature is no whole number of bytes")
     return certificate
 
 

@@ -13,7 +13,7 @@ import functools
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,10 @@ FAULT = Fault(
 NAMES = ["gateway", "pi-1", "pi-2"]
 
 
-def conditions(rng: random.Random) -> dict[str, list[Rule]]:
+CONDITIONS = ("lost 1 %", "lost 10 %", "lost 30 %", "doubled 10 %", "delayed 2 s", "reordered 64")
+
+
+def rules_of(condition: str, rng: random.Random) -> list[Rule]:
     return {
         "lost 1 %": [drop(rng, 0.01)],
         "lost 10 %": [drop(rng, 0.10)],
@@ -53,7 +56,7 @@ def conditions(rng: random.Random) -> dict[str, list[Rule]]:
         "doubled 10 %": [duplicate(rng, 0.10)],
         "delayed 2 s": [delay(rng, 1.0, 2.0)],
         "reordered 64": [Reorder(rng, 64)],
-    }
+    }[condition]
 
 
 class BrokeredMesh(HostileMesh):
@@ -123,15 +126,17 @@ class BrokeredMesh(HostileMesh):
         return frames
 
 
-async def parcels(scratch: Path, seed: int, count: int, *, broker: str) -> Figures:
-    """A sixth of the tasks under each condition; all come back right, and nobody believes a parcel twice."""
+async def parcels(
+    scratch: Path, seed: int, count: int, *, broker: str, under: Sequence[str] = CONDITIONS
+) -> Figures:
+    """As many tasks under each condition; all come back right, and nobody believes a parcel twice."""
     rng = random.Random(seed)
     told: Figures = {}
-    each = max(1, count // 6)
+    each = max(1, count // len(under))
     async with BrokeredMesh(scratch, NAMES, broker=broker) as mesh:
         await mesh.deploy()
-        for what, rules in conditions(rng).items():
-            mesh.rules = rules
+        for what in under:
+            mesh.rules = rules_of(what, rng)
             mesh.sends.clear()
             begun = time.monotonic()
             file = await mesh.stamps(each, at=["pi-1", "pi-2"], in_flight=50)
@@ -139,7 +144,7 @@ async def parcels(scratch: Path, seed: int, count: int, *, broker: str) -> Figur
             assert set(lines(file)) == set(range(each)), what
             told[f"sends a message, {what}"] = round(mesh.sends.total() / len(mesh.sends), 3)
             told[f"seconds, {what}"] = round(time.monotonic() - begun, 1)
-        return told | mesh.promises_kept(6 * each)
+        return told | mesh.promises_kept(len(under) * each)
 
 
 async def run(context: Context) -> Outcome:

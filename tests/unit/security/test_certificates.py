@@ -240,6 +240,17 @@ def test_a_malleated_certificate_keeps_its_identity(mesh, keys):
     assert verified(mesh, twin) == verified(mesh, leaf)
 
 
+def test_a_signature_that_leaves_bits_unused_is_refused(mesh, keys):
+    """A bit string may say so where its last bit is zero: the same signature in other bytes."""
+    leaf = next(leaf for _ in range(200) if not (leaf := leaf_of(mesh, keys)).signature[-1] & 1)
+    der = bytearray(leaf.public_bytes(Encoding.DER))
+    der[-len(leaf.signature) - 1] = 1
+    assert x509.load_der_x509_certificate(bytes(der)).signature == leaf.signature
+
+    with pytest.raises(ProtocolViolation, match="no whole number of bytes"):
+        read_certificate(bytes(der))
+
+
 def test_a_csr_gives_its_key_and_nothing_else(mesh, keys):
     csr = build_csr(keys.signing, "someone-else")
 
