@@ -14,7 +14,7 @@ import msgspec
 
 from device_sim.virtual.evidence import Chronicled
 from edge_node.chronicle.entry import Entry, Subject
-from edge_node.chronicle.testimony import Books, Testimony, testify
+from edge_node.chronicle.testimony import Books, Testimony, witnessed
 
 ENTRIES_MAX: Final = 400
 """A machine: about 400 bytes each, and a world may have a thousand of them."""
@@ -53,7 +53,7 @@ class MachineArchive:
 
     def find(self, asked: str, found: Callable[[Testimony], None]) -> None:
         assert self._books is not None, "its daemon runs"
-        found(testify(self._me, asked, self, self._books, self._wall_ms()))
+        found(witnessed(self._me, asked, self, self._books, self._wall_ms()))
 
     # ── as `testimony.Kept` ───────────────────────────────────────────────────────────────────────────
     def about(self, name: str, limit: int) -> list[Entry]:

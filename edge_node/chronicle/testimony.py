@@ -75,7 +75,7 @@ class Testimony(msgspec.Struct, frozen=True):
     near: tuple[str, ...] = ()
 
 
-def testify(me: str, asked: str, kept: Kept, books: Books, now_ms: int) -> Testimony:
+def witnessed(me: str, asked: str, kept: Kept, books: Books, now_ms: int) -> Testimony:
     """Args: asked: an id, or the beginning of one that no other shares."""
     name, near = _resolved(asked, kept, books)
     if not name:
@@ -99,7 +99,7 @@ def _resolved(asked: str, kept: Kept, books: Books) -> tuple[str, tuple[str, ...
     if books.get(asked) is not None or kept.about(asked, 1) or kept.caused_by(asked, 1):
         return asked, ()
     prefix = asked
-    while prefix:
+    while prefix and len(prefix) * 2 >= len(asked):
         found = sorted({*books.ids(prefix, NEAR_MAX + 1), *kept.names(prefix, NEAR_MAX + 1)})
         if found:
             if prefix == asked and len(found) == 1:

@@ -28,7 +28,7 @@ import msgspec
 
 from edge_node.chronicle.entry import Details, Entry, Subject, What, bounded, decoded, encoded
 from edge_node.chronicle.keeping import BLOCK, Keeping
-from edge_node.chronicle.testimony import Books, Testimony, testify
+from edge_node.chronicle.testimony import Books, Testimony, witnessed
 from security.errors import EdgeweaveError
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class Archive:
         if self._connection is not None:
             try:
                 shelf = Shelf(self._connection)
-                testimony = testify(self._me, question.asked, shelf, self._books, self._wall_ms())
+                testimony = witnessed(self._me, question.asked, shelf, self._books, self._wall_ms())
             except (sqlite3.Error, EdgeweaveError) as error:
                 log.error("the chronicle could not be read", extra={"cause": str(error)})
                 testimony = Testimony(complete=False)

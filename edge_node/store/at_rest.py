@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_node.chronicle.testimony import testify
+from edge_node.chronicle.testimony import witnessed
 from edge_node.store.archive import Shelf
 from edge_node.tasks.rows import Reading, Stored
 from security.errors import BadInput, Unavailable
@@ -67,7 +67,7 @@ def why(home: Home, asked: str) -> dict[str, Any]:
             shelf = Shelf(chronicle)
             me = shelf.meta("node") or _owner(ledger)
             now_ms = time.time_ns() // 1_000_000
-            found = testify(me, asked, shelf, books, now_ms)
+            found = witnessed(me, asked, shelf, books, now_ms)
     except sqlite3.Error as error:
         raise Unavailable(
             f"the files in {home.path} cannot be read: {error}", fix="start the daemon"

@@ -1,4 +1,4 @@
-"""`why` between real daemons: a holder is killed, the story is asked for elsewhere, then its owner is away."""
+"""`why` between real daemons: a holder is killed, a third node tells of it, then the owner is away."""
 
 from __future__ import annotations
 
@@ -51,7 +51,6 @@ def test_a_third_node_tells_what_happened_and_says_when_the_owner_is_missing(bed
     assert owner.ask(lambda mesh: mesh.result(task, wait_s=120)) == 1
 
     told = bed.cli(gateway, "why", task[:14]).text
-    print(told)
     assert in_order(
         told,
         rf"task {task} \(toys\.until\), owner pi-1",
@@ -71,7 +70,6 @@ def test_a_third_node_tells_what_happened_and_says_when_the_owner_is_missing(bed
     owner.kill()
     gateway.until("pi-1 is away", lambda s: "pi-1" not in s["peers_up"])
     told = bed.cli(gateway, "why", task).text
-    print(told)
     assert "pi-2 took attempt 1 from pi-1" in told
     assert re.search(r"missing: pi-1 could not be asked: it is away since \S+; its side is missing", told)
 

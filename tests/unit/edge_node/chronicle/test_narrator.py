@@ -59,8 +59,8 @@ SENTENCES = [
         "pi-1 chose itself for attempt 1 as nothing waits here (x)",
     ),
     (
-        entry(What.TURNED_DOWN, reason="over deadline", wait_ms=2100, left_ms=400, **{"as": "refused: over deadline"}),
-        "pi-1: attempt 1 at pi-2 refused: over deadline (its wait is reckoned at 2.1 s; 400 ms left of the deadline)",
+        entry(What.TURNED_DOWN, reason="late", wait_ms=2100, left_ms=400, **{"as": "refused: late"}),
+        "pi-1: attempt 1 at pi-2 refused: late (its wait is reckoned at 2.1 s; 400 ms left of the deadline)",
     ),
     (
         entry(What.LAPSED, reason="lease lapsed", silent_ms=4200),
@@ -88,10 +88,10 @@ SENTENCES = [
     ),
     (
         entry(
-            What.REFUSED, node="pi-2", place="pi-1", reason="over deadline", wait_ms=2100, run_ms=300, left_ms=300
+            What.REFUSED, node="pi-2", place="pi-1", reason="late", wait_ms=2100, run_ms=300, left_ms=300
         ),
-        "pi-2 refused attempt 1 of pi-1: over deadline (a new task waits 2.1 s, and runs 300 ms, "
-        "with 300 ms left of its deadline)",
+        ("pi-2 refused attempt 1 of pi-1: late (a new task waits 2.1 s, and runs 300 ms, "
+        "with 300 ms left of its deadline)"),
     ),
     (
         entry(What.RAN, node="pi-2", place="pi-1", status="done", run_ms=1500, pid=9, started_at_ms=WALL),
@@ -125,13 +125,13 @@ SENTENCES = [
     (entry(What.ENDED, **NODE), "pi-1 shut down in order"),
     (
         entry(What.KILLED, **NODE, missing_s=1.0, machine="on", after_ms=WALL + 3),
-        "pi-1 found that its life before had not ended in order (it was killed) after +3: "
-        "up to 1 s of it may be missing",
+        ("pi-1 found that its life before had not ended in order (it was killed) after +3: "
+        "up to 1 s of it may be missing"),
     ),
     (
         entry(What.KILLED, **NODE, missing_s=60.0, machine="off"),
-        "pi-1 found that its life before had not ended in order (the machine had gone down): "
-        "up to 60 s of it may be missing",
+        ("pi-1 found that its life before had not ended in order (the machine had gone down): "
+        "up to 60 s of it may be missing"),
     ),
     (entry(What.LINK_UP, **NODE, broker="10.0.0.1:8883"), "pi-1 was connected to the broker 10.0.0.1:8883"),
     (
@@ -156,8 +156,8 @@ SENTENCES = [
         "pi-1 fetched the code ab12 of toys.nap",
     ),
     (
-        entry(What.CODE_MISSED, **NODE | {"subject": "function", "name": "toys.nap"}, digest="ab12", reason="gone"),
-        "pi-1 could not fetch the code ab12 of toys.nap: gone (cause n-1)",
+        entry(What.CODE_MISSED, **NODE | {"subject": "function", "name": "a.b"}, digest="ab", reason="gone"),
+        "pi-1 could not fetch the code ab of a.b: gone (cause n-1)",
     ),
     (
         entry(What.LEFT_OUT, **NODE, count=7, kind="work of others", since_ms=WALL),
