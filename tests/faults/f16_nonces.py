@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import multiprocessing
 import os
 import random
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import cbor2
 
+from edge_node.wire import messages
 from security.envelope import is_parcel
 from security.errors import Unavailable
 from tests.faults.fault import Context, Fault, Outcome
@@ -35,12 +37,14 @@ FAULT = Fault(
     full=1_000,
     small=50,
     unit="restarts",
-    round_max=100,
+    round_max=50,
     round_s=60,
 )
 NODES = [f"pi-{n}" for n in range(1, 6)]
 FRAMES_A_LIFE = 12
 """Sealed frames after which a life may end: the handshake's proof, beats, acknowledgements, results."""
+FRAMES_A_LIFE_MANY = 250
+"""In a campaign; and as many of its peer, so that a thousand restarts make half a million seals."""
 
 
 def daemon(home: str) -> None:
@@ -109,12 +113,27 @@ async def killed_and_sealing_on(
                             await client.submit("plant.stamp", str(scratch / "ran"), 1, where=name)
                     await asyncio.sleep(0.1)
 
-            working = asyncio.create_task(work())
+            async def ping() -> None:
+                """Probes as fast as they are answered: each way a parcel of its own."""
+                gateway, number = mesh.agents["gateway"], 0
+
+                def probe(now_ns: int, wall_ms: int) -> None:
+                    for name in NODES:
+                        if gateway.channels.has(name):
+                            gateway.channels.send_loose(name, messages.Ping(number))
+
+                while frames_a_life > FRAMES_A_LIFE:
+                    number += 1
+                    gateway.soon(probe)
+                    await asyncio.sleep(0.002)
+
+            others = [asyncio.create_task(work()), asyncio.create_task(ping())]
             try:
                 restarts = sum(await asyncio.gather(*map(live_and_die, NODES)))
             finally:
-                working.cancel()
-                await asyncio.wait([working])
+                for task in others:
+                    task.cancel()
+                await asyncio.wait(others)
         seals, keys = noted(mesh.hostile.taken)
 
     assert all(keys[name] >= lives for name in NODES), "every life had keys of its own"
@@ -136,4 +155,5 @@ def noted(taken: list[Frame]) -> tuple[Counter[tuple[str, bytes, bytes]], Counte
 
 
 async def run(context: Context) -> Outcome:
-    return await tried(context, {killed_and_sealing_on: 1})
+    many = functools.partial(killed_and_sealing_on, frames_a_life=FRAMES_A_LIFE_MANY)
+    return await tried(context, {many: 1})
