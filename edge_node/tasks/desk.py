@@ -19,7 +19,7 @@ Not here: fetching of large inputs and outputs (the shell hands in whole ones), 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,7 @@ from edge_node.tasks.events import (
 from edge_node.tasks.holder import Holder
 from edge_node.tasks.leases import Leases, lease_ns
 from edge_node.tasks.ledger import Entry, Ledger
+from edge_node.tasks.outbox import Outbox
 from edge_node.tasks.states import FULL, NEVER_HERE, PERHAPS_SOON, Refusal, State, Status, refusal
 from edge_node.tasks.task import (
     ANY,
@@ -230,7 +231,7 @@ class Desk:
         self._members: dict[str, MemberInfo] | None = None  # None: no roster has been seen yet
         self._lacking: dict[str, frozenset[str]] = {}  # modules that members said they do not have
         self._retry = Agenda()
-        self._opens = Agenda()  # peers, when those who are parked before them may be let through
+        self._opens = Agenda()  # peers, when something of their outbox may be let through
         self._stranded: dict[str, None] = {}
         self._rebalance_ns = 0
         self._drained = False
@@ -296,9 +297,9 @@ class Desk:
         for task in self._leases.lapsed(now_ns):
             self._lapse(now_ns, task, "lease lapsed", out)
         for name in self._opens.due(now_ns):
-            parked_at = self._views.get(name)
-            if parked_at is not None:
-                self._unpark(now_ns, parked_at, out)
+            opened = self._views.get(name)
+            if opened is not None:
+                self._drain_outbox(now_ns, opened, out)
         for task in self._retry.due(now_ns):
             due = self._ledger.open.get(task)
             if due is not None and due.state is State.WAITING:
@@ -347,13 +348,13 @@ class Desk:
             assert entry.granted <= entry.attempt
             if entry.state is State.WAITING and not self._holder.draining:
                 forced = self._views.get(GATEWAY if entry.task.where == GATEWAY else entry.task.where)
-                parked = forced is not None and entry in (forced.parked or ())
-                assert parked or task in self._retry, f"{task} waits for nothing"
+                sent_later = forced is not None and entry in (forced.outbox or ())
+                assert sent_later or task in self._retry, f"{task} waits for nothing"
         for task in self._leases._held:
             assert task in self._ledger.open
         for view in self._views.values():
             view.check()
-            if view.up and any(entry.state is State.WAITING for entry in view.parked or ()):
+            if view.up and view.outbox and view.outbox.waiting:
                 somewhen = view.name in self._opens or self._leases.count(view.name)
                 assert somewhen, f"nobody lets through who waits for {view.name}"
 
@@ -430,6 +431,11 @@ class Desk:
             "refused_by_peers": dict(self.refused_by_peers),
             "refused_peers": dict(self._holder.refused),
             "leases": len(self._leases),
+            "outbox": {
+                view.name: {"tasks": len(waiting), "bytes": sum(len(entry.task.input) for entry in waiting)}
+                for view in self._views.values()
+                if view.outbox and (waiting := view.outbox.waiting)
+            },
             "queued_here": self._holder.queued,
             "running_here": self._holder.running,
             "backlog_s": self._holder.backlog_s(now_ns),
@@ -584,12 +590,9 @@ class Desk:
             if self._lets(now_ns, view):
                 self._offer(now_ns, entry, view, self._candidate(now_ns, entry.task, view), out)
             else:
-                parked = view.parked
-                if parked is None:
-                    parked = view.parked = deque()
-                elif len(parked) > 64 + 2 * len(self._ledger.open):  # those that ended while waiting
-                    parked = view.parked = deque(e for e in parked if e.state is State.WAITING)
-                parked.append(entry)
+                if view.outbox is None:
+                    view.outbox = Outbox()
+                view.outbox.put(entry, away=not view.up, open_tasks=len(self._ledger.open))
                 self._wait_before(now_ns, view)
 
     def _lets(self, now_ns: int, view: View) -> bool:
@@ -597,7 +600,7 @@ class Desk:
         return view.lets(now_ns, self._leases.count(view.name), self._settings.offers_max)
 
     def _wait_before(self, now_ns: int, view: View) -> None:
-        """Somebody is parked there: come back when the turnstile opens, if nothing else will make us."""
+        """Somebody waits for it: come back when the turnstile opens, if nothing else will make us."""
         opens_ns = view.opens_ns(now_ns)
         if opens_ns is not None:
             self._opens.set(view.name, opens_ns)
@@ -801,14 +804,14 @@ class Desk:
             return candidates
         return [each for each in candidates if each.place not in died_on] or candidates
 
-    def _unpark(self, now_ns: int, view: View, out: list[Effect]) -> None:
+    def _drain_outbox(self, now_ns: int, view: View, out: list[Effect]) -> None:
         self._opens.drop(view.name)
-        parked = view.parked
-        while parked and self._lets(now_ns, view):
-            entry = parked.popleft()
-            if entry.state is State.WAITING and entry.task.id not in self._retry:
+        outbox = view.outbox
+        while outbox and self._lets(now_ns, view):
+            entry = outbox.take()
+            if entry is not None and entry.task.id not in self._retry:
                 self._offer(now_ns, entry, view, self._candidate(now_ns, entry.task, view), out)
-        if parked:
+        if outbox:
             self._wait_before(now_ns, view)
 
     def _unstrand(self, now_ns: int, view: View, out: list[Effect]) -> None:
@@ -945,7 +948,7 @@ class Desk:
     def _room_at(self, holder: str) -> None:
         """A lease ended outside the holder's own event: let the next tick use the room."""
         view = self._views.get(holder)
-        if view is not None and view.parked:
+        if view is not None and view.outbox:
             self._opens.set(holder, 0)
 
     def _forget_waiting(self, entry: Entry) -> None:
@@ -1303,8 +1306,8 @@ class Desk:
         if reason is Refusal.DRAINING:
             view.wait.draining = True
         self._turned_down(now_ns, entry, peer, reason, f"refused: {reason}", out)
-        if view.parked:
-            self._unpark(now_ns, view, out)
+        if view.outbox:
+            self._drain_outbox(now_ns, view, out)
 
     def _result(self, now_ns: int, peer: str, message: Result, out: list[Effect]) -> None:
         load = message.load
@@ -1343,8 +1346,8 @@ class Desk:
             now_ns, entry, peer, message.status, message.output, message.error, message.log, message.pid,
             message.started_at_ms, message.ended_at_ms, message.cpu_us, message.run_us, out,
         )  # fmt: skip
-        if view.parked:
-            self._unpark(now_ns, view, out)
+        if view.outbox:
+            self._drain_outbox(now_ns, view, out)
         if self._holder.queued:
             self._feed(now_ns, view, out)
         if self._stranded:
@@ -1445,7 +1448,7 @@ class Desk:
         away[view.name] = None
         if len(away) > VIEWS_SPARE:
             for name in away:
-                if name != view.name and not self._views[name].parked and not self._leases.count(name):
+                if name != view.name and not self._views[name].outbox and not self._leases.count(name):
                     del away[name], self._views[name]
                     break
 
@@ -1481,7 +1484,7 @@ class Desk:
             view.restarted()
         elif not was_up:
             self._leases.holder_up(now_ns, event.peer)
-        self._unpark(now_ns, view, out)
+        self._drain_outbox(now_ns, view, out)
         if not was_up and self._holder.queued and view.wait.fresh(now_ns):
             self._feed(now_ns, view, out)
         if self._stranded:

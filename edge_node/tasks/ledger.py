@@ -104,7 +104,8 @@ class Ledger:
         self.open_bytes = 0
         self.full = False  # told so
         self.full_until_ns = 0  # seen by a write that failed; the door opens again to try
-        self.unwritable = ""  # why the last write failed; empty once one has succeeded
+        self.unwritable = ""  # why the last accept, or an end, could not be written; empty once one could
+        self._ends_failed: set[str] = set()
         self._serial = 0
         self._pending: dict[int, Entry] = {}
         self._recent: OrderedDict[str, str] = OrderedDict()  # id -> status
@@ -221,17 +222,19 @@ class Ledger:
 
     def persisted(self, serial: int, out: list[Effect]) -> Entry | None:
         """An entry whose next attempt may now go out, or None."""
-        self.unwritable = ""
         entry = self._pending.pop(serial, None)
         if entry is None or entry.state is State.DROPPED:
             return None
         if serial == entry.accept_serial:
             entry.durable = True
+            self.unwritable = ""
             for token in entry.tokens:
                 out.append(Reply(token, True, "", entry.task.id))
             entry.tokens.clear()
             return None
         if serial == entry.close_serial:
+            if entry.task.id in self._ends_failed:  # a small end alone says little: the log may have had room
+                self.unwritable = ""
             self._settle(entry, out)
             return None
         if self._fenced(entry, serial) is None:
@@ -256,6 +259,7 @@ class Ledger:
             return entry
         if serial == entry.close_serial:
             self._rewrite.set(entry.task.id, now_ns + REWRITE_NS)
+            self._ends_failed.add(entry.task.id)
             return None
         # Going on unfenced only risks that a later life uses this number again, and not even that while an
         # earlier record has reserved it; standing still would break the promise for certain.
@@ -287,6 +291,7 @@ class Ledger:
         self.open_bytes -= len(entry.task.input)
         self._expiry.drop(entry.task.id)
         self._rewrite.drop(entry.task.id)
+        self._ends_failed.discard(entry.task.id)
 
     # ── time ──────────────────────────────────────────────────────────────────────────────────────────
     def expired(self, now_ns: int) -> list[Entry]:

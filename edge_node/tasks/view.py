@@ -16,10 +16,9 @@ from edge_node.scheduling.estimates import PeerWait, class_of
 from edge_node.tasks.turnstile import Turnstile
 
 if TYPE_CHECKING:
-    from collections import deque
     from random import Random
 
-    from edge_node.tasks.ledger import Entry
+    from edge_node.tasks.outbox import Outbox
     from edge_node.tasks.task import Task
     from edge_node.wire.messages import Load
 
@@ -35,7 +34,7 @@ class View:
     """Of one peer."""
 
     __slots__ = (
-        "down", "kind", "kind_speed", "labels", "lacks", "name", "parked", "shy_until_ns", "trips",
+        "down", "kind", "kind_speed", "labels", "lacks", "name", "outbox", "shy_until_ns", "trips",
         "turnstile", "up", "wait",
     )  # fmt: skip
 
@@ -45,7 +44,7 @@ class View:
         self.down = False  # for certain: what it holds lapses soon
         self.labels: dict[str, str] = {}  # the roster's own: never changed
         self.wait = PeerWait(RTT_S_DEFAULT)
-        self.parked: deque[Entry] | None = None  # tasks that may run nowhere else; most have none
+        self.outbox: Outbox | None = None  # tasks that may run nowhere else; most have none
         self.turnstile: Turnstile | None = None  # before it, for those tasks; none: it never refused one
         self.shy_until_ns = 0
         self.trips = 0  # refusals and lapses in a row
@@ -93,13 +92,13 @@ class View:
         return self.turnstile is None or self.turnstile.lets(now_ns, held)
 
     def opened(self, now_ns: int, load: Load) -> bool:
-        """Whether its load is a reason to let some of those through who are parked before it."""
-        if self.turnstile is None or not self.parked:
+        """Whether its load is a reason to let some of its outbox through."""
+        if self.turnstile is None or not self.outbox:
             return False
         return self.turnstile.heard(now_ns, wait_s(load), load.draining)
 
     def opens_ns(self, now_ns: int) -> int | None:
-        """When to come back for those who are parked there. None: something else will make us."""
+        """When to come back for its outbox. None: something else will make us."""
         if self.turnstile is None or not self.up or self.turnstile.opens_ns <= now_ns:
             return None
         return self.turnstile.opens_ns
