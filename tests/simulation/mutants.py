@@ -400,7 +400,7 @@ MUTANTS: Final = (
     Mutant(
         "parked-for-ever",
         "P7: work for a node that was away is not sent when it is back",
-        Desk, "_unpark", _parked_for_ever, "finishes",
+        Desk, "_drain_outbox", _parked_for_ever, "finishes",
         found=8,
         also=(10,),
     ),

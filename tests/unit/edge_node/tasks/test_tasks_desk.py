@@ -674,7 +674,7 @@ class TestPlacing:
             desk.say(CancelAsked(1, f"t{i}"))
             desk.persist()
 
-        assert len(desk.desk._views["gateway"].parked) < 100
+        assert len(desk.desk._views["gateway"].outbox) < 100
 
     def test_every_member_is_in_reach_unless_settings_say_otherwise(self):
         for me, reach, offered in (("pi-1", "all", 1), ("gateway", "all", 1), ("pi-1", "gateway", 0)):
