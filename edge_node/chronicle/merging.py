@@ -103,26 +103,27 @@ def _place_of(each: Entry, all_of: Sequence[Entry], skews: Mapping[str, int]) ->
 
 
 def _woven(tasks: Sequence[Entry], others: Sequence[Entry], skews: Mapping[str, int]) -> list[Entry]:
-    """What befell nodes, put before the first later entry of the same noter, or else by the clock."""
-    noters = {each.node for each in tasks}
+    """What befell nodes: between its noter's own entries, and among those of others by the clock."""
     slots: dict[int, list[Entry]] = {}
     for other in others:
         at_ms = _true_ms(other, skews)
-        own = other.node in noters
-        slot = len(tasks)
-        for index, each in enumerate(tasks):
-            after = _true_ms(each, skews) > at_ms
-            if own and each.at_ms == other.at_ms:
-                after = 0 < other.number < each.number
-            if (not own or each.node == other.node) and after:
-                slot = index
-                break
+        own = [index for index, each in enumerate(tasks) if each.node == other.node]
+        first = next((index for index in own if _is_after(tasks[index], other)), len(tasks))
+        last = max((index + 1 for index in own if index < first), default=0)
+        slot = next((i for i in range(last, first) if _true_ms(tasks[i], skews) > at_ms), first)
         slots.setdefault(slot, []).append(other)
     found: list[Entry] = []
     for index, each in enumerate(tasks):
         found += slots.get(index, [])
         found.append(each)
     return found + slots.get(len(tasks), [])
+
+
+def _is_after(each: Entry, other: Entry) -> bool:
+    """By their one noter's clock, then by its numbers."""
+    if each.at_ms == other.at_ms:
+        return 0 < other.number < each.number
+    return each.at_ms > other.at_ms
 
 
 def without_echoes(about: str, entries: Sequence[Entry]) -> list[Entry]:

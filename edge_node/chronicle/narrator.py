@@ -174,14 +174,18 @@ def _remarked(each: Entry, words: _Words) -> str:
 
 def _now(each: Entry, words: _Words) -> str:
     at = f" at {each.place}" if each.place else ""
-    figures = f", chosen as {words.text('rule')} ({words.text('figures')})" if words.text("rule") else ""
+    figures = f", chosen by {_figures(each, words)}" if words.text("figures") else ""
     return f"{each.node}: it is {words.text('state')}{at} now{figures}"
+
+
+def _figures(each: Entry, words: _Words) -> str:
+    """The rule and the figures of a choice, as placement writes them, without the place again."""
+    return words.text("figures").removeprefix(f"{each.place}: ")
 
 
 def _placed(each: Entry, words: _Words) -> str:
     place = "itself" if each.place == each.node else each.place
-    figures = f"{words.text('rule')} ({words.text('figures')})"
-    return f"{each.node} chose {place} for attempt {each.attempt} as {figures}"
+    return f"{each.node} chose {place} for attempt {each.attempt}: {_figures(each, words)}"
 
 
 def _turned_down(each: Entry, words: _Words) -> str:

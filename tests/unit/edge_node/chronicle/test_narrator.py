@@ -47,16 +47,16 @@ SENTENCES = [
     ),
     (entry(What.REMARKED, text="late result"), "pi-1 remarked: late result"),
     (
-        entry(What.NOW, state="placed", rule="soonest", figures="pi-2 3 ms"),
-        "pi-1: it is placed at pi-2 now, chosen as soonest (pi-2 3 ms)",
+        entry(What.NOW, state="placed", rule="soonest", figures="pi-2: soonest; pi-2 3 ms"),
+        "pi-1: it is placed at pi-2 now, chosen by soonest; pi-2 3 ms",
     ),
     (
-        entry(What.PLACED, rule="soonest", figures="pi-2 3 ms, pi-1 9 ms"),
-        "pi-1 chose pi-2 for attempt 1 as soonest (pi-2 3 ms, pi-1 9 ms)",
+        entry(What.PLACED, rule="soonest", figures="pi-2: soonest; pi-2 3 ms, pi-1 9 ms"),
+        "pi-1 chose pi-2 for attempt 1: soonest; pi-2 3 ms, pi-1 9 ms",
     ),
     (
-        entry(What.PLACED, place="pi-1", rule="nothing waits here", figures="x"),
-        "pi-1 chose itself for attempt 1 as nothing waits here (x)",
+        entry(What.PLACED, place="pi-1", rule="nothing waits here", figures="pi-1: nothing waits here; x"),
+        "pi-1 chose itself for attempt 1: nothing waits here; x",
     ),
     (
         entry(What.TURNED_DOWN, reason="late", wait_ms=2100, left_ms=400, **{"as": "refused: late"}),
