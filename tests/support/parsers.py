@@ -28,6 +28,7 @@ import msgspec
 from device_sim.scenario import reading
 from device_sim.virtual import recorded
 from edge_node import joining
+from edge_node.chronicle import entry
 from edge_node.commands import inputs
 from edge_node.control import protocol
 from edge_node.discovery import sightings
@@ -53,7 +54,8 @@ from security.enrolment import JoinCode, build_request, read_request
 from security.envelope import Opener, Sealer, peek_kid
 from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
 from security.group import Epochs, GroupReceiver, GroupSender
-from security.identity import NodeKeys, read_spki, spki_der
+from security.identity import NodeKeys, private_pem, read_spki, spki_der
+from security.keystore import KeyStore
 from security.roster import Member, MemberKey, RosterDraft, open_roster, read_payload
 from security.session import FrameReceived, SendFrame, Sessions, Wanted
 from security.signing import EntryDraft, open_entry, sign_entry
@@ -289,6 +291,17 @@ def in_a_file(read: Callable[[Path], object], data: bytes) -> None:
         path.unlink(missing_ok=True)
 
 
+def key_file(name: str, read: Callable[[KeyStore], object], data: bytes) -> None:
+    """A file of a home's keys, written by who may and damaged since."""
+    with tempfile.TemporaryDirectory(prefix="edgeweave-parser-") as folder:
+        store = KeyStore(Path(folder))
+        store.write(name, data)
+        read(store)
+
+
+IDENTITY = private_pem(KEYS.signing) + private_pem(KEYS.static) + LEAF_PEM + MESH.issuing_pem
+
+
 def unseal(data: bytes) -> None:
     """Not with a costly key: a file that asks for one is as if it ended there."""
     try:
@@ -449,6 +462,10 @@ PARSERS: dict[str, tuple[list[bytes], Callable[[bytes], object], Errors]] = {
     "worker's answers": ([ANSWERS], answers_of_a_worker, (ValueError, msgspec.DecodeError, RecursionError)),
     "kept estimates": ([estimates().dump()], lambda data: Estimates().load(data), BadInput),
     "ledger rows": ([rows.row_of(record).body for record in RECORDS], ledger_rows, ()),
+    "kept identity": ([IDENTITY], partial(key_file, "identity.pem", KeyStore.identity), BadInput),
+    "kept root": ([MESH.root_pem], partial(key_file, "root.pem", KeyStore.root), BadInput),
+    "kept floor": ([b"1795000000"], partial(key_file, "floor", KeyStore.floor_s), BadInput),
+    "chronicle entry": ([entry.encoded(sample_of(entry.Entry))], entry.decoded, ()),
     "restoration record": (
         [restoration.Restored(1, 2, 3).encode()],
         restoration.Restored.decode,
