@@ -159,8 +159,17 @@ def asked(leg: Leg, share: float) -> int:
     return max(1, round(leg.fault.full * share))
 
 
-def play(leg: Leg, number: int, campaign: int, count: int, out: Path, say: Callable[[str], None]) -> Round:
-    """One round; its scratch folder stays only if something was wrong."""
+def play(
+    leg: Leg,
+    number: int,
+    campaign: int,
+    count: int,
+    out: Path,
+    say: Callable[[str], None],
+    *,
+    keep: bool = False,
+) -> Round:
+    """One round; its scratch folder stays only if something was wrong, or if it is to be kept."""
     seed = seed_of(campaign, leg.fault, leg.broker, number)
     scratch = out / "scratch" / f"{leg.fault.key}-{leg.broker}-{number}"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -180,7 +189,7 @@ def play(leg: Leg, number: int, campaign: int, count: int, out: Path, say: Calla
         told.violations, told.figures, told.samples = outcome.violations, outcome.figures, outcome.samples
     told.seconds = round(time.monotonic() - begun, 1)
     told.drawn = context.drawn
-    if not told.violations and not told.broken:
+    if not told.violations and not told.broken and not keep:
         shutil.rmtree(scratch, ignore_errors=True)
     return told
 
@@ -205,7 +214,7 @@ def line_of(each: Round) -> str:
 def again(each: Round, out: Path) -> str:
     """The one command that repeats it."""
     return (
-        f"{sys.executable} -m tests.faults.campaign --only {each.fault} --broker {each.broker} "
+        f".venv/bin/python -m tests.faults.campaign --only {each.fault} --broker {each.broker} "
         f"--seed {each.campaign} --round {each.number} --count {each.count} --out {out}"
     )
 
@@ -391,7 +400,7 @@ def repeat(legs: list[Leg], options: argparse.Namespace, campaign: int) -> int:
     if len(legs) != 1:
         raise SystemExit("campaign: --round repeats one round: name one fault and one broker")
     leg, count = legs[0], options.count or legs[0].fault.a_round
-    told = play(leg, options.round, campaign, count, options.out / "again", say)
+    told = play(leg, options.round, campaign, count, options.out / "again", say, keep=True)
     tell(told, options.out)
     for name, value in sorted(figures_of([told]).items()):
         say(f"  {name}: {value}")
