@@ -20,6 +20,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_node.chronicle.chronicle import Chronicle
@@ -38,9 +39,10 @@ from edge_node.logs import Seldom
 from edge_node.membership import detector, presence
 from edge_node.membership.abilities import Abilities
 from edge_node.membership.heartbeat import BEAT_NS_MAX
-from edge_node.settings import NodeSettings
 from edge_node.scheduling.placement import Way
+from edge_node.settings import NodeSettings
 from edge_node.tasks import events as desk_events
+from edge_node.tasks import salvage
 from edge_node.tasks.desk import Desk, DeskSettings
 from edge_node.tasks.journal import JournalPort
 from edge_node.tasks.task import INLINE_BYTES_MAX, Attempt, Outcome, Record, Task
@@ -219,6 +221,13 @@ class Node:
         self.correspondence = Correspondence(self, archive)
         self._inquiries = self.correspondence.inquiries
 
+        losses = getattr(journal, "losses", ())
+        self.salvage = salvage.Salvage(
+            node_id,
+            lost=[task for each in losses for task in each.lost],
+            unnamed=any(each.unnamed for each in losses),
+            known=self._has_record,
+        )
         self._next_token = 1
         self._replies: dict[int, Callable[[desk_events.Reply], None]] = {}
         self._waiters: dict[str, list[Callable[[Task, Outcome], None]]] = {}
@@ -373,6 +382,7 @@ class Node:
             self.presence.deadline_ns(),
             self._group_duties.deadline_ns() if self._group_duties is not None else None,
             self._inquiries.deadline_ns(),
+            self.salvage.deadline_ns(),
         )
         soonest = dues[5]  # a loop: this is asked after every turn
         for due in dues:
@@ -397,6 +407,9 @@ class Node:
         due = self.prefetch.deadline_ns()
         if due is not None and due <= now_ns:
             self._provided(now_ns, wall_ms, list(self.prefetch.tick(now_ns)))
+        due = self.salvage.deadline_ns()
+        if due is not None and due <= now_ns:
+            self._taken_back(now_ns, wall_ms, self.salvage.tick(now_ns, wall_ms))
         if self.presence.deadline_ns() <= now_ns:
             self._judged(now_ns, wall_ms, self.presence.tick(now_ns, wall_ms))
         if self._group_duties is not None:
@@ -485,6 +498,7 @@ class Node:
                     self._peer_up(now_ns, wall_ms, peer, restarted=True)
                     self.chronicle.there(peer)
                 self.tell(now_ns, peer, self.abilities.own)
+                self._taken_back(now_ns, wall_ms, self.salvage.ready(now_ns, peer))
                 if GATEWAY in (peer, self.node_id):
                     self.tell(now_ns, peer, self.publisher.wish())
                 if self._group_duties is not None:
@@ -582,8 +596,41 @@ class Node:
             self.correspondence.wanted(now_ns, wall_ms, peer, message)
         elif kind is messages.Story:
             self.correspondence.told(now_ns, wall_ms, peer, message)
+        elif kind is messages.HeldWanted:
+            self.tell(now_ns, peer, self.desk.held_of(now_ns, peer, message.after))
+        elif kind is messages.Held:
+            self._taken_back(now_ns, wall_ms, self.salvage.held(now_ns, wall_ms, peer, message))
         elif self.extension is not None:
             self.extension.heard(peer, message)
+
+    def _taken_back(self, now_ns: int, wall_ms: int, effects: list[salvage.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case salvage.Ask(peer, after):
+                    self.tell(now_ns, peer, messages.HeldWanted(after))
+                case salvage.TakeBack():
+                    about = {"task": effect.task.id, "peer": effect.peer, "result": effect.result is not None}
+                    log.warning("a task that the ledger had lost was given back", extra=about)
+                    self._opened(self._limited(effect.task))
+                    taken = msgspec.structs.replace(effect, task=self.open_tasks[effect.task.id])
+                    self._carry_out(now_ns, wall_ms, self.desk.take_back(now_ns, wall_ms, taken))
+
+    def _has_record(self, task: str) -> bool:
+        """Of this task of ours; a ledger that cannot be read now may have one."""
+        try:
+            return self.desk.knows(task) or self.journal.get(task) is not None
+        except EdgeweaveError:
+            return True
+
+    def _limited(self, task: Task) -> Task:
+        """With the limits that its signed function names; a holder does not know them."""
+        manifest = self.publisher.manifest_of(task.function, task.digest)
+        if manifest is None:
+            return task
+        return msgspec.structs.replace(
+            task, timeout_s=manifest.timeout_s, memory_mb=manifest.memory_mb,
+            requires=tuple(manifest.requires), labels=dict(manifest.labels),
+        )  # fmt: skip
 
     def tell(self, now_ns: int, peer: str, message: messages.Message, *, bulk: bool = False) -> None:
         """Send a message, acknowledged by the peer's agent; a full stream is counted and given up."""
@@ -1125,7 +1172,11 @@ class Node:
                 "made_anew": self.watchdog.rebuilt,
                 "unsupported": self.channels.unsupported,
             },
-            "ledger": {"damaged": list(self.journal.damaged)},
+            "ledger": {
+                "damaged": list(self.journal.damaged),
+                "lost": list(self.salvage.lost),
+                "given_back": dict(self.salvage.taken),
+            },
             "stories": dict(self.stories + self.publisher.stories),
         }
 

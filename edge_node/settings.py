@@ -151,8 +151,8 @@ class TaskSettings(Section, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=2**40,
-            description="Bytes of settled tasks' arguments and results kept, whatever their age; the oldest go "
-            "first and their space is given back to the disk.",
+            description="Bytes of settled tasks' arguments and results kept, whatever their age; the oldest "
+            "go first and their space is given back to the disk.",
         ),
     ] = 256 * 1024 * 1024
 

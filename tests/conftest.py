@@ -31,6 +31,7 @@ ROOT_WITH_APT = os.geteuid() == 0 and shutil.which("apt-get") is not None
 LISTED = [
     r"needs root \(network namespaces\)$",
     r"needs root \(another user\)$",
+    r"needs root \(a disk of its own\)$",
     r"this machine allows no network namespaces: ",
     r"multicast does not work on lo here",
 ]

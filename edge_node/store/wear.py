@@ -1,9 +1,9 @@
 """Wear: how much is written to the disk, measured; a card of a small board stands some terabytes in its life.
 
-    process    what this process caused to be written to block devices since its start: /proc/self/io
-               `write_bytes` (workers and the broker count for themselves); page cache included once it is dirtied
-    ledger     pages of the write-ahead log that the ledger's commits wrote, by the log's own index; copying them
-               into the file later writes each changed page once more and is in `process` alone
+    process    what this process caused to be written to block devices since its start, by /proc/self/io
+               `write_bytes` (workers and the broker count for themselves); counted when a page is dirtied
+    ledger     pages of the write-ahead log that the ledger's commits wrote, by the log's own index; copying
+               them into the file later writes each changed page once more and is in `process` alone
 
 An hourly figure is told from the first minute on: before it would be a guess. Not here: what to write.
 """

@@ -98,6 +98,7 @@ from edge_node.wire.messages import (
     Accept,
     Beat,
     Cancel,
+    Held,
     Load,
     Offer,
     Pong,
@@ -109,6 +110,8 @@ from edge_node.wire.messages import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from random import Random
+
+    from edge_node.tasks.salvage import TakeBack
 
 __all__ = [
     "ANY", "DAY_MS", "INPUT_BYTES_MAX", "LOCAL", "Accepted", "Append", "Attempt", "CancelAsked",
@@ -459,6 +462,46 @@ class Desk:
                 self._quarantine(now_ns, entry, b"", b"", out)
             else:
                 self._ledger.fence(entry, out)
+        return out
+
+    def held_of(self, now_ns: int, owner: str, after: str) -> Held:
+        """What is here of a member whose ledger was damaged."""
+        return self._holder.held_of(now_ns, owner, after)
+
+    def knows(self, task_id: str) -> bool:
+        """Open here, or settled lately."""
+        return self._ledger.known(task_id) is not None
+
+    def take_back(self, now_ns: int, wall_ms: int, back: TakeBack) -> list[Effect]:
+        """Accept again what a peer still holds of ours and our damaged ledger has lost."""
+        out: list[Effect] = []
+        self._wall_ms = wall_ms
+        task, peer = back.task, back.peer
+        if self._ledger.known(task.id) is not None:
+            return out
+        entry = self._ledger.take_back(now_ns, wall_ms, task, Attempt(back.attempt, peer), out)
+        entry.note = f"restored from a lease at {peer} after the ledger was damaged"
+        self._ledger.note(Noted(task.id, wall_ms, entry.note), out)
+        self.restored += 1
+        result = back.result
+        if result is not None:
+            entry.attempts[-1] = Attempt(
+                back.attempt, peer, result.pid, result.started_at_ms, result.ended_at_ms, result.status
+            )
+            self._close(
+                now_ns, entry, Status(result.status), f"{peer} had kept its result", out,
+                output=result.output, error=result.error, log=result.log, place=peer,
+                run_us=result.run_us, cpu_us=result.cpu_us,
+            )  # fmt: skip
+        elif back.ended:
+            why = "it has ended there, and its result is too large to be handed back: submit it again"
+            self._close(now_ns, entry, Status.FAILED, why, out, place=peer)
+        elif not back.runnable:
+            why = "its arguments were lost with the ledger: submit it again"
+            self._close(now_ns, entry, Status.FAILED, why, out, place=peer)
+            out.append(Tell(peer, Cancel(task.id, back.attempt)))
+        else:
+            self._ledger.fence(entry, out)
         return out
 
     def _submitted(self, now_ns: int, event: Submitted, out: list[Effect]) -> None:

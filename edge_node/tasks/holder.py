@@ -33,7 +33,18 @@ from edge_node.tasks.agenda import Agenda
 from edge_node.tasks.events import Effect, Explain, Run, Stop, Tell, WorkDone
 from edge_node.tasks.states import Refusal
 from edge_node.tasks.task import ANY
-from edge_node.wire.messages import Accept, Load, Offer, Progress, Refuse, Result
+from edge_node.wire.messages import (
+    HELD_BYTES_MAX,
+    HELD_JOBS_MAX,
+    Accept,
+    Held,
+    HeldJob,
+    Load,
+    Offer,
+    Progress,
+    Refuse,
+    Result,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +85,7 @@ class _Kept(NamedTuple):
     """A result, for an owner that did not get it."""
 
     owner: str
-    digest: bytes
+    offer: Offer
     result: Result
 
 
@@ -304,7 +315,7 @@ class Holder:
         raised holds for the task.
         """
         kept = self._results.get(offer.task)
-        if kept is None or (kept.owner, kept.digest) != (peer, offer.digest):
+        if kept is None or (kept.owner, kept.offer.digest) != (peer, offer.digest):
             return False
         result = kept.result
         if result.attempt != offer.attempt:
@@ -645,7 +656,7 @@ class Holder:
         if before is not None:
             self._result_bytes -= _size(before.result)
         assert job.offer is not None, "only foreign jobs are answered"
-        self._results[job.task] = _Kept(job.owner, job.offer.digest, result)
+        self._results[job.task] = _Kept(job.owner, msgspec.structs.replace(job.offer, input=None), result)
         self._result_bytes += _size(result)
         while len(self._results) > RESULTS_KEPT or self._result_bytes > RESULTS_BYTES_KEPT:
             _, oldest = self._results.popitem(last=False)
@@ -657,6 +668,34 @@ class Holder:
             if result.pid:
                 ran |= {"pid": result.pid, "started_at_ms": result.started_at_ms}
             out.append(Explain(job.task, What.RAN, job.owner, job.attempt, ran))
+
+    def held_of(self, now_ns: int, owner: str, after: str) -> Held:
+        """What is here of this owner, who has lost its records: work, and results that are still kept."""
+        found: dict[str, HeldJob] = {}
+        for task, kept in self._results.items():
+            if kept.owner == owner and task > after:
+                result: Result | None = msgspec.structs.replace(kept.result, load=None)
+                if _size(kept.result) > HELD_BYTES_MAX // 2:
+                    result = None
+                found[task] = _held(kept.offer, kept.result.status, None, result)
+        for task, job in self._jobs.items():
+            if job.owner == owner and job.offer is not None and task > after:
+                left_ms = None
+                if job.budget_end_ns is not None:
+                    left_ms = max(1, (job.budget_end_ns - now_ns) // MILLISECOND)
+                state = "running" if job.phase is Phase.RUNNING else "queued"
+                found[task] = msgspec.structs.replace(
+                    _held(job.offer, state, left_ms, None), attempt=job.attempt
+                )
+        page: list[HeldJob] = []
+        size = 0
+        for task in sorted(found):
+            one = found[task]
+            size += 200 + len(one.function) + len(one.input or b"") + (_size(one.result) if one.result else 0)
+            if page and (size > HELD_BYTES_MAX or len(page) >= HELD_JOBS_MAX):
+                return Held(page, complete=False)
+            page.append(one)
+        return Held(page)
 
     def _on_its_way(self, now_ns: int, owner: str, result: Result, lease_ns: int, arrived_ns: int) -> None:
         """Go on renewing the lease until the owner has a result that takes its time."""
@@ -748,6 +787,14 @@ class Holder:
 def _class(priority: int) -> int:
     """A priority, within what a queue tells apart."""
     return max(-PRIORITY_MAX, min(PRIORITY_MAX, priority))
+
+
+def _held(offer: Offer, state: str, budget_ms: int | None, result: Result | None) -> HeldJob:
+    attempt = result.attempt if result is not None else offer.attempt
+    return HeldJob(
+        offer.task, attempt, offer.function, offer.digest, state, offer.priority, budget_ms, offer.input,
+        offer.input_digest, result,
+    )  # fmt: skip
 
 
 def _size(result: Result) -> int:

@@ -165,6 +165,15 @@ class Ledger:
         entry.note = "taken up again after a restart"
         return entry
 
+    def take_back(
+        self, now_ns: int, wall_ms: int, task: Task, attempt: Attempt, out: list[Effect]
+    ) -> Entry:
+        """As `restore`, of a task whose accept has to be written again; what follows is written after it."""
+        entry = self.restore(now_ns, wall_ms, task, [attempt])
+        entry.durable = False
+        entry.accept_serial = self._append(entry, Accepted(task), out)
+        return entry
+
     def _entry(self, now_ns: int, task: Task, age_ms: int, *, attempt: int) -> Entry:
         deadline_ns = None
         if task.deadline_ms is not None:

@@ -30,6 +30,8 @@ Secret = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Sentence = Annotated[str, msgspec.Meta(max_length=1024)]
 DIGEST_ENTRIES_MAX = 32
 DIGEST_BYTES_MAX = 1024
+HELD_JOBS_MAX = 256
+HELD_BYTES_MAX = 64 * 1024
 STORY_ENTRIES_MAX = 512
 STORY_DETAILS_MAX = 24
 STORY_NEAR_MAX = 8
@@ -276,10 +278,38 @@ class Story(Message, frozen=True, array_like=True, tag=25):
     near: Annotated[list[Name], msgspec.Meta(max_length=STORY_NEAR_MAX)] = []  # ids that begin alike
 
 
+class HeldJob(msgspec.Struct, frozen=True, array_like=True):
+    """One task of the asking owner: as its holder was asked, and how it stands there."""
+
+    task: TaskId
+    attempt: int
+    function: Name
+    digest: Digest
+    state: Name  # "queued" | "running", or how its result says that it ended
+    priority: int = 0
+    budget_ms: int | None = None  # what is left of its deadline
+    input: InlineInput | None = None
+    input_digest: Digest | None = None  # when the arguments do not ride along
+    result: Result | None = None  # when it is kept and small enough
+
+
+class HeldWanted(Message, frozen=True, array_like=True, tag=26):
+    """What do you hold of mine? My ledger was damaged. After this task id: the pages of one answer."""
+
+    after: TaskId = ""
+
+
+class Held(Message, frozen=True, array_like=True, tag=27):
+    """The asking owner's tasks alone, by id ascending, at most 64 KiB of them."""
+
+    jobs: Annotated[list[HeldJob], msgspec.Meta(max_length=HELD_JOBS_MAX)] = []
+    complete: bool = True  # False: ask again, after the last of these
+
+
 ANY = (
     Ack | Load | Offer | Accept | Refuse | Progress | Result | Cancel
     | BlobWanted | BlobChunk | BlobMissing
     | CatalogueWanted | CatalogueEntries | Publish | Published
     | Beat | Ping | Pong | Leaving | GroupKeysWanted | GroupKeys | FleetDigest | About
-    | StoryWanted | Story
+    | StoryWanted | Story | HeldWanted | Held
 )  # fmt: skip

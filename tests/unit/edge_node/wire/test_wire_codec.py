@@ -36,6 +36,11 @@ SAMPLES = [
     ),
     messages.About("0.3", "3.11", ["numpy"]),
     messages.StoryWanted(b"r" * 8, "t1"),
+    messages.HeldWanted("t0"),
+    messages.Held(
+        [messages.HeldJob("t1", 2, "f.g", b"d" * 32, "done", result=messages.Result("t1", 2, "done", b"o"))],
+        False,
+    ),
     messages.Story(
         b"r" * 8,
         1_760_000_000_000,
@@ -66,7 +71,7 @@ def test_tags_are_never_renumbered():
         "BlobWanted": 9, "BlobChunk": 10, "BlobMissing": 11, "CatalogueWanted": 12, "CatalogueEntries": 13,
         "Publish": 14, "Published": 15, "Beat": 16, "Ping": 17, "Pong": 18, "Leaving": 19,
         "GroupKeysWanted": 20, "GroupKeys": 21, "FleetDigest": 22, "About": 23,
-        "StoryWanted": 24, "Story": 25,
+        "StoryWanted": 24, "Story": 25, "HeldWanted": 26, "Held": 27,
     }  # fmt: skip
 
 
