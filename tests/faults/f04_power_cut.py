@@ -31,8 +31,8 @@ FAULT = Fault(
     full=3_000,
     small=80,
     unit="cuts",
-    round_max=300,
-    round_s=40,
+    round_max=150,
+    round_s=35,
 )
 MESH, NODE = "0123456789abcdef", "pi-1"
 

@@ -23,7 +23,7 @@ FAULT = Fault(
     small=len(PARSERS) * 500,
     unit="inputs",
     round_max=250_000,
-    round_s=40,
+    round_s=60,
 )
 
 

@@ -24,7 +24,7 @@ FAULT = Fault(
     small=1_000,
     unit="tasks",
     round_max=1_000,
-    round_s=40,
+    round_s=8,
 )
 NAMES = ["gateway", "pi-1", "pi-2"]
 

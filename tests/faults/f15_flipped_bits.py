@@ -33,7 +33,7 @@ FAULT = Fault(
     small=40_000,
     unit="flipped bits",
     round_max=200_000,
-    round_s=40,
+    round_s=20,
 )
 NAMES = ["gateway", "pi-1"]
 EPOCH_BYTES = range(23, 27)

@@ -38,7 +38,7 @@ FAULT = Fault(
     small=50,
     unit="restarts",
     round_max=50,
-    round_s=60,
+    round_s=55,
 )
 NODES = [f"pi-{n}" for n in range(1, 6)]
 FRAMES_A_LIFE = 12

@@ -39,7 +39,7 @@ FAULT = Fault(
     small=24,
     unit="connections",
     round_max=200,
-    round_s=30,
+    round_s=8,
 )
 BadClient = Callable[[BrokerBed, Path], dict[str, Any]]
 CONNECT = b"\x10"

@@ -33,7 +33,7 @@ FAULT = Fault(
     small=60,
     unit="attempts",
     round_max=200,
-    round_s=40,
+    round_s=16,
 )
 NAMES = ["gateway", "pi-1", "pi-2"]
 SPOOFS: list[dict[str, Any]] = [

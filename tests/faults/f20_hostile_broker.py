@@ -41,7 +41,7 @@ FAULT = Fault(
     small=400,
     unit="tasks",
     round_max=1_000,
-    round_s=60,
+    round_s=35,
 )
 NAMES = ["gateway", "pi-1", "pi-2"]
 

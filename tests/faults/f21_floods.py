@@ -52,7 +52,7 @@ FAULT = Fault(
     small=1_000,
     unit="tasks",
     round_max=2_000,
-    round_s=60,
+    round_s=50,
     bounds={
         "paced floods_handshakes: p99 ratio p50": 3.0,
         "paced floods_joins: p99 ratio p50": 3.0,

@@ -22,7 +22,7 @@ FAULT = Fault(
     small=4,
     unit="races",
     round_max=5,
-    round_s=30,
+    round_s=5,
 )
 HOMES = 50
 

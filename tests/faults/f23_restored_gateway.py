@@ -29,7 +29,7 @@ FAULT = Fault(
     small=2,
     unit="restores",
     round_max=2,
-    round_s=40,
+    round_s=70,
 )
 WORDS = b"four words of dice\n"
 STEP = 1 << 20

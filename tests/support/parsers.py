@@ -498,6 +498,14 @@ PARSERS: dict[str, tuple[list[bytes], Callable[[bytes], object], Errors]] = {
     "recorded seed": ([recorded_seed()], partial(in_a_file, recorded.read), BadInput),
 }
 
+LOCAL = {
+    "arguments", "broker record", "chronicle entry", "csv", "duration", "function source", "gateway settings",
+    "json or csv file", "kept estimates", "kept floor", "kept group secrets", "kept identity",
+    "kept invitations", "kept root", "labels", "ledger rows", "recorded seed", "restoration record", "scenario", "sealed backup",
+    "settings",
+}  # fmt: skip
+"""What a person wrote or this home kept: no stranger makes anybody wait there."""
+
 NESTED = [
     head * 50_000 for head in (b"\x91", b"\x81\xa1a", b"\x81", b"\xa1\x61", b"[", b"{", b"(", b"a=[", b"\xc0")
 ]
