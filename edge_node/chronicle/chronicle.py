@@ -36,6 +36,8 @@ DOOR = Rate(10, 200)
 """Refusals at our own door: a program in a loop makes ten thousand a second of one kind."""
 AROUND = Rate(5, 300)
 """Nodes: a fleet that is cut off and comes back is a burst, peers that flap for hours are not news."""
+CODE = Rate(1, 100)
+"""Code that was fetched: a new member takes all that is deployed, which must not hide who is lost."""
 LOSSES_MAX = 1_280
 """Lost peers remembered with the cause id of their loss: everybody a roster may list."""
 FRESH_MAX = 4_096
@@ -70,8 +72,9 @@ class Chronicle:
             "work of others": Allowance(HELD, HELD_EACH),
             "refusals at this door": Allowance(DOOR),
             "news of nodes": Allowance(AROUND),
+            "code": Allowance(CODE),
         }
-        self._ours, self._held, self._turned, self._around = self._allowed.values()
+        self._ours, self._held, self._turned, self._around, self._code = self._allowed.values()
 
     # ── what the shell takes away ─────────────────────────────────────────────────────────────────────
     @property
@@ -203,7 +206,7 @@ class Chronicle:
 
     def code(self, now_ns: int, wall_ms: int, function: str, digest: bytes, missed: str = "") -> None:
         """Code of a function was fetched, or (missed: why) could not be."""
-        if self._around.take(now_ns, wall_ms):
+        if self._code.take(now_ns, wall_ms):
             what = What.CODE_MISSED if missed else What.CODE_CAME
             details: Details = {"digest": digest.hex()[:16], "reason": missed}
             self._note(wall_ms, Subject.FUNCTION, function, what, self._new("n"), "", 0, details)

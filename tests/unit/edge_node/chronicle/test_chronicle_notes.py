@@ -168,3 +168,11 @@ def test_a_roster_tells_who_came_and_who_went(chronicle):
     came, went, lapsed = chronicle.take()
     assert [(e.what, e.id) for e in (came, went)] == [(What.ENROLLED, "pi-3"), (What.SHUT_OUT, "pi-2")]
     assert lapsed.cause == went.cause, "its lease ended by that"
+
+
+def test_code_that_is_fetched_does_not_hide_who_is_lost(chronicle):
+    for number in range(1000):
+        chronicle.code(0, WALL, f"toys.f{number}", bytes(32))
+    chronicle.lost(0, WALL, "pi-2", "silent")
+
+    assert chronicle.take()[-1].what == What.LOST
