@@ -135,6 +135,25 @@ def test_a_damaged_ledger_goes_on_with_what_can_be_read_and_names_the_rest(bed, 
     assert submitted(bed, node, 1).code == 0
 
 
+def test_a_task_of_an_emptied_ledger_comes_back_from_who_holds_it(bed, node, tmp_path):
+    gate = tmp_path / "go"
+    task = bed.cli(node, "submit", "toys.until", "--where", "gateway", "--arg", f"path={gate}").text
+    until("the gateway runs it", lambda: running_marks(gate))
+    node.kill()
+    for part in ("-wal", "-shm"):
+        node.home.ledger.with_name(f"ledger.db{part}").unlink(missing_ok=True)
+    node.home.ledger.write_bytes(b"")
+    node.start()
+
+    ledger = node.until("given back", lambda s: task in s["ledger"]["given_back"])["ledger"]
+    assert ledger["given_back"][task] == "gateway"
+    assert "the file is empty" in ledger["damaged"][-1] or "the file is empty" in " ".join(ledger["damaged"])
+    gate.touch()
+
+    outcome = node.ask(lambda mesh: mesh.outcome_of(task, wait_s=60))
+    assert (outcome.status, outcome.function) == ("done", "toys.until")
+
+
 def test_a_ledger_of_another_is_refused_in_one_line(bed, node):
     """Another node's, another mesh's, a newer version's: each names cause and fix, and nothing is changed."""
     import sqlite3
