@@ -501,8 +501,8 @@ PARSERS: dict[str, tuple[list[bytes], Callable[[bytes], object], Errors]] = {
 LOCAL = {
     "arguments", "broker record", "chronicle entry", "csv", "duration", "function source", "gateway settings",
     "json or csv file", "kept estimates", "kept floor", "kept group secrets", "kept identity",
-    "kept invitations", "kept root", "labels", "ledger rows", "recorded seed", "restoration record", "scenario", "sealed backup",
-    "settings",
+    "kept invitations", "kept root", "labels", "ledger rows", "recorded seed", "restoration record",
+    "scenario", "sealed backup", "settings",
 }  # fmt: skip
 """What a person wrote or this home kept: no stranger makes anybody wait there."""
 
