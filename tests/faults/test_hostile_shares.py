@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 async def test_lost_and_doubled_parcels_lose_no_task(tmp_path):
     """Of the six conditions those that do not take their time."""
     under = ["lost 30 %", "doubled 10 %"]
-    await f06_lossy_parcels.parcels(tmp_path, seed=6, count=60, broker="embedded", under=under)
+    await f06_lossy_parcels.parcels(tmp_path, seed=6, count=30, broker="embedded", under=under)
 
 
 def test_every_door_refuses_a_byte_too_many_for_its_size(tmp_path):
@@ -32,7 +32,7 @@ async def test_an_agent_works_on_after_what_is_too_large_for_any_link(tmp_path):
 @pytest.mark.parametrize("broker", BROKERS)
 async def test_a_packet_over_its_bound_cuts_its_sender_alone(tmp_path, broker):
     needs(broker)
-    await f12_oversize.at_a_broker(tmp_path, seed=12, count=2, broker=broker)
+    await f12_oversize.at_a_broker(tmp_path, seed=12, count=1, broker=broker)
 
 
 async def test_a_link_says_no_byte_to_any_bad_broker(tmp_path):
