@@ -212,6 +212,10 @@ def make_broker(listener: Listener, members: Members) -> Any:
                 for _ in range(TURNS_AT_END):
                     await asyncio.sleep(0)
                 raise
+            except TimeoutError as error:
+                # ETIMEDOUT, a dead network: amqtt takes it for its keep-alive and reads on without end,
+                # with all of a core, while the one exception grows by every raise.
+                raise ConnectionAbortedError(error.errno, "the network is dead") from None
             return data
 
     class Handler(BrokerProtocolHandler):  # type: ignore[misc]
@@ -229,6 +233,8 @@ def make_broker(listener: Listener, members: Members) -> Any:
             self.waiting_items += 1
             try:
                 return await super().mqtt_publish(topic, data, qos, retain, ack_timeout)
+            except OSError:  # it is dead, or does not acknowledge: amqtt would log each message at length
+                return OutgoingApplicationMessage(None, topic, 0, data, retain)
             finally:
                 self.waiting_bytes -= len(data)
                 self.waiting_items -= 1

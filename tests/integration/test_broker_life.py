@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from edge_node.transport.link import Delivery, LinkDown, LinkUp
+from gateway.broker import embedded
 from gateway.broker.process import Record, boot_id, started_at
 from security.errors import BadInput, Unavailable
 from security.identity import bearer
@@ -51,6 +53,26 @@ async def test_a_killed_broker_comes_back_with_its_members_and_links(bed):
         assert broker.up
         assert broker.pid != first
         assert broker.restarts == 1
+
+
+async def test_the_embedded_broker_lets_go_of_a_connection_whose_network_is_dead(tmp_path):
+    """What the kernel says then, ETIMEDOUT, is to Python the same error as a time-out of our own."""
+    bed, ears = BrokerBed("embedded", tmp_path), Ears()
+    listener = bed.new_broker()._listener
+    members_file = tmp_path / "members.json"
+    members_file.write_text(json.dumps(sorted(bed.members())))
+    broker = embedded.make_broker(listener, embedded.Members(listener.mesh, members_file))
+    await broker.start()
+    try:
+        async with up(bed.link("a", ears), ears, [f"{ROOT}/d/a/+"]):
+            _, handler = broker._sessions["a"]
+            handler.reader._reader.set_exception(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
+
+            await ears.kinds(LinkDown)
+            await ears.until(lambda event: event == LinkUp(2))
+            assert broker._sessions["a"][1] is not handler
+    finally:
+        await broker.shutdown()
 
 
 async def test_a_broker_takes_many_newcomers_at_once(bed):
