@@ -63,7 +63,7 @@ _LIFE: Final = {
 }  # fmt: skip
 _ABOUT: Final = {
     "partition": "network", "heal-partition": "network", "disk-full": "disk", "disk-free": "disk",
-    "slow": "slow", "degrade": "link", "disk-flip": "any",
+    "slow": "slow", "degrade": "link", "disk-flip": "any", "crash-at": "any",
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ _WHOM: Final = {
 """Verbs that say themselves whom they mean; all others need a node."""
 _HOST: Final = (
     "partition", "heal-partition", "degrade", "clock-step", "disk-full", "disk-free", "disk-error",
-    "disk-flip", "slow", "kill-worker",
+    "disk-flip", "slow", "kill-worker", "crash-at",
 )  # fmt: skip
 """Verbs that may be done to the gateway's machine as well, by ``node = "gateway"``."""
 _OWN_KEYS: Final = {
@@ -44,9 +44,17 @@ _OWN_KEYS: Final = {
     "link": ("degrade",),
     "by_s": ("clock-step",),
     "factor": ("slow",),
+    "nth": ("crash-at", "disk-full", "disk-error"),
+    "point": ("crash-at",),
+    "power": ("crash-at",),
 }
 """Key -> the verbs that have it."""
-_NEEDED: Final = {"degrade": ("until_s", "link"), "clock-step": ("by_s",), "slow": ("until_s", "factor")}
+_NEEDED: Final = {
+    "degrade": ("until_s", "link"),
+    "clock-step": ("by_s",),
+    "slow": ("until_s", "factor"),
+    "crash-at": ("point", "nth"),
+}
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +65,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         "kill", "pause", "resume", "restart", "revoke", "kill-gateway", "restart-gateway", "kill-broker",
         "partition", "heal-partition", "degrade", "power-cut", "power-cut-gateway", "wipe-broker",
         "clock-step", "disk-full", "disk-free", "disk-error", "disk-flip", "slow", "kill-worker",
+        "crash-at",
     ]  # fmt: skip
     node: str = ""
     nodes: tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...] = ()
@@ -75,6 +84,15 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Of clock-step: seconds that the wall clock jumps."""
     factor: Annotated[float, Meta(gt=1, le=1000)] | None = None
     """Of slow: how many times slower it works."""
+    nth: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Not then, but at the nth operation of its disk from then on: a write of disk-full, an fsync of
+    disk-error, a `point` of crash-at. 0: at once."""
+    point: Literal[
+        "", "before write", "after write", "before fsync", "after fsync", "before names", "after names"
+    ] = ""
+    """Of crash-at: which operations count; names: a renaming or a removal."""
+    power: bool = False
+    """Of crash-at: its power is cut; else its process is killed."""
 
     @property
     def member(self) -> str:
@@ -195,6 +213,7 @@ _STATES: Final = {
     ("paused", "revoke"): "revoked",
     ("dead", "restart"): "running",
     ("dead", "revoke"): "revoked",
+    ("dead", "clock-step"): "dead",
 }
 """(state of a member, verb) -> its state afterwards; what is missing cannot be done."""
 _BESIDE: Final = {
@@ -204,7 +223,7 @@ _BESIDE: Final = {
     "disk-free": ("disk", "full", "room"),
 }
 """Verb -> (what of a member's machine it is about, its state before, after); whether it runs or not."""
-_AS_THEY_ARE: Final = frozenset(("degrade", "disk-flip"))
+_AS_THEY_ARE: Final = frozenset(("degrade", "disk-flip", "crash-at"))
 """Done to a machine in any state."""
 _FOR_GOOD: Final = {"dead": "killed for good", "paused": "stopped for good", "revoked": "revoked"}
 _ENDS: Final[dict[str, Literal["heal-partition", "disk-free"]]] = {

@@ -39,6 +39,8 @@ def unplayable(scenario: Scenario) -> Iterator[tuple[Path, str]]:
     """(key, why real daemons must refuse the scenario)."""
     count = 0
     synthetic = scenario.synthetic
+    if scenario.gateway.arrivals:
+        yield ("gateway", "arrivals"), "only the world of device-sim run asks the gateway itself for work"
     for index, device in enumerate(scenario.devices):
         count += len(device.ids)
         if count > FLEET_NODES_MAX:

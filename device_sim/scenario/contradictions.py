@@ -42,6 +42,8 @@ def contradictions(scenario: Scenario, lines: Mapping[Path, int]) -> Problems:
     yield from _of_devices(scenario)
     for index, device in enumerate(scenario.devices):
         yield from _of_device(scenario, device, ("devices", index), lines)
+    for number, arrivals in enumerate(scenario.gateway.arrivals):
+        yield from _of_gateways(scenario, arrivals, ("gateway", "arrivals", number))
     yield from _of_run(scenario)
     for index, fault in enumerate(scenario.faults):
         yield from _of_fault(scenario, fault, ("faults", index))
@@ -130,6 +132,16 @@ def _of_device(scenario: Scenario, device: DevicesTable, path: Path, lines: Mapp
         yield from _of_arrivals(arrivals, here)
         if arrivals.input_bytes is None and device.source is None:
             yield (*here, "input_bytes"), "missing; expected it, or a trace or sensor to take windows from"
+
+
+def _of_gateways(scenario: Scenario, arrivals: Arrivals, path: Path) -> Problems:
+    yield from _of_asking(scenario, arrivals, path)
+    if arrivals.kind == "trace":
+        yield (*path, "kind"), "moments in a file are a device's; expected constant, poisson or bursty"
+        return
+    yield from _of_arrivals(arrivals, path)
+    if arrivals.input_bytes is None:
+        yield (*path, "input_bytes"), "missing; the gateway has no windows to hand over"
 
 
 def _of_asking(scenario: Scenario, each: Call | Arrivals, path: Path) -> Problems:

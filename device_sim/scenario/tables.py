@@ -62,6 +62,8 @@ class GatewayTable(_Table, frozen=True, kw_only=True):
     broker: Literal["auto", "mosquitto", "embedded"] = "auto"
     workers: Annotated[int, Meta(ge=0, le=64)] = 1
     """Processes for offloaded work; 0: one a core."""
+    arrivals: tuple[Arrivals, ...] = ()
+    """What is asked for at the gateway itself."""
 
 
 class FunctionsTable(_Table, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from device_sim.faults import Fault
 from device_sim.fleet.preparation import Prepared
 from device_sim.virtual.checkers.violations import moment
 from device_sim.virtual.evidence import Event
+from device_sim.virtual.gauge import Figures, Gauge
 from device_sim.virtual.guard import OUTSIDE, guard
 from device_sim.virtual.play import BEGIN_NS, Play
 from device_sim.virtual.telling import shifted
@@ -69,6 +70,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     cpu_ns: int
     faults: tuple[Fault, ...]
     broken: tuple[Broken, ...]
+    figures: Figures | None = None
+    """Of a focused one."""
 
     @property
     def sameness(self) -> tuple[Any, ...]:
@@ -88,17 +91,31 @@ def attempt(
     keep: Callable[[int, str, str, str], None] | None = None,
     also: Callable[[Event], None] | None = None,
     cpu_s_max: float | None = None,
+    focus: str = "",
 ) -> Attempt:
     """Play it to its end; the arguments are those of ``Play``.
+
+    focus: of its drawing; what it is about is counted and measured.
 
     cpu_s_max: of this process; what takes longer has not ended. Only in the main thread. None: wait for ever.
     """
     begun_ns = OUTSIDE.process_time_ns()
     play: Play | None = None
+    gauge: Gauge | None = None
     broken: list[Broken] = []
+
+    def told(event: Event) -> None:
+        if gauge is not None:
+            gauge.saw(event)
+        if also is not None:
+            also(event)
+
     try:
         with _at_most(cpu_s_max), guard():
-            play = Play(prepared, faults=faults, until_ns=until_ns, keep=keep, also=also)
+            seen = told if focus else also
+            play = Play(prepared, faults=faults, until_ns=until_ns, keep=keep, also=seen)
+            if focus:
+                gauge = Gauge(play, focus)
             outcome = play.run()
     except Circling as error:
         broken.append(_raised(error, play, ENDS))
@@ -124,6 +141,7 @@ def attempt(
         cpu_ns=OUTSIDE.process_time_ns() - begun_ns,
         faults=() if play is None else play.faults,
         broken=tuple(broken),
+        figures=None if gauge is None else gauge.figures(),
     )
 
 

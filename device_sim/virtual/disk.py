@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Callable
 
 BLOCK: Final = 4096
 UNSAFE_MAX: Final = 16
@@ -112,6 +113,7 @@ class Disk:
         "commits",
         "fsyncs",
         "speed",
+        "watch",
         "writes",
     )
 
@@ -130,6 +132,9 @@ class Disk:
         """Of the ledger's log, for who judges a run and nobody in it: from, to, and when that was fsynced."""
         self.writes = 0
         self.fsyncs = 0
+        self.watch: Callable[[str, str, str, int], None] | None = None
+        """Told before and after each change: ("before" or "after", "write", "fsync" or "names", the file or
+        the directory, bytes). What it raises goes to whoever changes something."""
         self._rng = rng
         self._files: dict[str, _File] = {}
         self._renamed: list[list[tuple[str, _File | None, _File | None]]] = []  # names: before, after
@@ -178,10 +183,12 @@ class Disk:
 
         Raises: OSError: ENOSPC: what fitted is written, as with write(2).
         """
+        self._tell("before", "write", name, len(data))
         self._admit()
         self.create(name)
         file = self._files[name]
         self._extend(file, offset, data)
+        self._tell("after", "write", name, len(data))
 
     def append(self, name: str, data: bytes) -> int:
         """Returns: where it begins."""
@@ -193,6 +200,7 @@ class Disk:
         """Cut to, or extend with zeros to `size` bytes. Cutting needs no space, so a full disk permits it."""
         file = self._file(name)
         length = len(file.data)
+        self._tell("before", "write", name, max(0, size - length))
         if size < length:
             file.remember(_Change(size, bytes(file.data[size:]), None), self._unsafe_max)
             del file.own()[size:]
@@ -200,20 +208,27 @@ class Disk:
         elif size > length:
             self._admit()
             self._extend(file, length, bytes(size - length))
+        self._tell("after", "write", name, max(0, size - length))
 
     def rename(self, old: str, new: str) -> None:
         """Atomic; what bore the new name is gone."""
         assert old.rpartition("/")[0] == new.rpartition("/")[0], "within one directory"
         file = self._file(old)
+        self._tell("before", "names", new)
         if old != new:
             self._names_change([(old, file, None), (new, self._files.get(new), file)])
+        self._tell("after", "names", new)
 
     def remove(self, name: str) -> None:
-        self._names_change([(name, self._file(name), None)])
+        file = self._file(name)
+        self._tell("before", "names", name)
+        self._names_change([(name, file, None)])
+        self._tell("after", "names", name)
 
     def fsync(self, name: str) -> None:
         """Raises: OSError: EIO: what was unsafe is lost, also to those who read."""
         file = self._file(name)
+        self._tell("before", "fsync", name)
         self.fsyncs += 1
         if self._fail_fsync is not None and self.fsyncs in self._fail_fsync:
             before = len(file.data)
@@ -221,13 +236,16 @@ class Disk:
             self._used += len(file.data) - before
             raise OSError(errno.EIO, "Input/output error", name)
         file.safe()
+        self._tell("after", "fsync", name)
 
     def fsync_dir(self, directory: str = "") -> None:
         """Raises: OSError: EIO: the names are as before, and still not safe."""
+        self._tell("before", "fsync", f"{directory}/")
         self.fsyncs += 1
         if self._fail_fsync is not None and self.fsyncs in self._fail_fsync:
             raise OSError(errno.EIO, "Input/output error", directory)
         self._renamed = [each for each in self._renamed if each[0][0].rpartition("/")[0] != directory]
+        self._tell("after", "fsync", f"{directory}/")
 
     # ── time ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -278,6 +296,10 @@ class Disk:
         del file.own()[size:]
 
     # ── parts ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _tell(self, when: str, what: str, name: str, length: int = 0) -> None:
+        if self.watch is not None:
+            self.watch(when, what, name, length)
 
     def _file(self, name: str) -> _File:
         file = self._files.get(name)

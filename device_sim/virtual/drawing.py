@@ -27,6 +27,7 @@ from device_sim.scenario.tables import (
     Scenario,
     ServiceTable,
 )
+from device_sim.virtual.focus import focused
 
 VERSION: Final = 2
 STREAM: Final = 1
@@ -50,10 +51,16 @@ time), for good: where everybody comes back, whoever waits for the dead is not s
 FUNCTIONS: Final = ("work.short", "work.long", "work.large")
 
 
-def drawn_scenario(seed: int, nodes: int = NODES) -> Prepared:
-    """The scenario of this seed, for the world. Raises: ValueError: too few or too many nodes."""
+def drawn_scenario(seed: int, nodes: int = NODES, focus: str = "") -> Prepared:
+    """The scenario of this seed, for the world. focus: one of ``focus.FOCUSES`` instead of everything mixed.
+
+    Raises: ValueError: too few or too many nodes.
+    """
     if not NODES_MIN <= nodes <= NODES_MAX:
         raise ValueError(f"{nodes} nodes; a swarm has {NODES_MIN} to {NODES_MAX}")
+    if focus:
+        about = focused(focus, seed, nodes)
+        return Prepared(Document(f"seed {seed}", about, {}), about, seed, [], {}, {})
     rng = Random(f"swarm {STREAM}/{seed}/{nodes}")  # noqa: S311  a simulation is repeatable
     patient = _is_patient(seed, nodes)
     links = {name: _link(rng) for name in ("near", "far")}

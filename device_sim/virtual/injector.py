@@ -5,6 +5,7 @@ Timeline ─► Inject(fault) ─► machines, network, broker, disks, clocks, p
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ from device_sim.virtual.evidence import ENDED, HEAL, Event, Happened, Revoked
 from device_sim.virtual.ledger_log import LOG
 from device_sim.virtual.network import LinkModel, Partition
 from device_sim.virtual.sites import Site
+from device_sim.virtual.traps import Traps
 from device_sim.virtual.world import Entry, World
 from edge_node.wire.ids import GATEWAY
 
@@ -23,13 +25,15 @@ if TYPE_CHECKING:
 
 NOTHING_MORE: Final = 0
 """Bytes that a full disk still takes."""
+CRASHED_NS: Final = SECOND
+"""From a crash in the middle of a disk operation until it is started again."""
+_OPERATIONS: Final = {"disk-full": "before write", "disk-error": "before fsync"}
 
 
 class Injector:
     """Args:
     sites: all; a fault of the gateway or the broker befalls each of them.
     links: by name, for `degrade`.
-    restarted: told of each machine whose daemon runs again.
     begin_ns: of the world, when the timeline's time is 0.
     """
 
@@ -41,24 +45,30 @@ class Injector:
         links: Mapping[str, LinkModel],
         *,
         saw: Callable[[Event], None],
-        restarted: Callable[[Machine], None],
         begin_ns: int,
     ) -> None:
         self.world = world
         self.sites = sites
+        self.injected: Counter[str] = Counter()
+        """What took effect: by verb, and where in a disk operation. A kill of who is dead already is none."""
         self.gone: dict[str, str] = {}
         """Machines that are not there any more, for good, and why."""
         self._links = links
         self._saw = saw
-        self._restarted = restarted
         self._timeline = Timeline(list(faults))
         self._where = {node: site for site in sites for node in site.machines if node != GATEWAY}
         self._cuts: dict[str, Partition] = {}
         self._spans: dict[tuple[str, str], Entry] = {}
         self._room: dict[str, int] = {}
+        self._traps: dict[str, Traps] = {}
         self._due: Entry | None = None
         self._healed = False
         world.at(begin_ns, self._begin)
+
+    @property
+    def cut(self) -> Mapping[str, Partition]:
+        """Machines behind a partition of the timeline."""
+        return self._cuts
 
     # ── the timeline ──────────────────────────────────────────────────────────────────────────────
 
@@ -134,7 +144,12 @@ class Injector:
     def _do_to(self, site: Site, node: str, fault: Fault) -> None:
         machine = site.machines[node]
         shown = "" if fault.member == BROKER else machine.name
+        if fault.nth:
+            self._arm(site, machine, fault)
+            return
         self._happened(fault.do, shown)
+        if self._takes_effect(site, machine, fault):
+            self.injected[fault.do] += 1
         match fault.do:
             case "kill" | "kill-gateway":
                 site.end(node, "kill")
@@ -171,6 +186,7 @@ class Injector:
                 self._room.setdefault(machine.name, machine.disk.capacity_bytes)
                 machine.disk.capacity_bytes = machine.disk.used_bytes + NOTHING_MORE
             case "disk-free":
+                self._traps_of(machine).disarm("disk-full")
                 machine.disk.capacity_bytes = self._room.pop(machine.name, machine.disk.capacity_bytes)
             case "disk-error":
                 machine.disk.fail_fsync()
@@ -179,8 +195,8 @@ class Injector:
             case "slow":
                 machine.slow(fault.factor or 1.0)
             case "kill-worker":
-                if machine.process is not None:
-                    machine.process.processor.kill_worker()
+                if machine.process is not None and machine.process.processor.kill_worker():
+                    self.injected[fault.do] += 1
         if fault.until_s is not None:
             self._until(site, machine, fault)
 
@@ -201,6 +217,54 @@ class Injector:
 
         self.world.after(lasts_ns, over)
 
+    @staticmethod
+    def _takes_effect(site: Site, machine: Machine, fault: Fault) -> bool:
+        match fault.do:
+            case "kill" | "power-cut" | "kill-gateway" | "power-cut-gateway" | "pause":
+                return machine.up
+            case "kill-broker" | "wipe-broker":
+                return site.broker.running
+            case "kill-worker":
+                return False  # it says so itself
+            case _:
+                return True
+
+    # ── in the middle of an operation of a disk ───────────────────────────────────────────────────
+
+    def _traps_of(self, machine: Machine) -> Traps:
+        traps = self._traps.get(machine.name)
+        if traps is None:
+            traps = self._traps[machine.name] = Traps(self.world, machine.disk)
+        return traps
+
+    def _arm(self, site: Site, machine: Machine, fault: Fault) -> None:
+        traps, disk = self._traps_of(machine), machine.disk
+
+        def spring(label: str, length: int) -> None:
+            if machine.name in self.gone:
+                return
+            self.injected[fault.do] += 1
+            self._happened(fault.do, machine.name, label)
+            match fault.do:
+                case "disk-full":  # in the middle of this write
+                    self._room.setdefault(machine.name, disk.capacity_bytes)
+                    rng = self.world.rng(machine.name, "full", str(self.world.now_ns))
+                    disk.capacity_bytes = disk.used_bytes + rng.randrange(length + 1)
+                case "disk-error":
+                    disk.fail_fsync()
+                case _:
+                    how = "power" if fault.power else "kill"
+                    self.injected[f"{how} {label}"] += 1
+                    site.crash(machine.node_id, how)
+                    self.world.after(CRASHED_NS, self._supervised, site, machine)
+                    traps.dark()
+
+        traps.arm(fault.do, fault.point or _OPERATIONS[fault.do], fault.nth, spring)
+
+    def _supervised(self, site: Site, machine: Machine) -> None:
+        if not machine.up:
+            self._back(site, machine)
+
     def _flip(self, machine: Machine) -> None:
         size = machine.disk.size(LOG) if machine.disk.exists(LOG) else 0
         if size:
@@ -213,8 +277,6 @@ class Injector:
         if machine.up:  # in order, as for an update
             site.end(machine.node_id, "kill")
         site.start(machine.node_id)
-        if machine.node_id != GATEWAY:
-            self._restarted(machine)
 
     # ── the end of all faults ─────────────────────────────────────────────────────────────────────
 
@@ -222,6 +284,8 @@ class Injector:
         """Everything is made good: whoever is not revoked runs, hears and writes."""
         self._healed = True
         self.world.cancel(self._due)
+        for traps in self._traps.values():
+            traps.disarm()
         self._happened(HEAL)
         for site in self.sites:
             site.network.heal_all()

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from device_sim.virtual.guard import LeakedOutside
-from device_sim.virtual.world import SECOND, Entry, World
+from device_sim.virtual.world import SECOND, Entry, World, without_dark
 from security.errors import EdgeweaveError
 
 if TYPE_CHECKING:
@@ -215,8 +215,11 @@ class VirtualLoop(_Base):
         """Raises what a task died of, unless somebody took it."""
         task = self._failed.pop(number, None)
         if task is not None and task._log_traceback:
-            error = task.exception()
-            assert error is not None, "it failed"
+            failed = task.exception()
+            assert failed is not None, "it failed"
+            error = without_dark(failed)
+            if error is None:
+                return
             error.add_note(f"nobody asked how {_name(task)} ended")
             raise error
 

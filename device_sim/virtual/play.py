@@ -175,7 +175,6 @@ class Play:
             self.faults,
             self.links,
             saw=self.saw,
-            restarted=self._restarted,
             begin_ns=BEGIN_NS,
         )
         self.clients: dict[str, Client] = {}
@@ -206,7 +205,10 @@ class Play:
         synthetic = frozenset(scenario.synthetic)
         kept: dict[str, OrderedDict[Any, bytes]] = {}
         for site in self.sites:
+            site.on_started = self._restarted
             site.start(GATEWAY)
+            if scenario.gateway.arrivals:
+                self._gateway_client(site)
             for node, machine in site.machines.items():
                 if node == GATEWAY:
                     continue
@@ -244,6 +246,21 @@ class Play:
                         table.battery_wh, idle_w=table.idle_w, busy_w=table.busy_w, cores=machine.board.cores
                     )
                     world.at(BATTERY_NS, self._drain, site, machine, battery)
+
+    def _gateway_client(self, site: Site) -> None:
+        machine, world = site.machines[GATEWAY], self.world
+        table = DevicesTable(id=GATEWAY, arrivals=self.scenario.gateway.arrivals)
+        self.clients[machine.name] = Client(
+            world,
+            machine,
+            asks(table, GATEWAY, world.rng(machine.name, "asks"), self.duration_ns / SECOND),
+            Inputs(
+                None, frozenset(self.scenario.synthetic), world.rng(machine.name, "inputs"), OrderedDict()
+            ),
+            self.saw,
+            begin_ns=BEGIN_NS,
+            moved=self.injector.promised if self._waits else None,
+        )
 
     def _drain(self, site: Site, machine: Machine, battery: Battery) -> None:
         """Looked at every few seconds: shorter spans of work are charged at what runs at that moment."""

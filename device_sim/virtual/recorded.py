@@ -48,6 +48,8 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     ended_ns: int
     broken: tuple[Broken, ...]
     shortened: Shortened | None = None
+    focus: str = ""
+    """Of its drawing (``focus.FOCUSES``); empty: everything mixed."""
 
     @property
     def prepared(self) -> Prepared:

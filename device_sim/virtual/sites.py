@@ -22,7 +22,7 @@ from device_sim.virtual.network import Network
 from device_sim.virtual.readings import Readings
 from device_sim.virtual.services import Outputs, Service
 from device_sim.virtual.trust import BROKER_ADDRESS, Trust
-from device_sim.virtual.world import SECOND, World
+from device_sim.virtual.world import SECOND, Dark, World
 from edge_node.clock import AHEAD_S_MAX, FlooredClock
 from edge_node.functions.bundle import Bundle
 from edge_node.settings import BoardSettings, NodeSettings
@@ -103,6 +103,8 @@ class Site:
             for entry in entries:
                 table.upsert(entry.document)
         self.duties: Duties | None = None
+        self.on_started: Callable[[Machine], None] | None = None
+        """Told of each machine whose daemon runs (again)."""
         self._house: asyncio.Task[None] | None = None
 
     def shown(self, node: str) -> str:
@@ -152,6 +154,8 @@ class Site:
             return
         try:
             machine.start()
+        except Dark:
+            return  # in the middle of its start; whoever did that starts it again
         except EdgeweaveError as error:  # it says why and ends; whoever supervises it starts it again
             self.world.note(machine.name, "cannot start", str(error))
             self.world.after(RESTART_NS, self.start, node)
@@ -169,6 +173,16 @@ class Site:
                 self.broker.stop("power")
         elif not machine.up:
             return
+        machine.end(how)
+        self.world.note(machine.name, "ended", how)
+        self.saw(Crashed(self.world.now_ns, machine.name, how))
+
+    def crash(self, node: str, how: str) -> None:
+        """As `end`, also of one that is just being started, and from within its own code."""
+        if node == GATEWAY or self.machines[node].up:
+            self.end(node, how)
+            return
+        machine = self.machines[node]
         machine.end(how)
         self.world.note(machine.name, "ended", how)
         self.saw(Crashed(self.world.now_ns, machine.name, how))
@@ -192,6 +206,17 @@ class Site:
         back()
 
     async def _gateway(self, machine: Machine) -> None:
+        try:
+            duties = await self._open_house(machine)
+        except EdgeweaveError as error:  # it says why and ends; whoever supervises it starts it again
+            self.world.note(machine.name, "cannot start", str(error))
+            self._house = self.duties = None
+            self.world.after(RESTART_NS, self.start, GATEWAY)
+            return
+        self._started(machine)
+        await duties.run()
+
+    async def _open_house(self, machine: Machine) -> Duties:
         keystore = DiskKeyStore(machine.disk)
         signed = keystore.roster()
         assert signed is not None, "the world begins with one"
@@ -212,12 +237,13 @@ class Site:
         duties.door_list = DoorList(self.broker, lambda: duties.keeper.current)
         self.duties = duties
         machine.start(duties)
-        self._started(machine)
-        await duties.run()
+        return duties
 
     def _started(self, machine: Machine) -> None:
         self.world.note(machine.name, "started", str(machine.lives))
         self.saw(Started(self.world.now_ns, machine.name))
+        if self.on_started is not None:
+            self.on_started(machine)
 
     def revoke(self, node: str, told: Callable[[], None]) -> None:
         """As the operator's `edge-gateway revoke`; *told* when it says that the broker took it."""

@@ -68,6 +68,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     seed: int
     nodes: int = NODES
+    focus: str = ""
     plays_max: int = PLAYS_MAX
     """Plays spent on shortening it if it fails."""
     traced: bool = False
@@ -78,10 +79,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 def done(job: Job) -> Word:
     """Play it. Everything that goes wrong in there is in the word."""
-    prepared = drawn_scenario(job.seed, job.nodes)
+    prepared = drawn_scenario(job.seed, job.nodes, job.focus)
     trace = Trace() if job.traced else None
     cpu_s_max = CPU_S[0] + CPU_S[1] * job.nodes
-    found = attempt(prepared, keep=None if trace is None else trace.keep, cpu_s_max=cpu_s_max)
+    keep = None if trace is None else trace.keep
+    found = attempt(prepared, keep=keep, cpu_s_max=cpu_s_max, focus=job.focus)
     short = None
     if found.broken and job.plays_max and found.broken[0].checker != ENDS:
         short = shortest(found, prepared, plays_max=job.plays_max, cpu_s_max=cpu_s_max)
@@ -181,6 +183,7 @@ class _Worker:
 class Swarm:
     """Args:
     seeds: to play, ascending; may be endless.
+    focus: of the drawing (``focus.FOCUSES``); empty: everything mixed.
     jobs: worker processes; with *twice* at least one for each side.
     twice: each seed in two processes.   plays_max: for shortening one that fails.
     stop: asked often; True: begin nothing more and end what runs.
@@ -190,6 +193,7 @@ class Swarm:
 
     seeds: Iterator[int]
     nodes: int = NODES
+    focus: str = ""
     jobs: int = 1
     twice: bool = False
     plays_max: int = PLAYS_MAX
@@ -246,7 +250,7 @@ class Swarm:
         if seed is None:
             return
         self._order.append(seed)
-        job = Job(seed=seed, nodes=self.nodes, plays_max=self.plays_max, traced=self.twice)
+        job = Job(seed=seed, nodes=self.nodes, focus=self.focus, plays_max=self.plays_max, traced=self.twice)
         self._words[seed] = [None, None] if self.twice else [None]
         self._waiting[0].append(job)
         if self.twice:  # the second time only to compare

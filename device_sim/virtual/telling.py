@@ -178,10 +178,10 @@ def drawn(scenario: Scenario, faults: Sequence[Fault]) -> list[str]:
 def told(fault: Fault) -> str:
     """``12.5 s: partition pi-3 (to)``."""
     more = [
-        f"{key} {value:g}" if isinstance(value, float) else str(value)
+        f"{key} {value:g}" if isinstance(value, float | int) else str(value)
         for key, value in (
             ("", fault.direction), ("", fault.link), ("by_s", fault.by_s), ("factor", fault.factor),
-            ("until", fault.until_s),
+            ("until", fault.until_s), ("", fault.point), ("nth", fault.nth), ("", "power" * fault.power),
         )
         if value
     ]  # fmt: skip

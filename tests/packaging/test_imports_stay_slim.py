@@ -81,8 +81,8 @@ ROOMS = {
     "device_sim/scenario": set(),
     "device_sim/report": {"charts", "folder", "recompute", "surroundings"},
     "device_sim/virtual": {
-        *("attempt", "deployed", "drawing", "guard", "link", "loop", "play", "processor", "recorded"),
-        *("shelf", "sites", "swarm", "world"),
+        *("attempt", "deployed", "drawing", "focus", "guard", "link", "loop", "play", "processor"),
+        *("recorded", "shelf", "sites", "swarm", "world"),
     },
     "device_sim/virtual/checkers": set(),
 }
