@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from device_sim.commands.swarm import shortest_of
+from device_sim.commands.swarm import FaultOption, about, known, shortest_of
 from device_sim.fleet.preparation import Prepared
 from device_sim.report.surroundings import commit, versions
 from device_sim.screen import Screen
@@ -55,6 +55,7 @@ def replay(
             "--nodes", metavar="N", min=NODES_MIN, max=NODES_MAX, help=f"With a seed; else {NODES}."
         ),
     ] = None,
+    fault: FaultOption = "",
     until: Annotated[
         str | None,
         typer.Option("--until", metavar="12.5s", help="Stop at this moment of the story: what is open then?"),
@@ -86,16 +87,20 @@ def replay(
     screen = Screen(sys.stdout)
     until_ns = None if until is None else _span(until)
     source = commit()
-    kept, prepared = _chosen(what, nodes)
+    kept, prepared = _chosen(what, nodes, known(fault))
+    focus = fault if kept is None else kept.focus
     say = _silent if as_json else screen.line
     say(_head(prepared, kept, source))
-    for line in kept.drawn if kept is not None else particulars(prepared.scenario):
+    drawn = (
+        kept.drawn if kept is not None else [*about(focus, prepared.seed), *particulars(prepared.scenario)]
+    )
+    for line in drawn:
         say(f"    {line}")
     short = _short(prepared, kept) if shorter else None
     if short is not None:
         say(f"shortened: everything is made good at {moment(short.prefix_ns)}")
-        for fault in short.faults:
-            say(f"    {told(fault)}")
+        for each in short.faults:
+            say(f"    {told(each)}")
     elif kept is not None:
         for line in shortest_of(kept):
             say(line)
@@ -107,7 +112,9 @@ def replay(
     if until_ns is not None:
         open_then = _looked_at(prepared, story, faults, prefix_ns, until_ns)
     else:
-        found = attempt(prepared, faults=faults, until_ns=prefix_ns, keep=story.keep, also=story.saw)
+        found = attempt(
+            prepared, faults=faults, until_ns=prefix_ns, keep=story.keep, also=story.saw, focus=focus
+        )
     broken = found.broken if found is not None else ()
     if trace is not None:
         _written(trace, story)
@@ -120,6 +127,7 @@ def replay(
     facts = {
         "seed": prepared.seed,
         "nodes": len(prepared.scenario.nodes),
+        "fault": focus,
         "commit": source,
         "trace_hash": found.trace_hash if found is not None else "",
         "steps": found.steps if found is not None else 0,
@@ -155,11 +163,13 @@ def _span(text: str) -> int:
     return span_ns
 
 
-def _chosen(what: str, nodes: int | None) -> tuple[Recorded | None, Prepared]:
+def _chosen(what: str, nodes: int | None, focus: str) -> tuple[Recorded | None, Prepared]:
     if what.isdecimal():
-        return None, drawn_scenario(int(what), nodes or NODES)
+        return None, drawn_scenario(int(what), nodes or NODES, focus)
     if nodes is not None:
         raise BadInput("a recorded seed has its own number of nodes", fix="leave --nodes away")
+    if focus:
+        raise BadInput("a recorded seed has its own fault", fix="leave --fault away")
     kept = recorded.read(Path(what))
     return kept, kept.prepared
 
@@ -175,8 +185,9 @@ def _head(prepared: Prepared, kept: Recorded | None, source: str) -> str:
         others.append(f"commit {kept.commit or 'unknown'}")
     if kept.version != version:
         others.append(f"version {kept.version or 'unknown'}")
-    if kept.drawing != drawing.VERSION:
-        others.append(f"drawing {kept.drawing} (this is {drawing.VERSION}: the seed alone means another run)")
+    now = drawing.version_of(kept.focus)
+    if kept.drawing != now:
+        others.append(f"drawing {kept.drawing} (this is {now}: the seed alone means another run)")
     return line + (f"; recorded by {', '.join(others)}" if others else "")
 
 

@@ -26,6 +26,8 @@ from device_sim.screen import Screen
 from device_sim.virtual import drawing, recorded
 from device_sim.virtual.checkers.violations import moment
 from device_sim.virtual.drawing import NODES, NODES_MAX, NODES_MIN, drawn_scenario
+from device_sim.virtual.focus import FOCUSES, kind_of
+from device_sim.virtual.gauge import Totals
 from device_sim.virtual.particulars import particulars
 from device_sim.virtual.shorten import PLAYS_MAX
 from device_sim.virtual.swarm import Swarm, Word
@@ -33,12 +35,26 @@ from device_sim.virtual.telling import told
 from edge_node.commands import exits
 from edge_node.commands.door import JsonOption
 from edge_node.commands.rendering import to_json
+from security.errors import BadInput
 
 SEEDS: Final = 100
 LINES_TOLD: Final = 3
 """Violations of one checker that are told at once; the file has more, and a replay shows them all."""
 FAULTS_TOLD: Final = 12
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def known(focus: str) -> str:
+    """Raises: BadInput: there is no such focus."""
+    if focus and focus not in FOCUSES:
+        raise BadInput(f"no swarm is about {focus!r}", fix=f"one of {', '.join(FOCUSES)}")
+    return focus
+
+
+FaultOption = Annotated[
+    str,
+    typer.Option("--fault", metavar="NAME", help=f"About one fault, again and again: {', '.join(FOCUSES)}."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +73,7 @@ def swarm(
     nodes: Annotated[
         int, typer.Option("--nodes", metavar="N", min=NODES_MIN, max=NODES_MAX, help="Of each mesh.")
     ] = NODES,
+    fault: FaultOption = "",
     jobs: Annotated[
         int | None, typer.Option("--jobs", metavar="J", min=1, max=256, help="Processes; else one a core.")
     ] = None,
@@ -77,21 +94,24 @@ def swarm(
 ) -> None:
     """Draw a whole scenario from each seed (boards, links, work, faults), play it in virtual time, judge it.
 
+    With --fault it is about that one alone, and tells how much was broken and how fast it was made good.
     Exit code 0: every promise held in every seed; 1: one did not. A failing seed is written to
     DIR/seed-K.json, and `device-sim replay` plays it again.
     """
     as_json = json_output or ctx.obj[1]
+    known(fault)
     count = seeds if seeds is not None else None if minutes is not None else SEEDS
     make_folder(out)  # before anything runs for nothing
     source, version = commit(), versions().get("edgeweave", "")
     screen, story = Screen(sys.stderr), Screen(sys.stdout)
     endless = minutes is not None and count is None
     pace = Pace(float("inf") if endless else float(count or 0))
-    tally = Tally(nodes)
+    tally = Tally(nodes, fault)
     with _signals() as caught:
         run = Swarm(
             itertools.count(first) if count is None else iter(range(first, first + count)),
             nodes=nodes,
+            focus=fault,
             jobs=jobs or os.cpu_count() or 1,
             twice=twice,
             plays_max=plays,
@@ -110,8 +130,8 @@ def swarm(
             tally.take(word)
             if not word.failed:
                 continue
-            path = out / f"seed-{word.seed}.json"
-            kept = record_of(word, nodes, source, version)
+            path = out / (f"{fault}-{word.seed}.json" if fault else f"seed-{word.seed}.json")
+            kept = record_of(word, nodes, source, version, fault)
             recorded.write(path, kept)
             screen.close()
             if not as_json:
@@ -148,8 +168,10 @@ def _signals() -> Iterator[list[int]]:
 class Tally:
     """What a swarm has found."""
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, focus: str = "") -> None:
         self.nodes = nodes
+        self.focus = focus
+        self.figures = Totals()
         self.seeds = 0
         self.virtual_ns = 0
         self.cpu_ns = 0
@@ -160,6 +182,7 @@ class Tally:
         self.seeds += 1
         self.virtual_ns += word.attempt.ended_ns
         self.cpu_ns += word.attempt.cpu_ns
+        self.figures.take(word.attempt.figures)
         if word.failed:
             self.failed.append(msgspec.structs.replace(word, trace=b""))
             self.violations += sum(each.total for each in word.attempt.broken)
@@ -176,8 +199,11 @@ class Tally:
         return {
             "seeds": self.seeds,
             "nodes": self.nodes,
-            "drawing": drawing.VERSION,
+            "fault": self.focus,
+            "drawing": drawing.version_of(self.focus),
             "commit": source,
+            "counts": dict(sorted(self.figures.counts.items())),
+            "figures": self.figures.quantiles(),
             "failed": [
                 {"seed": word.seed, "broken": msgspec.to_builtins(word.attempt.broken)}
                 for word in self.failed
@@ -197,6 +223,12 @@ class Tally:
             + (" …" if len(each["seeds"]) > 8 else "")
             for name, each in facts["violations"].items()
         ]
+        if facts["counts"]:
+            lines.append(", ".join(f"{name}: {number(count)}" for name, count in facts["counts"].items()))
+        lines += [
+            f"{name}: " + ", ".join(f"{key} {number(value)}" for key, value in each.items())
+            for name, each in facts["figures"].items()
+        ]
         held = "all held" if not self.failed else f"{number(len(self.failed))} did not hold"
         lines.append(
             f"{counted(self.seeds, 'seed')} of {counted(self.nodes, 'node')}, {held}; "
@@ -208,17 +240,18 @@ class Tally:
         return lines
 
 
-def record_of(word: Word, nodes: int, source: str, version: str) -> recorded.Recorded:
-    scenario = drawn_scenario(word.seed, nodes).scenario
+def record_of(word: Word, nodes: int, source: str, version: str, focus: str = "") -> recorded.Recorded:
+    scenario = drawn_scenario(word.seed, nodes, focus).scenario
     found = word.attempt
     return recorded.Recorded(
         format=recorded.FORMAT,
-        drawing=drawing.VERSION,
+        drawing=drawing.version_of(focus),
+        focus=focus,
         version=version,
         commit=source,
         seed=word.seed,
         nodes=nodes,
-        drawn=particulars(scenario),
+        drawn=[*about(focus, word.seed), *particulars(scenario)],
         scenario=scenario,
         faults=found.faults,
         trace_hash=found.trace_hash,
@@ -227,6 +260,14 @@ def record_of(word: Word, nodes: int, source: str, version: str) -> recorded.Rec
         broken=found.broken,
         shortened=word.shortened,
     )
+
+
+def about(focus: str, seed: int) -> list[str]:
+    """What a focused seed is about, as a line of its particulars."""
+    if not focus:
+        return []
+    kind = kind_of(focus, seed)
+    return [f"fault {focus}{f' ({kind})' if kind else ''}: {FOCUSES[focus].what}"]
 
 
 def story_of(kept: recorded.Recorded, path: Path) -> list[str]:
@@ -238,7 +279,8 @@ def story_of(kept: recorded.Recorded, path: Path) -> list[str]:
         lines.append(f"  {each.checker}: {counted(each.total, 'violation')} of: {each.promise}")
         lines += [f"    {line}" for line in each.lines[:LINES_TOLD]]
     lines += [f"  {line}" for line in shortest_of(kept)]
-    lines.append(f"  device-sim replay {kept.seed} --nodes {kept.nodes}, or device-sim replay {path}")
+    option = f" --fault {kept.focus}" if kept.focus else ""
+    lines.append(f"  device-sim replay {kept.seed} --nodes {kept.nodes}{option}, or device-sim replay {path}")
     lines.append("")
     return lines
 

@@ -27,6 +27,7 @@ from device_sim.scenario.tables import (
     Scenario,
     ServiceTable,
 )
+from device_sim.virtual import focus as focuses
 from device_sim.virtual.focus import focused
 
 VERSION: Final = 2
@@ -78,6 +79,11 @@ def drawn_scenario(seed: int, nodes: int = NODES, focus: str = "") -> Prepared:
     )
     document = Document(f"seed {seed}", scenario, {})
     return Prepared(document, scenario, seed, [], {}, {})
+
+
+def version_of(focus: str) -> int:
+    """Of what a seed means by itself."""
+    return focuses.VERSION if focus else VERSION
 
 
 def _is_patient(seed: int, nodes: int) -> bool:

@@ -12,6 +12,7 @@ promise by itself. It may look into members, as no checker may: a length of a le
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from device_sim.virtual.play import Play
 
 SAMPLES_MAX: Final = 20_000
+"""Of one play, by name."""
+KEPT_MAX: Final = 1_000_000
+"""Of a campaign, by name."""
 PROBE_NS: Final = 50 * MS
 CONVERGE_NS_MAX: Final = 30 * SECOND
 """Looked for no longer than this."""
 WORKER_DEAD_NS: Final = 100 * MS
 """From the kill of a worker process until its pool has said so."""
-NEVER: Final = -1.0
+NEVER: Final = -1e12
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +41,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     counts: dict[str, int] = {}
     samples: dict[str, list[float]] = {}
-    """Milliseconds, or shares; -1: it did not come about while somebody looked."""
+    """Milliseconds, or shares; `NEVER`: it did not come about while somebody looked."""
 
 
 class Gauge:
@@ -184,3 +188,35 @@ class Gauge:
             if sent > given_up:
                 self._sample("sends a message", (sent + again) / (sent - given_up))
         return Figures(counts=dict(sorted(counts.items())), samples=self._samples)
+
+
+class Totals:
+    """Figures of many plays together."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.samples: dict[str, list[float]] = {}
+
+    def take(self, figures: Figures | None) -> None:
+        if figures is None:
+            return
+        self.counts.update(figures.counts)
+        for name, values in figures.samples.items():
+            held = self.samples.setdefault(name, [])
+            held += values[: max(0, KEPT_MAX - len(held))]
+
+    def quantiles(self) -> dict[str, dict[str, float]]:
+        """By name: how many came about, p50, p99 and the largest of them, and how many never did."""
+        found = {}
+        for name, values in sorted(self.samples.items()):
+            came = sorted(value for value in values if value != NEVER)
+            each: dict[str, float] = {"samples": len(came)}
+            if came:
+                each |= {"p50": _quantile(came, 0.5), "p99": _quantile(came, 0.99), "max": came[-1]}
+            found[name] = each | {"never": len(values) - len(came)}
+        return found
+
+
+def _quantile(ascending: list[float], share: float) -> float:
+    """The smallest that at least this share of them do not exceed."""
+    return ascending[max(0, math.ceil(share * len(ascending)) - 1)]
