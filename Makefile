@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help setup demo mesh-hosts test faults swarm mutants lint types contracts check bench clean
+.PHONY: help setup demo mesh-hosts test faults swarm swarm-faults mutants lint types contracts check bench clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ faults: setup    ## faults on real processes, round after round (hours; goes on 
 
 swarm: setup     ## seek a seed that breaks a promise: 2 000 drawn meshes in virtual time; goes on with ARGS="--first K"
 	@exec $(BIN)/device-sim swarm --seeds 2000 --out out/swarm $(ARGS)
+
+swarm-faults: setup ## one fault at a time in virtual time, until each has struck as the table says; goes on: ARGS="--share 0.1"
+	@exec $(BIN)/python -m tests.simulation.fault_swarms $(ARGS)
 
 mutants: setup   ## break promises on purpose, one by one: does a swarm see each (~2 min)
 	@exec $(BIN)/python -m tests.simulation.mutants $(ARGS)

@@ -222,8 +222,8 @@ def _parcels(rng: Random, seed: int, nodes: int) -> Scenario:
         "loss 30 %": {"parcel_loss": 0.3},
         "duplicates 10 %": {"duplicate": 0.1},
         "delay 2 s": {"parcel_delay_ms": 2000.0},
-        # Of a member's some ten publications a second those of six seconds are passed on in any order.
-        "reorder 64": {"reorder": 1.0, "reorder_ms": 6000.0},
+        # Of a member's some seven publications a second those of nine seconds are passed on in any order.
+        "reorder 64": {"reorder": 1.0, "reorder_ms": 9000.0},
     }[PARCELS[seed % len(PARCELS)]]
     table = LinkTable(delay_ms=rng.choice((0.3, 10.0)), **link)
     return _fleet(rng, seed, nodes, 30.0, [], link=table, rate_hz=1.0, mean_ms=rng.choice((50.0, 300.0)))

@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from device_sim.virtual.evidence import HEAL, Asked, Crashed, Event, Happened, Ran, Started, Told
+from device_sim.virtual.evidence import (
+    HEAL,
+    Asked,
+    Crashed,
+    Event,
+    Framed,
+    Happened,
+    Ran,
+    Reached,
+    Started,
+    Told,
+)
 from device_sim.virtual.world import MS, SECOND
 
 if TYPE_CHECKING:
@@ -58,10 +69,16 @@ class Gauge:
         self._healing: dict[str, int] = {}  # node -> when its partition was healed
         self._probing = False
         self._over = False
+        self._numbers: dict[tuple[str, bytes], int] = {}  # of a sender's publications, and the newest of them
+        self._newest: dict[str, tuple[int, int]] = {}  # sender -> numbers published, the largest that arrived
+        self._overtaken = 0
 
     def saw(self, event: Event) -> None:
         kind = type(event)
-        if kind is Asked:
+        if kind is Framed or kind is Reached:
+            if self._focus == "parcels":
+                self._passed(event)
+        elif kind is Asked:
             assert isinstance(event, Asked)
             self._owners[event.task] = event.node
         elif kind is Told:
@@ -98,6 +115,21 @@ class Gauge:
             if not self._probing:
                 self._probing = True
                 self._play.world.after(PROBE_NS, self._probe)
+
+    # ── overtaking ────────────────────────────────────────────────────────────────────────────────
+
+    def _passed(self, event: Event) -> None:
+        if isinstance(event, Framed):
+            published, arrived = self._newest.get(event.sender, (0, 0))
+            self._numbers[event.sender, event.payload] = published + 1
+            self._newest[event.sender] = (published + 1, arrived)
+        elif isinstance(event, Reached):
+            for sender in self._newest:
+                number = self._numbers.get((sender, event.payload))
+                if number is not None:
+                    published, arrived = self._newest[sender]
+                    self._newest[sender] = (published, max(arrived, number))
+                    self._overtaken = max(self._overtaken, arrived - number)
 
     # ── re-dispatch ───────────────────────────────────────────────────────────────────────────────
 
@@ -184,6 +216,7 @@ class Gauge:
                     sent += stream.counters.sent
                     again += stream.counters.resent
                     given_up += stream.counters.given_up
+            self._sample("publications that overtook one", self._overtaken)
             counts |= Counter({"messages": sent, "sent again": again, "given up": given_up})
             if sent > given_up:
                 self._sample("sends a message", (sent + again) / (sent - given_up))
