@@ -28,8 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from security.errors import Unavailable
-from tests.faults.fault import BOTH, NONE, Context, Fault, Outcome, context_of, quantile, seed_of
+from tests.faults.fault import BOTH, NONE, Context, Fault, Lacking, Outcome, context_of, quantile, seed_of
 
 HERE = Path(__file__).parent
 ROUND_S_MAX = 600.0
@@ -179,8 +178,8 @@ def play(
     begun = time.monotonic()
     try:
         outcome = asyncio.run(_bounded(leg.run(context), max(ROUND_S_MAX, 3 * leg.fault.round_s)))
-    except Unavailable as lacking:
-        told.lacking = lacking.cause
+    except Lacking as lacking:
+        told.lacking = str(lacking)
     except Exception as error:
         told.broken = f"{type(error).__name__}: {error}".splitlines()[0]
         (scratch / "broken.txt").write_text(traceback.format_exc())

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 
-from examples.hosts.network import Network
-from security.errors import Unavailable
-from tests.faults.fault import BOTH, Context, Fault, Outcome, quantile
+from examples.hosts.network import Network, lacking
+from tests.faults.fault import BOTH, Context, Fault, Lacking, Outcome, quantile
 from tests.faults.fleet import GATEWAY, Fleet
 
 FAULT = Fault(
@@ -34,11 +33,13 @@ async def run(context: Context) -> Outcome:
     context.drawn["percent"] = percent
     hosts = [GATEWAY, *(f"n{number}" for number in range(1, NODES + 1))]
     stop = asyncio.Event()
+    if reason := lacking():
+        raise Lacking(reason)
     with Network(hosts) as network:
         async with Fleet(context, nodes=NODES, network=network) as fleet:
             missing = network.weather(loss_percent=percent)
             if missing:
-                raise Unavailable("; ".join(missing))
+                raise Lacking("; ".join(missing))
             drivers = [fleet.driver(member) for member in fleet.members.values()]
             driving = [
                 asyncio.create_task(

@@ -12,8 +12,8 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from examples.hosts.network import Network
-from tests.faults.fault import BOTH, Context, Fault, Outcome
+from examples.hosts.network import Network, lacking
+from tests.faults.fault import BOTH, Context, Fault, Lacking, Outcome
 from tests.faults.fleet import GATEWAY, Driver, Fleet
 
 FAULT = Fault(
@@ -67,6 +67,8 @@ async def run(context: Context) -> Outcome:
     context.drawn |= hurt
     converged: list[float] = []
     stop = asyncio.Event()
+    if reason := lacking():
+        raise Lacking(reason)
     with Cables(hosts) as network:
         async with Fleet(context, nodes=nodes, network=network, ttl_s=TTL_S) as fleet:
             drivers = {name: fleet.driver(member) for name, member in fleet.members.items()}

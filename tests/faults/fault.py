@@ -54,6 +54,10 @@ class Fault:
         return self.round_max or max(1, self.small, -(-self.full // 20))
 
 
+class Lacking(Exception):
+    """This machine cannot run it; the reason in a few words. Not a fault of the code under test."""
+
+
 @dataclass
 class Context:
     """What one round is given."""

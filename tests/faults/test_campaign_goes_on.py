@@ -6,10 +6,9 @@ import json
 
 import pytest
 
-from security.errors import Unavailable
 from tests.faults import campaign
 from tests.faults.campaign import Book, Leg, figures_of, over, play, report
-from tests.faults.fault import Fault, Outcome, quantile
+from tests.faults.fault import Fault, Lacking, Outcome, quantile
 
 
 def leg(
@@ -94,7 +93,7 @@ def test_a_broken_round_counts_for_nothing_and_is_given_up_in_the_end(tmp_path):
 
 
 def test_what_this_machine_lacks_is_said_and_not_tried_again(tmp_path):
-    book, lacking = Book(tmp_path / "rounds.jsonl"), leg(ends=raising(Unavailable("needs root")))
+    book, lacking = Book(tmp_path / "rounds.jsonl"), leg(ends=raising(Lacking("needs root")))
     book.add(play(lacking, 1, 1, 2, tmp_path, print))
 
     assert book.next([lacking], 1.0, 1e9) is None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pytest
 
-from security.errors import Unavailable
 from tests.faults import (
     f01_kill_holder,
     f02_kill_gateway,
@@ -17,8 +16,7 @@ from tests.faults import (
     f11_slow_consumer,
     f24_soak,
 )
-from tests.faults.fault import BOTH, context_of
-from tests.support.network import needs_namespaces
+from tests.faults.fault import BOTH, Lacking, context_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -37,16 +35,14 @@ TURNS = [
     ("module", "broker"), TURNS, ids=[f"{module.FAULT.name}-{broker}" for module, broker in TURNS]
 )
 async def test_a_small_share_breaks_no_promise(module, broker, tmp_path):
-    if module is f05_partition:
-        needs_namespaces()
     fault = module.FAULT
     assert broker in BOTH and fault.small
     context = context_of(20261123, broker, tmp_path, fault.small, print)
     context.brief = True
     try:
         outcome = await module.run(context)
-    except Unavailable as lacking:
-        pytest.skip(f"{lacking.cause}")
+    except Lacking as lacking:
+        pytest.skip(str(lacking))
 
     assert outcome.violations == []
     assert outcome.accepted > 0 and outcome.done >= 1
