@@ -21,6 +21,8 @@ UNAVAILABLE: Final = 3
 REFUSED: Final = 4
 OUR_MISTAKE: Final = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED: Final = 130
+LINE_CHARS_MAX: Final = 600
+"""Of a cause, and of a fix: some quote what was written, which may be a file of its own."""
 
 
 def code_of(error: BaseException) -> tuple[int, str]:
@@ -65,7 +67,14 @@ def as_line(error: BaseException, program: str) -> str:
 def cause_and_fix(error: BaseException) -> tuple[str, str]:
     """Both on one line each."""
     if isinstance(error, EdgeweaveError):
-        return " ".join(error.cause.split()), " ".join(error.fix.split())
+        return _line(error.cause), _line(error.fix)
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}", ""
+    return _line(f"{type(error).__name__}: {error}"), ""
+
+
+def _line(text: str) -> str:
+    line = " ".join(text.split())
+    if len(line) <= LINE_CHARS_MAX:
+        return line
+    return f"{line[: LINE_CHARS_MAX - 100]} … {line[-90:]}"  # its beginning says what, its end why

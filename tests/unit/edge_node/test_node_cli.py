@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from edge_node import cli
-from edge_node.commands import door, launch
+from edge_node.commands import door, exits, launch
 from edge_node.home import Home
+from security.errors import BadInput
 
 
 @pytest.fixture(autouse=True)
@@ -199,6 +200,12 @@ def test_our_own_mistake_is_one_line_and_its_story_is_kept(edge_node, tmp_path, 
     assert err.count("\n") == 1 and "a mistake of ours" in err and str(home.logs / "cli.log") in err
     assert "KeyError: 'surprise'" in json.loads((home.logs / "cli.log").read_text())["traceback"]
     assert stat.S_IMODE(home.logs.stat().st_mode) == 0o700
+
+
+def test_a_cause_that_quotes_a_whole_file_stays_a_line():
+    line = exits.as_line(BadInput("argument " + "x" * 200_000 + " is too long", fix="y" * 5000), "edge-node")
+    assert len(line) < 2 * exits.LINE_CHARS_MAX
+    assert line.startswith("edge-node: argument xx") and " is too long: yy" in line
 
 
 def test_ctrl_c_is_one_line(edge_node, monkeypatch, tmp_path):
