@@ -178,8 +178,12 @@ class Campaign:
         self.done = {name: Done() for name in AIMS}
         self.caught: list[int] = []
         out.mkdir(parents=True, exist_ok=True)
-        for line in read(out / "seeds.jsonl"):
+        self.lines = out / "seeds.jsonl"
+        for line in read(self.lines):
             self.done[line.fault].take(line)
+        if self.lines.exists() and not self.lines.read_bytes().endswith(b"\n"):
+            with self.lines.open("ab") as file:  # it was ended in the middle of a line
+                file.write(b"\n")
 
     def next(self) -> str | None:
         """The one that is furthest behind. None: all have what they want."""
@@ -202,7 +206,7 @@ class Campaign:
             stop=lambda: bool(self.caught),
             enough=lambda: reached(aim, done, self.share) >= 1.0,
         )
-        with (self.out / "seeds.jsonl").open("ab") as file:
+        with self.lines.open("ab") as file:
             for word in swarm.words():
                 line = self._line(name, aim, word)
                 file.write(msgspec.json.encode(line) + b"\n")
