@@ -268,6 +268,21 @@ def _disk(rng: Random, seed: int, nodes: int) -> Scenario:
     return _fleet(rng, seed, nodes, 40.0, faults, rate_hz=5.0, mean_ms=20.0, gateway_hz=8.0)
 
 
+def _flip(rng: Random, seed: int, nodes: int) -> Scenario:
+    """A bit of a store, of each member every ten seconds or so; half of them are looked at by a start."""
+    duration_s, faults = 40.0, list[Fault]()
+    for node in [*_names(nodes), GATEWAY]:
+        at_s = rng.uniform(1.0, 15.0)
+        while at_s < duration_s - 5:
+            faults.append(Fault(at_s=at_s, do="disk-flip", node=node))
+            if rng.random() < 0.5:
+                at_s += rng.choice((0.01, 1.0))
+                whole = Fault(at_s=at_s, do="restart-gateway")
+                faults.append(whole if node == GATEWAY else Fault(at_s=at_s, do="restart", node=node))
+            at_s += rng.uniform(4.0, 16.0)
+    return _fleet(rng, seed, nodes, duration_s, faults, rate_hz=1.0, mean_ms=100.0, gateway_hz=2.0)
+
+
 FOCUSES: Final[dict[str, Focus]] = {
     "worker-kill": Focus("kill -9 of workers and nodes in the middle of tasks", _worker_kill),
     "gateway-kill": Focus("the gateway's end around every operation of its disk", _gateway_kill),
@@ -276,4 +291,5 @@ FOCUSES: Final[dict[str, Focus]] = {
     "parcels": Focus("parcels lost, doubled, late, overtaken", _parcels, PARCELS),
     "clocks": Focus("wrong by an hour, by ten years at boot, by -5 min, by 500 ppm", _clocks, CLOCKS),
     "disk": Focus("full at the nth write, EIO at the nth fsync", _disk, DISKS),
+    "flip": Focus("a flipped bit of a ledger", _flip),
 }

@@ -245,7 +245,29 @@ class LedgerLog:
             yield row, commits[at + 2] if known else None
 
     def gaps(self) -> list[str]:
-        return list(self.damaged)
+        """What its openings named, and what is unreadable now: nobody reads the old rows of a log that is
+        open, so damage may lie there unseen."""
+        found = list(self.damaged)
+        at = self._head_bytes()
+        head = self._disk.read(LOG, 0, at)
+        if head[-_CRC.size :] != _CRC.pack(zlib.crc32(head[: -_CRC.size])):
+            found.append(f"{LOG}: its head is unreadable")
+        while at < self._good:
+            batch = self._batch_head(at)
+            if batch is None:
+                found.append(f"{LOG}: the head of a commit at {at}")
+                at = self._next_batch(at + 1, 0, self._good)
+                continue
+            end = min(at + _BATCH_BYTES + batch[1], self._good)
+            offset = at + _BATCH_BYTES
+            while offset < end:
+                place = self._place(offset)
+                if place is None:
+                    found.append(f"{LOG}: {end - offset} bytes at {offset} are unreadable")
+                    break
+                offset = place.end
+            at = end
+        return found
 
     # ── parts: rows and batches ───────────────────────────────────────────────────────────────────
 

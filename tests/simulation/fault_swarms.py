@@ -157,6 +157,7 @@ AIMS: Final[dict[str, Aim]] = {
     "parcels": Aim("6", 6, 0.6, _seeds(1_000, "parcels", each=True), ("sends a message", 4.0)),
     "clocks": Aim("7", 8, 0.5, _seeds(1_000, "clocks", each=False)),
     "disk": Aim("8", 4, 1.5, _seeds(800, "disk", each=False)),
+    "flip": Aim("9", 5, 0.8, _struck(1_000, "disk-flip")),
 }
 
 

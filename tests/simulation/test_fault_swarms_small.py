@@ -20,6 +20,7 @@ SEEDS = {
     "parcels": (3, 2),
     "clocks": (3, 2),
     "disk": (2, 2),
+    "flip": (3, 1),
 }
 """Focus -> nodes, seeds."""
 STRUCK = {
@@ -29,6 +30,7 @@ STRUCK = {
     "parcels": ("messages",),
     "clocks": ("clock-step",),
     "disk": ("disk-full", "disk-error"),
+    "flip": ("disk-flip",),
 }
 
 

@@ -56,7 +56,7 @@ class Acknowledged:
                 if row.kind in (ACCEPTED, CLOSED):
                     rows.setdefault((row.task, row.kind), row)
             crash = self._crashed.get(node)
-            self._early(found, node, rows)
+            self._early(found, end, node, rows)
             if crash is None:
                 continue
             if node not in end.ledgers and node in end.gone and node not in self._stores.hit:
@@ -78,6 +78,8 @@ class Acknowledged:
                 closed = rows.get((task, CLOSED))
                 if closed is not None and closed.state == status:
                     survived += 1
+                elif closed is not None and self._stores.excuses(end, node, task, known):
+                    explained += 1  # how it ended was damaged, and it ended once more
                 elif closed is not None:
                     what = f"told {status} before the {crash.how}, {closed.state} after it"
                     found.add(crash.at_ns, node, what, task)
@@ -93,8 +95,9 @@ class Acknowledged:
         remark = f"{survived} acknowledgements survived" + (f"; {explained} explained" if explained else "")
         return found.verdict(self.name, self.promise, nothing=nothing, remark=remark)
 
-    def _early(self, found: Violations, node: str, rows: dict[tuple[str, int], Row]) -> None:
+    def _early(self, found: Violations, end: End, node: str, rows: dict[tuple[str, int], Row]) -> None:
         """Said before the disk had it: a crash in between would have made it a lie."""
+        known = {**self._accepted.get(node, {}), **self._told.get(node, {})}
         for task, at_ns in self._accepted.get(node, {}).items():
             row = rows.get((task, ACCEPTED))
             if row is not None and row.written_ns is not None and row.written_ns > at_ns:
@@ -103,6 +106,8 @@ class Acknowledged:
         for task, (at_ns, status) in self._told.get(node, {}).items():
             row = rows.get((task, CLOSED))
             if row is not None and row.written_ns is not None and row.written_ns > at_ns:
+                if self._stores.excuses(end, node, task, known):
+                    continue  # the record of then was damaged: this is of another end
                 what = f"told {status} before it was on the disk, at {moment(row.written_ns)}"
                 found.add(at_ns, node, what, task)
 

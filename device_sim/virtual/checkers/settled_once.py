@@ -211,7 +211,7 @@ class SettledOnce:
         if entry.told_ns >= 0:
             told = entry.told_status, _place(entry.told_place, node)
             kept = row.state, _place(outcome.place, node)
-            if told != kept:
+            if told != kept and not self._stores.excuses(end, node, row.task, self._tasks):
                 what = (
                     f"told {told[0]} at {told[1] or 'nowhere'}, recorded {kept[0]} at {kept[1] or 'nowhere'}"
                 )

@@ -22,6 +22,7 @@ ABOUT = {
     "parcels": set(),
     "clocks": {"clock-step", "power-cut", "restart", "power-cut-gateway", "restart-gateway"},
     "disk": {"disk-full", "disk-free", "disk-error", "restart", "restart-gateway"},
+    "flip": {"disk-flip", "restart", "restart-gateway"},
 }
 
 

@@ -260,3 +260,21 @@ def test_an_empty_journal_is_small():
     tracemalloc.stop()
 
     assert grown / len(journals) < 8_000
+
+
+def test_damage_to_a_log_that_is_open_is_named_by_its_own_check():
+    """Nobody reads old rows of an open log, so an opening alone would never tell."""
+    disk, _ = a_filled_disk()
+    log = a_log(disk)
+    assert log.gaps() == []
+    read = [row.id for row in log.every()]
+    rng = random.Random(5)
+
+    for _ in range(200):
+        bit = rng.randrange(8 * disk.size(LOG))
+        disk.flip(LOG, bit)
+        gone = len(list(log.every())) < len(read)
+        bodies = [row for row in log.every() if not holds(row)]
+        assert bool(log.gaps()) or bool(bodies) or not gone, f"bit {bit} took rows, and nothing named it"
+        disk.flip(LOG, bit)
+    assert log.gaps() == [] and [row.id for row in log.every()] == read
