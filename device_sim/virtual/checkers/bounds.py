@@ -22,7 +22,7 @@ from typing import Final
 
 import msgspec
 
-from device_sim.virtual.checkers.frames import PRESENCE, kind_of, source_of
+from device_sim.virtual.checkers.frames import PRESENCE, is_gateway, kind_of, source_of
 from device_sim.virtual.checkers.violations import SECOND, Violations
 from device_sim.virtual.evidence import (
     Answered,
@@ -41,7 +41,6 @@ from edge_node.membership.following import FOLLOWED_MAX, LAN_MAX
 from edge_node.tasks.states import Refusal
 from edge_node.tasks.task import Task
 from edge_node.transport.link import PAYLOAD_BYTES_MAX
-from edge_node.wire.ids import GATEWAY
 from edge_node.wire.messages import DIGEST_BYTES_MAX
 
 BEAT_FRAME_BYTES_MAX: Final = 200
@@ -143,7 +142,7 @@ class Bounds:
             self._found.add(at_ns, sender, f"{RATE_BEYOND} beats beyond one a second")
         if size <= BEAT_FRAME_BYTES_MAX:
             return
-        if sender != GATEWAY:
+        if not is_gateway(sender):
             self._found.add(at_ns, sender, f"presence of {size} bytes: more than a beat")
             return
         if size > DIGEST_FRAME_BYTES_MAX:
@@ -153,7 +152,7 @@ class Bounds:
             self._found.add(at_ns, sender, f"{RATE_BEYOND} digests beyond one a second")
 
     def _reached(self, event: Reached) -> None:
-        if event.reader == GATEWAY or kind_of(event.topic) != PRESENCE:
+        if kind_of(event.topic) != PRESENCE or is_gateway(event.reader):
             return
         reader = event.reader
         heard = self._heard.get(reader)

@@ -27,6 +27,7 @@ from typing import Any, Final
 import msgspec
 
 from device_sim.virtual.checkers.ability import Ability
+from device_sim.virtual.checkers.frames import is_gateway
 from device_sim.virtual.checkers.violations import SECOND, Violations
 from device_sim.virtual.evidence import (
     HEAL,
@@ -243,7 +244,7 @@ class Finishes:
                 node,
                 "is no member" if seen.member is False else "does not tell whether it is a member",
             )
-        if node != GATEWAY and not seen.gateway:
+        if not is_gateway(node) and not seen.gateway:
             add(seen.at_ns, node, "does not see the gateway up")
 
     def _backlog(self, end: End, node: str, seen: _Seen, healed_ns: int) -> None:

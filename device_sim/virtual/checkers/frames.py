@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from edge_node.wire.ids import GATEWAY
+
+_OF_A_SITE: Final = f"/{GATEWAY}"
 _MESH_END: Final = 21  # "ew/1/" and 16 hex digits
 _REST: Final = 24
 DIRECT: Final = "/d/"
@@ -18,6 +21,11 @@ GROUP_HEAD: Final = bytes.fromhex("d083 44a1011818 a30448")
 _KID_END: Final = 18
 _CONTEXT_BYTES: Final = 14
 TAG_BYTES: Final = 16
+
+
+def is_gateway(node: str) -> bool:
+    """Of any site: where there are several meshes in one world, theirs are ``site-0/gateway`` and so on."""
+    return node == GATEWAY or node.endswith(_OF_A_SITE)
 
 
 def kind_of(topic: str) -> str:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from device_sim.virtual.checkers.frames import GROUP, PRESENCE, kind_of, mesh_of, source_of
+from device_sim.virtual.checkers.frames import GROUP, PRESENCE, is_gateway, kind_of, mesh_of, source_of
 from device_sim.virtual.checkers.violations import SECOND, Violations
 from device_sim.virtual.evidence import (
     HEAL,
@@ -39,7 +39,6 @@ from device_sim.virtual.evidence import (
 )
 from edge_node.transport.groupcast import GROUP as GROUP_NAME
 from edge_node.wire.codec import group_context
-from edge_node.wire.ids import GATEWAY
 from security.errors import ProtocolViolation
 from security.group import Epochs, GroupReceiver
 
@@ -88,6 +87,7 @@ class RevokedIsOut:
         self._begun_ns: dict[str, int] = {}  # when its daemon was started last
         self._cut: dict[str, None] = {}  # whose link is partitioned now
         self._whole_ns: dict[str, int] = {}  # since when it is not any more
+        self._gateway_whole_ns = -1
 
     def saw(self, event: Event) -> None:
         kind = type(event)
@@ -133,16 +133,18 @@ class RevokedIsOut:
         for node in nodes:
             if self._cut.pop(node, self) is None:
                 self._whole_ns[node] = at_ns
+                if is_gateway(node):
+                    self._gateway_whole_ns = at_ns
 
     def _deaf_until(self, sender: str, at_ns: int) -> int:
         """The last moment at which it could not hear the gateway; -1: it always could."""
-        if sender in self._cut or GATEWAY in self._cut:
+        if sender in self._cut or any(map(is_gateway, self._cut)):
             return at_ns
-        begun_ns = self._begun_ns.get(sender, -1) if sender != GATEWAY else -1
-        return max(begun_ns, self._whole_ns.get(sender, -1), self._whole_ns.get(GATEWAY, -1))
+        begun_ns = self._begun_ns.get(sender, -1) if not is_gateway(sender) else -1
+        return max(begun_ns, self._whole_ns.get(sender, -1), self._gateway_whole_ns)
 
     def _gateway(self, node: str, at_ns: int, *, back: bool) -> None:
-        if node != GATEWAY:
+        if not is_gateway(node):
             return
         for out in self._out.values():
             if back and out.cut_ns is None:

@@ -205,9 +205,10 @@ def test_other_members_in_another_minute_are_no_violation():
     assert verdict(story).word == "passed"
 
 
-def test_the_gateway_may_hear_everybody():
+@pytest.mark.parametrize("gateway", ["gateway", "site-2/gateway"])
+def test_the_gateway_may_hear_everybody(gateway):
     story = Story()
-    hears(story, "gateway", 200)
+    hears(story, gateway, 200)
     story.shows(1.0, "pi-1")
 
     assert verdict(story).word == "passed"
