@@ -63,6 +63,20 @@ def test_a_failing_seed_is_told_shortened_written_and_played_again(tmp_path):
     assert "recorded, and not seen now: acknowledged survives" in out and "every promise held" in out
 
 
+def test_a_seed_about_one_fault_is_recorded_with_it_and_is_the_same_run_again(tmp_path):
+    words = ("swarm", "--fault", "clocks", "--seeds", 1, "--first", 3, "--nodes", 2, "--jobs", 1)
+    code, out, _ = device_sim(*words, "--plays", 0, "--out", tmp_path, defect="early")
+
+    path = tmp_path / "clocks-3.json"
+    assert code == 1
+    assert "fault clocks (-10 years at boot): wrong by an hour" in out
+    assert f"device-sim replay 3 --nodes 2 --fault clocks, or device-sim replay {path}" in out
+    assert "clock-step: 1" in out, "what took effect"
+
+    code, out, _ = device_sim("replay", path, defect="early")
+    assert code == 1 and "the same run as recorded" in out
+
+
 @pytest.mark.parametrize(
     ("defect", "told"),
     [

@@ -287,3 +287,34 @@ def test_what_says_nothing_of_a_world_is_played_whole():
     fast = parse(text.replace("slowdown = 3", "speed = 3")).scenario
     assert beyond_fleet(fast) == ["devices[0].speed: none is faster than this machine"]
     assert fast.nodes["a"].slowed == 1.0
+
+
+def test_what_is_asked_for_at_the_gateway_itself_is_the_worlds_and_has_no_windows():
+    text = WITHOUT_GATEWAY_WORK + (
+        "[[gateway.arrivals]]\nfunction = 'work.short'\nrate_hz = 2.0\ninput_bytes = 64\n"
+    )
+    scenario = parse(text).scenario
+    assert scenario.gateway.arrivals[0].rate_hz == 2.0
+    assert [why for _, why in unplayable(scenario) if "gateway itself" in why]
+
+    for old, new, told in (
+        ("input_bytes = 64\n", "", "the gateway has no windows to hand over"),
+        ("rate_hz = 2.0", "kind = 'trace'\nfile = 'a.csv'", "moments in a file are a device's"),
+        ("work.short'\nrate", "work.missing'\nrate", "no file work.py in functions and no such service"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            parse(text.replace(old, new))
+
+
+WITHOUT_GATEWAY_WORK = """
+[fleet]
+name = "house"
+duration_s = 5.0
+
+[services."work.short"]
+mean_ms = 20.0
+
+[[devices]]
+id = "a"
+
+"""

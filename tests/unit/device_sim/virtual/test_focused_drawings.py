@@ -6,12 +6,15 @@ import hashlib
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from device_sim.cli import app
 from device_sim.faults import impossible
 from device_sim.scenario.contradictions import contradictions
 from device_sim.virtual.drawing import drawn_scenario
 from device_sim.virtual.focus import FOCUSES, kind_of
 from device_sim.virtual.gauge import NEVER, Figures, Totals
+from security.errors import BadInput
 from tests.simulation.fault_swarms import AIMS
 
 ABOUT = {
@@ -43,6 +46,16 @@ def test_a_focus_draws_what_can_be_done_and_nothing_else(focus):
     assert found == ABOUT[focus]
     assert drawn_scenario(3, 5, focus).scenario == drawn_scenario(3, 5, focus).scenario
     assert drawn_scenario(3, 5, focus).scenario != drawn_scenario(3, 6, focus).scenario
+
+
+def test_a_fault_that_is_none_and_a_file_that_has_its_own_are_told_in_one_line():
+    runner = CliRunner()
+    none = runner.invoke(app, ["swarm", "--fault", "clock"])
+    twice = runner.invoke(app, ["replay", "seed-1.json", "--fault", "clocks"])
+
+    assert isinstance(none.exception, BadInput) and isinstance(twice.exception, BadInput)
+    assert "no swarm is about 'clock'" in str(none.exception) and "power-cut" in str(none.exception)
+    assert "a recorded seed has its own fault" in str(twice.exception)
 
 
 def test_seeds_go_through_all_kinds_and_all_numbers():
