@@ -84,6 +84,7 @@ class RollingFile(logging.FileHandler):
         self._path = path
         self._bytes_max = bytes_max
         self._kept = kept
+        self._told = False  # that it cannot be written
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; roll over first if the file would grow beyond its bound."""
@@ -95,8 +96,12 @@ class RollingFile(logging.FileHandler):
                 stream = self._roll()
             stream.write(text)
             stream.flush()
-        except Exception:
-            self.handleError(record)  # a full disk must not end the daemon
+        except Exception as error:  # a full disk must neither end the daemon nor fill a terminal
+            if not self._told:
+                self._told = True
+                sys.stderr.write(f"the log {self._path} cannot be written: {error}\n")
+        else:
+            self._told = False
 
     def _roll(self) -> Any:
         if self.stream is not None:

@@ -21,6 +21,9 @@ from security.errors import BadInput
 
 INPUT_BYTES_MAX: Final = 64 * 1024 * 1024  # of text; what is sent is bound by the frame (16 MiB) and the task
 _FORMATS: Final = ("csv", "json")
+DIGITS_MAX = sys.int_info.default_max_str_digits
+"""Python reads no longer number: it would take quadratic time (CVE-2020-10735)."""
+_DIGITS = f"a number of more than {DIGITS_MAX} digits"
 _INT = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,17})\Z")
 _FLOAT = re.compile(
     r"[+-]?(?:(?:0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+|(?:0|[1-9][0-9]*)(?=[eE]))(?:[eE][+-]?[0-9]+)?\Z"
@@ -41,7 +44,7 @@ def read_input(source: str, kind: str | None = None) -> Any:
             return parse_csv(text, "stdin")
         try:
             return json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             if kind == "json" or text.lstrip()[:1] in ("[", "{", '"', ""):
                 raise _not_json("stdin", error) from None
             return parse_csv(text, "stdin")
@@ -62,7 +65,7 @@ def read_input(source: str, kind: str | None = None) -> Any:
         return parse_csv(text, source)
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise _not_json(source, error) from None
 
 
@@ -100,7 +103,7 @@ def number_or_text(each: str) -> int | float | str | None:
     stripped = each.strip()
     if not stripped:
         return None
-    if _INT.match(stripped):
+    if _INT.match(stripped) and len(stripped) <= DIGITS_MAX:
         return int(stripped)
     if _FLOAT.match(stripped) or stripped.lower() == "nan":
         return float(stripped)
@@ -120,6 +123,8 @@ def parse_named(words: list[str]) -> dict[str, Any]:
             named[name] = json.loads(value)
         except (json.JSONDecodeError, RecursionError):
             named[name] = value
+        except ValueError:
+            raise BadInput(f"argument {name}: {_DIGITS}", fix="write it as text, in quotes") from None
     return named
 
 
@@ -166,7 +171,9 @@ def _decoded(data: bytes, name: str) -> str:
         raise BadInput(f"{name}:{line}: not UTF-8 text", fix="save it as UTF-8") from None
 
 
-def _not_json(name: str, error: json.JSONDecodeError | RecursionError) -> BadInput:
+def _not_json(name: str, error: ValueError | RecursionError) -> BadInput:
     if isinstance(error, json.JSONDecodeError):
         return BadInput(f"{name}:{error.lineno}: not JSON: {error.msg}", fix="correct that line")
+    if isinstance(error, ValueError):
+        return BadInput(f"{name}: {_DIGITS}", fix="write it as text, in quotes")
     return BadInput(f"{name}: nested too deeply", fix="flatten it")

@@ -4,53 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
 
 import pytest
 
-from security.errors import EdgeweaveError, Refused
+from security.errors import EdgeweaveError
 from tests.support.daemons import Bed, running_marks, until
+from tests.support.full_disk import NoDisk, fill, own_disk, until_refused
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-
-DISK_MIB = 40
 
 
 @pytest.fixture(scope="module")
 def bed(tmp_path_factory):
-    if os.geteuid() != 0:
-        pytest.skip("needs root (a disk of its own)")
     path = tmp_path_factory.mktemp("stores")
-    disk = path / "pi-1"
-    disk.mkdir(mode=0o700)
-    made = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m,mode=0700", "edgeweave-test", str(disk)]
-    if subprocess.run(made, capture_output=True, check=False).returncode:
-        pytest.skip("needs root (a disk of its own)")
     try:
-        with Bed(path) as bed:
+        with own_disk(path / "pi-1"), Bed(path) as bed:
             bed.pair()
             yield bed
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    except NoDisk as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
 def node(bed):
     return bed.daemons["pi-1"]
-
-
-def fill(disk):
-    """Until not one more page fits."""
-    with (disk / "ballast").open("wb", buffering=0) as file:
-        size = 2**20
-        while size >= 512:
-            try:
-                if file.write(bytes(size)) < size:
-                    size //= 2
-            except OSError:
-                size //= 2
-    return disk / "ballast"
 
 
 def submitted(bed, node, kilobytes):
@@ -69,15 +46,7 @@ def test_a_full_disk_refuses_at_the_door_and_goes_on_by_itself_when_freed(bed, n
 
     ballast = fill(node.home.path)
 
-    async def until_refused(mesh):
-        for kilobytes in (3000, 500, 50, 10, 2):  # what the log has room for is still taken
-            with contextlib.suppress(Refused):
-                while True:
-                    accepted.append(
-                        (await mesh.submit("toys.size", "x" * (kilobytes * 1024), where="local")).id
-                    )
-
-    node.ask(until_refused)
+    node.ask(lambda mesh: until_refused(mesh, accepted))
     told = submitted(bed, node, 3000)
     assert told.code == 4, told
     assert told.line.startswith("edge-node: store full: ")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +92,20 @@ def test_what_strangers_can_cause_is_a_line_in_ten_seconds_with_its_count():
     told = [(at, count) for at in range(25) for _ in range(4) if (count := seldom.due(at * second))]
 
     assert told == [(0, 1), (10, 40), (20, 40)]
+
+
+def test_a_log_that_cannot_be_written_is_told_once_in_a_line(started, capsys):
+    file, _ = started()
+    logging.getLogger("x").info("before")
+    handler = next(each for each in logging.getLogger().handlers if isinstance(each, logs.RollingFile))
+    stream = handler.stream
+    with contextlib.suppress(OSError), Path("/dev/full").open("w") as full:  # closing it flushes once more
+        handler.stream = full
+        for _ in range(3):
+            logging.getLogger("x").info("into a full disk")
+        handler.stream = stream
+    logging.getLogger("x").info("after")
+
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and told[0].endswith("cannot be written: [Errno 28] No space left on device")
+    assert json.loads(file.read_text().splitlines()[-1])["message"] == "after"

@@ -117,6 +117,7 @@ def test_json_is_any_value(tmp_path):
         ("x.json", b"[1,\n2", "x.json:2: not JSON"),
         ("x.json", b"[" * 100_000, "x.json: nested too deeply"),
         ("x.json", b"\n\xff", "x.json:2: not UTF-8"),
+        ("x.json", b"[" + b"1" * 5000 + b"]", "x.json: a number of more than 4300 digits"),
         ("x.txt", b"1", "x.txt is neither .csv nor .json"),
     ],
 )
@@ -163,7 +164,7 @@ def test_named_arguments_are_json_or_text():
         "rows": [{"a": 1}],
         "on": True,
     }
-    for bad in (["n"], ["1x=2"], ["n=1", "n=2"]):
+    for bad in (["n"], ["1x=2"], ["n=1", "n=2"], ["n=" + "1" * 5000]):
         with pytest.raises(BadInput):
             parse_named(bad)
 
