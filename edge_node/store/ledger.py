@@ -215,8 +215,9 @@ class SqliteLedger:
         """
         try:
             if self._reopen:
-                self._held.remove(self._writer)
-                self._writer.close()
+                self._writer.close()  # again, if opening failed the last time
+                with contextlib.suppress(ValueError):
+                    self._held.remove(self._writer)
                 self._writer = self._opened()
                 self._reopen = False
             done = self._writer.execute(insert_statement(len(rows)), tuple(chain.from_iterable(rows)))

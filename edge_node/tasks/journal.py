@@ -13,6 +13,7 @@ are told to promise nothing beyond that. Not here: what to write (`ledger`), wha
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 from typing import TYPE_CHECKING
@@ -45,6 +46,8 @@ NAMED_MAX = 100
 """Lines of one damage that `status` shows; the file beside the ledger has them all."""
 ASKED_MS_MAX = 24 * 3600 * 1000
 """Peers are asked for what a damage took by every start of so long after it."""
+
+log = logging.getLogger(__name__)
 
 
 class Journal(Reading):
@@ -123,6 +126,9 @@ class Journal(Reading):
                     self._store.insert(gathering.rows)
                 except Unavailable as error:
                     failure = error.cause
+                except Exception as error:  # a mistake of ours: without this thread nothing would be kept
+                    log.exception("the ledger could not be written")
+                    failure = f"{type(error).__name__}: {error}"
             serials = gathering.settle(failure)
             with contextlib.suppress(RuntimeError):  # the loop is gone; so is everybody who would listen
                 if failure:

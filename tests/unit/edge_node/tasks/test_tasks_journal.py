@@ -286,3 +286,40 @@ async def test_a_record_without_bytes_fails_its_commit_and_not_the_thread(tmp_pa
     journal.close()
 
     assert told == [("failed", [1]), ("kept", [2])]
+
+
+async def test_a_writer_that_cannot_be_opened_anew_fails_its_commits_and_not_the_thread(tmp_path):
+    """After an I/O error the connection is made anew; while the medium is away that fails again and again."""
+    journal = Journal(tmp_path / "ledger.db", MESH, "pi-1")
+    running = Running(journal)
+    await running.write(Accepted(a_task("t1")))
+    store = journal._store
+    opened, store._reopen = store._opened, True
+
+    def away():
+        raise sqlite3.OperationalError("disk I/O error")
+
+    store._opened = away
+    await running.write(Accepted(a_task("t2")), Accepted(a_task("t3")))
+    assert [serials for serials, _ in running.failed] in ([[2], [3]], [[2, 3]])
+    store._opened = opened
+    await running.write(Accepted(a_task("t4")))
+    journal.close()
+
+    assert running.persisted == [1, 4]
+    again = Journal(tmp_path / "ledger.db", MESH, "pi-1")
+    assert [task.id for task, _ in again.open_tasks()] == ["t1", "t4"]
+    again.close()
+
+
+async def test_a_mistake_of_ours_in_the_store_fails_its_commit_and_not_the_thread(tmp_path):
+    journal = Journal(tmp_path / "ledger.db", MESH, "pi-1")
+    running = Running(journal)
+    insert = journal._store.insert
+    journal._store.insert = lambda rows: {}[len(rows)]
+    await running.write(Accepted(a_task("t1")))
+    journal._store.insert = insert
+    await running.write(Accepted(a_task("t2")))
+    journal.close()
+
+    assert (running.persisted, running.failed) == ([2], [([1], "KeyError: 1")])
