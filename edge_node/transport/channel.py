@@ -12,6 +12,7 @@ What a peer does wrong is counted by reason and dropped; nothing here raises for
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -345,7 +346,7 @@ class Channels:
                     raise ProtocolViolation("too many peers at once")
                 del self._streams[idle]
                 self._agenda.drop(idle)
-            stream = self._streams[peer] = Stream(self._limits)
+            stream = self._streams[peer] = Stream(self._limits, zlib.crc32(f"{self._me} {peer}".encode()))
             self._topics[peer] = topic_for(Direct(self._mesh, peer, self._me))
         return stream
 

@@ -87,11 +87,13 @@ class Stream:
 
     __slots__ = (
         "_above", "_ack_due_ns", "_bulk", "_bytes", "_flying", "_live", "_loose", "_next_n",
-        "_next_resend_ns", "_parcel_of", "_resend", "_resend_bulk", "_unacked", "_unanswered_parcels",
+        "_next_resend_ns", "_parcel_of", "_resend", "_resend_bulk", "_salt", "_unacked", "_unanswered_parcels",
         "_up_to", "counters", "limits", "rtt_dev_ns", "rtt_ns",
     )  # fmt: skip
 
-    def __init__(self, limits: ParcelLimits | None = None) -> None:
+    def __init__(self, limits: ParcelLimits | None = None, salt: int = 0) -> None:
+        """``salt``: any number; streams of different ones do not send again in step."""
+        self._salt = salt
         self.limits = limits or ParcelLimits()
         self.counters = Counters()
         self.rtt_ns: int | None = None
@@ -271,18 +273,21 @@ class Stream:
         out.tries += 1
         out.sent_ns = now_ns
         out.held = False
-        out.resend_ns = now_ns + self._patience_ns(out.tries)
+        out.resend_ns = now_ns + self._patience_ns(n, out.tries)
         if self._next_resend_ns is None or out.resend_ns < self._next_resend_ns:
             self._next_resend_ns = out.resend_ns
         window.last = max(window.last, n)
         window.left += 1
         self._parcel_of[n] = window
 
-    def _patience_ns(self, tries: int) -> int:
+    def _patience_ns(self, n: int, tries: int) -> int:
         """Not before its answer may be here: on a slow line copies delay what they are copies of."""
         limits, rtt_ns = self.limits, self.rtt_ns or 0
         first_ns = max(limits.resend_ns, 2 * rtt_ns, rtt_ns + 4 * self.rtt_dev_ns)
-        return min(first_ns << min(tries - 1, 6), max(limits.resend_max_ns, 4 * rtt_ns))
+        wait_ns = min(first_ns << min(tries - 1, 6), max(limits.resend_max_ns, 4 * rtt_ns))
+        if tries > 1:  # what was lost together does not come back together
+            wait_ns += wait_ns * ((n * 2_654_435_761 ^ self._salt) >> 8 & 0xFF) // 1024
+        return wait_ns
 
     def _low(self) -> int:
         # Numbers are handed out in rising order and dict order is insertion order, so the first
@@ -441,7 +446,9 @@ class Stream:
                     due.append(n)
                     continue
                 # It has its whole time again once it has left.
-                out.resend_ns = now_ns + (self.limits.resend_ns if untaken else self._patience_ns(out.tries))
+                out.resend_ns = now_ns + (
+                    self.limits.resend_ns if untaken else self._patience_ns(n, out.tries)
+                )
                 out.held = untaken
             if out.resend_ns > now_ns and (earliest is None or out.resend_ns < earliest):
                 earliest = out.resend_ns
