@@ -87,8 +87,8 @@ class Stream:
 
     __slots__ = (
         "_above", "_ack_due_ns", "_bulk", "_bytes", "_flying", "_live", "_loose", "_next_n",
-        "_next_resend_ns", "_parcel_of", "_resend", "_resend_bulk", "_salt", "_unacked", "_unanswered_parcels",
-        "_up_to", "counters", "limits", "rtt_dev_ns", "rtt_ns",
+        "_next_resend_ns", "_parcel_of", "_resend", "_resend_bulk", "_salt", "_unacked",
+        "_unanswered_parcels", "_up_to", "counters", "limits", "rtt_dev_ns", "rtt_ns",
     )  # fmt: skip
 
     def __init__(self, limits: ParcelLimits | None = None, salt: int = 0) -> None:
