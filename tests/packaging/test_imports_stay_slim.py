@@ -72,6 +72,11 @@ ROOMS = {
     "edge_node/discovery": {"mdns", "neighbours", "slim_ifaddr"},
     "edge_node/membership": {"abilities", "renewal", "standing"},
     "edge_node/scheduling": set(),
+    "edge_node/store": {
+        *("archive", "at_rest", "documents", "experience", "ledger", "mark", "notes", "pages", "recovery"),
+        *("retention", "verification", "wear"),
+    },
+    "edge_node/store/crdt": set(),
     "edge_node/tasks": {"journal"},
     "edge_node/transport": {"inbox", "link", "memory", "mqtt", "slim_paho"},
     "gateway/broker": {"broker", "door_list", "embedded", "mosquitto", "process"},

@@ -1,0 +1,1 @@
+"""Values that merge without a centre: dots and vectors, registers, sets, counters."""
