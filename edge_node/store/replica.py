@@ -705,11 +705,9 @@ class Replica:
         if context is None:
             context = self._contexts[writer] = {}
             self._lagging[writer] = set()
-        for row in batch.after:
-            for epoch, seq in row.epochs:
-                each = row.node, epoch
-                if epoch > floor(row.node) and seq > context.get(each, cut.get(each, 0)):
-                    context[each] = seq
+        for each, seq in self._spelt_out(batch):
+            if each[1] > floor(each[0]) and seq > context.get(each, cut.get(each, 0)):
+                context[each] = seq
         for amend in batch.amends:
             if amend.void and amend.epoch > floor(batch.node):
                 context[batch.node, amend.epoch] = amend.last
@@ -719,10 +717,21 @@ class Replica:
             lagging -= {each for each in lagging if context.get(each, 0) >= cut.get(each, 0)}
         return context
 
+    def _spelt_out(self, batch: Batch) -> list[tuple[Writer, int]]:
+        """What it says its writer had learnt; epochs that only the writer has closed yet, one by one."""
+        found = []
+        for row in batch.after:
+            found += [((row.node, epoch), seq) for epoch, seq in row.epochs]
+            if row.floor > self._known.floor(row.node):
+                for epoch in self._known.epochs(row.node):
+                    if epoch <= row.floor:
+                        found.append(((row.node, epoch), self._known.seqs[row.node, epoch]))
+        return found
+
     def _keep(self, entry: Logged) -> None:
         self._log.setdefault((entry.node, entry.epoch), []).append(entry)
         self._log_bytes += len(entry.data)
-        self._number = entry.number + 1
+        self._number = max(self._number, entry.number + 1)
 
     # -- what waits ----------------------------------------------------------------------------------------
 
@@ -854,7 +863,7 @@ class Replica:
     def _disown(self, wall_ms: int, batch: Batch, out: list[Effect]) -> None:
         """A batch of a life that this disk forgot came back, and rests on less than everybody knows."""
         past = self._past_of(batch)
-        for writer, seq in batch.knows.seqs.items():
+        for writer, seq in self._spelt_out(batch):
             past.seqs[writer] = max(past.seqs.get(writer, 0), seq)
         self._again([batch], None, past, wall_ms, out)
         self._follow(wall_ms, (batch.node, batch.epoch), out)
@@ -1028,7 +1037,10 @@ class Replica:
         for batch, raw in waiting:
             self._take(wall_ms, batch, raw, out)
         self._commit.head = _encode(self._head())
-        self._now.durable = self._known.copy()
+        for pending in self._pending:
+            pending.moves, pending.durable = [], None  # of a state that is no longer ours
+        self._now.moves, self._now.durable = [], self._known.copy()
+        self.durable = self._known.meet(self.durable)
         out.append(Changed(tuple(cell for cell, _ in cells), node))
 
     def _unheard_of(self, entry: Logged, theirs: Vector) -> bool:

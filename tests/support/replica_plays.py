@@ -171,14 +171,52 @@ class Play:
             raise Violation(f"{name} is in conflict with itself")
 
 
-def play(seed):
+FORGETFUL = ("write", "write", "fsync", "deliver", "ask", "ask", "tick", "tick")
+"""Kinds of a play in which much is collected while much is on the way."""
+
+ABSENT = ("write", "write", "element", "fsync", "ask", "ask", "tick", "tick", "days", "days", "time")
+"""Kinds of a play in which members are away for longer than the others wait."""
+RESTORED = ("count", "count", "write", "fsync", "ask", "ask", "tick", "backup", "restore", "days")
+"""Kinds of a play with old disks."""
+
+
+def play(seed, kinds=None):
     """Everything of it drawn. Raises: Violation, or what a core raises."""
     draw = random.Random(seed)
     count = draw.choice([2, 3, 4])
     names = ("gateway", *(f"n{i}" for i in range(1, count)))
     game = Play(seed, names, hoarders=[name for name in names if draw.random() < 0.25])
-    kinds = draw.sample(KINDS, k=16)
+    kinds = kinds or draw.sample(KINDS, k=16)
     for _ in range(draw.choice([20, 60, 150])):
         game.step(draw.choice(kinds), draw.choice(names), draw)
+    game.judge()
+    return game
+
+
+def returning(seed):
+    """A member writes what the others have deleted and forgotten while it was away; one never forgets."""
+    game = Play(seed, hoarders=("n2",))
+    mesh = game.mesh
+    mesh.write("n1", Put("t", "a", "x", b"old"), Put("t", "a", "y", b"stays"))
+    mesh.exchange(2)
+    mesh.write("n3", Put("t", "a", "x", b"written far away"), Count("c", 5))
+    game.adds["n3"] = [(mesh.token, 5)]
+    mesh.peers["n3"].fsync()
+    mesh.bag.clear()
+    mesh.write("n1", Put("t", "a", "x", None))
+    mesh.peers["n1"].fsync()
+    mesh.now_ns += 8 * DAY
+    here = ("gateway", "n1", "n2")
+    for _ in range(3):
+        for name in here:
+            for other in here:
+                if name != other:
+                    mesh.peers[name].ask(other)
+                    mesh.bag = [each for each in mesh.bag if "n3" not in each[:2]]
+                    mesh.drain()
+        for name in here:
+            mesh.peers[name].tick()
+            mesh.peers[name].fsync()
+    assert not mesh.peers["gateway"].replica.cells.tombstones, "the deletion is forgotten"
     game.judge()
     return game

@@ -111,6 +111,15 @@ class Vector:
     def newest_epoch(self, node: str) -> int:
         return max((epoch for each, epoch in self.seqs if each == node), default=self.floor(node))
 
+    def meet(self, other: Vector) -> Vector:
+        """What both know, by these floors if the other has come as far."""
+        seqs = {
+            (node, epoch): min(seq, other.seqs.get((node, epoch), 0 if epoch > other.floor(node) else seq))
+            for (node, epoch), seq in self.seqs.items()
+        }
+        floors = {node: floor for node, floor in self.floors.items() if other.reaches(node, *floor)}
+        return Vector({writer: seq for writer, seq in seqs.items() if seq}, floors)
+
     def fold(self, node: str, epoch: int) -> None:
         """Close the node's oldest epoch above the floor."""
         floor, chain = self.floors.get(node, (0, b""))
