@@ -43,6 +43,8 @@ PATIENCE_NS: Final = 2 * SECOND
 """Until a Want that brought nothing is no longer under way."""
 ANSWERS_EACH: Final = 40
 """Vectors and batches to one member in a round; 2.5 MiB. A flood of questions costs no more."""
+GAP_NS: Final = 60 * SECOND
+"""What came here in a snapshot is in no log of ours; whoever lacks it has it from others by then."""
 SNAPSHOT_EVERY_NS: Final = 30 * SECOND
 """To one member: it may be 32 MiB."""
 
@@ -147,6 +149,7 @@ class AntiEntropy:
         self._wanting: dict[str, int] = {}  # peer -> until when our Want is under way
         self._answers: dict[str, int] = {}  # this round
         self._copied_ns: dict[str, int] = {}
+        self._gaps: dict[str, int] = {}  # peer -> since when we cannot give it what it lacks
         self._behind = False
         self.alike_ns: dict[str, int] = {}
         """When a member knew the same as we last: what `fresh` waits for."""
@@ -163,6 +166,8 @@ class AntiEntropy:
             del self._wanting[gone]
         for gone in self._copied_ns.keys() - now.keys():
             del self._copied_ns[gone]
+        for gone in self._gaps.keys() - now.keys():
+            del self._gaps[gone]
 
     def deadline_ns(self) -> int:
         return 0 if self._at_once else self._round_ns
@@ -261,8 +266,12 @@ class AntiEntropy:
             self._copy(now_ns, peer, out)
             return
         batches, more = self._replica.offers(theirs, ANSWER_BYTES_MAX, ANSWER_BATCHES_MAX)
+        if batches or not self._replica.ahead_of(theirs):
+            self._gaps.pop(peer, None)
         if batches:
             out.append(Send(peer, Batches(tuple(batches), more)))
+        elif self._replica.ahead_of(theirs) and now_ns - self._gaps.setdefault(peer, now_ns) >= GAP_NS:
+            self._copy(now_ns, peer, out)  # only our cells have it, and nobody else gave it to them
 
     def _copy(self, now_ns: int, peer: str, out: list[Effect]) -> None:
         """A snapshot, if our word is enough for one; else the hint that they need one."""

@@ -449,6 +449,10 @@ class Replica:
     def digest(self) -> bytes:
         return self.durable.digest()
 
+    def ahead_of(self, theirs: Vector) -> bool:
+        """Is something here that they lack, whether or not it lies in the log?"""
+        return next(missing(self.durable, theirs), None) is not None
+
     def overruled(self, theirs: Vector) -> bool:
         """Do they know what was refused here as too old? Somebody's word has to decide."""
         return any(wait.reason == BEHIND and theirs.covers(*key) for key, wait in self._waiting.items())
@@ -1107,7 +1111,7 @@ class Replica:
                 if seq < cut[each]:
                     context[each] = seq
                     lagging.add(each)
-                elif each != writer:
+                elif seq == cut[each] and each != writer:
                     context.pop(each, None)
             lagging -= {each for each in lagging if context.get(each, cut.get(each, 0)) >= cut.get(each, 0)}
 

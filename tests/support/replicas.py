@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import deque
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -94,7 +95,8 @@ class Peer:
         self.tell(Members(tuple(mesh.names)))
         if self.trusted:
             self.trust()
-        self.entropy.up([])
+        self.entropy.up(mesh.names)
+        self.entropy._at_once.clear()
 
     def trust(self):
         self.trusted = True
@@ -156,11 +158,8 @@ class Peer:
         self.perform(self.replica.tick(self.mesh.now_ns, self.wall_ms))
 
     def ask(self, other):
-        self.entropy.up([])
-        self.entropy.up([other])
+        self.entropy._at_once = deque([other])
         self.perform(self.entropy.tick(self.mesh.now_ns))
-        self.entropy.up(self.mesh.names)
-        self.entropy._at_once.clear()
 
     def restore(self, backup):
         self.disk = backup.copy()

@@ -1,0 +1,195 @@
+"""One replica: what it refuses, what it keeps back, what it tells; the mesh around it is real."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_node.store.batch import Count, Put, Tag
+from edge_node.store.cells import FIELD, CellId
+from edge_node.store.replica import FORBIDDEN, QUOTA, Arrived, NotWritten, PolicyChanged, Written
+from tests.support.replicas import SECOND, ReplicaMesh
+
+X = CellId(FIELD, "t", "k", "f")
+
+
+def written(mesh, name, *changes):
+    token = mesh.write(name, *changes)
+    mesh.peers[name].fsync()
+    return mesh.peers[name].said.get(token)
+
+
+def test_a_write_is_acknowledged_and_sent_only_once_it_is_safe():
+    mesh = ReplicaMesh(1)
+    token = mesh.write("n1", Put("t", "k", "f", b"v"))
+    assert token not in mesh.peers["n1"].said and not mesh.bag
+
+    mesh.peers["n1"].fsync()
+
+    assert mesh.peers["n1"].said[token] == Written(token)
+    assert len(mesh.bag) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ((), "nothing to write"),
+        ((Put("t", "k", "f", b"v" * 65537),), "value is over 65536 bytes"),
+        ((Put("t", "k" * 257, "f", b""),), "key is over 256 bytes"),
+        ((Put("t", "\ud800", "f", b""),), "key is over 256 bytes"),
+        ((Put("secret", "k", "f", b""),), "n1 is no writer of table 'secret'"),
+        ((Put("t", "k", "f", b"v" * 5000),), "n1 would hold more than its 4000 bytes"),
+        (tuple(Tag("s", f"{i}", True) for i in range(9)), "the tables would hold more than 8 keys"),
+        (tuple(Put("t", f"{i}", "f", None) for i in range(5)), "too many deletions"),
+        (tuple(Tag("s", "e", True) for _ in range(21)), "21 changes are over 20"),
+    ],
+)
+def test_what_breaks_a_bound_is_refused_at_the_writers_door(changes, reason):
+    limits = {"quota_bytes": 4000, "keys_max": 8, "tombstones_max": 4, "write_changes_max": 20}
+    mesh = ReplicaMesh(1, limits=limits, forbidden={("n1", "secret")})
+
+    said = written(mesh, "n1", *changes)
+
+    assert isinstance(said, NotWritten) and reason in said.reason
+    assert mesh.peers["n1"].replica.cells.live == 0 and not mesh.bag
+
+
+def test_replacing_a_value_costs_only_the_difference():
+    mesh = ReplicaMesh(1, limits={"quota_bytes": 4000})
+    for i in range(5):
+        assert isinstance(written(mesh, "n1", Put("t", "k", "f", b"%d" % i * 3900)), Written)
+
+
+def test_two_that_did_not_know_of_each_other_are_both_on_record_until_somebody_decides():
+    mesh = ReplicaMesh(1)
+    written(mesh, "n1", Put("t", "k", "f", b"one"))
+    written(mesh, "n2", Put("t", "k", "f", b"two"))
+    mesh.exchange(2)
+
+    cells = mesh.peers["n3"].replica.cells
+    assert list(cells.conflicts) == [X]
+    assert [(each.node, each.value) for each in cells.register(X)] == [("n1", b"one"), ("n2", b"two")]
+    assert cells.document("t", "k") == {"f": b"two"} and mesh.peers["n3"].replica.conflicts_seen == 1
+
+    written(mesh, "n3", Put("t", "k", "f", b"three"))
+    mesh.exchange(2)
+
+    assert all(not peer.replica.cells.conflicts for peer in mesh.peers.values())
+    assert {peer.replica.cells.document("t", "k")["f"] for peer in mesh.peers.values()} == {b"three"}
+
+
+def test_an_addition_that_was_not_known_survives_the_removal():
+    mesh = ReplicaMesh(1)
+    written(mesh, "n1", Tag("s", "pump", True))
+    mesh.exchange(2)
+    written(mesh, "n1", Tag("s", "pump", False))
+    written(mesh, "n2", Tag("s", "pump", True))
+    mesh.exchange(2)
+
+    assert {tuple(peer.replica.cells.elements("s")) for peer in mesh.peers.values()} == {("pump",)}
+
+
+def test_a_stamp_of_the_future_waits_over_restarts_until_its_time_has_come():
+    mesh = ReplicaMesh(1, names=("gateway", "n1"))
+    ahead, gateway = mesh.peers["n1"], mesh.peers["gateway"]
+    ahead.trusted, ahead.skew_ms = False, 120_000
+    ahead.start()
+    written(mesh, "n1", Put("t", "k", "f", b"early"))
+    mesh.drain()
+    assert gateway.replica.cells.document("t", "k") == {}
+    assert [each[3] for each in gateway.replica.waits()] == ["its clock is ahead"]
+
+    gateway.start()
+    mesh.now_ns += 59 * SECOND
+    gateway.tick()
+    assert gateway.replica.cells.document("t", "k") == {}
+    mesh.now_ns += 2 * SECOND
+    gateway.tick()
+
+    assert gateway.replica.cells.document("t", "k") == {"f": b"early"}
+    gateway.fsync()
+    assert not gateway.replica.waits() and not gateway.disk.load().waiting
+
+
+def test_a_writer_that_finds_its_clock_ahead_says_it_again_and_is_heard_at_once():
+    mesh = ReplicaMesh(1, names=("gateway", "n1"))
+    ahead = mesh.peers["n1"]
+    ahead.trusted, ahead.skew_ms = False, 10**10
+    ahead.start()
+    written(mesh, "n1", Put("t", "k", "f", b"early"), Count("c", 3))
+    ahead.skew_ms = 0
+    ahead.trust()
+    mesh.exchange(2)
+
+    gateway = mesh.peers["gateway"].replica
+    assert gateway.cells.document("t", "k") == {"f": b"early"} and gateway.cells.counted("c") == 3
+    assert gateway.cells.register(X)[0].stamp >> 16 <= mesh.wall_ms
+    written(mesh, "gateway", Put("t", "k", "f", b"later"))
+    assert gateway.cells.register(X)[0].stamp >> 16 <= mesh.wall_ms, "no clock was moved by it"
+
+
+def test_others_writes_to_a_table_of_few_wait_until_they_may():
+    mesh = ReplicaMesh(1, names=("gateway", "n1"))
+    token = mesh.write("n1", Put("t", "k", "f", b"v"))
+    gateway = mesh.peers["gateway"]
+    gateway.replica._policy.forbidden.add(("n1", "t"))
+    mesh.peers["n1"].fsync()
+    assert mesh.peers["n1"].said[token] == Written(token)
+    mesh.drain()
+    assert [each[3] for each in gateway.replica.waits()] == [FORBIDDEN]
+
+    gateway.replica._policy.forbidden.clear()
+    gateway.tell(PolicyChanged())
+
+    assert gateway.replica.cells.document("t", "k") == {"f": b"v"}
+
+
+def test_a_member_that_ignores_its_quota_is_not_taken_further():
+    mesh = ReplicaMesh(1, names=("gateway", "n1"), limits={"quota_bytes": 1000})
+    greedy = mesh.peers["n1"].replica
+    greedy._limits = type(greedy._limits)()
+    written(mesh, "n1", Put("t", "k", "f", b"v" * 900))
+    written(mesh, "n1", Put("t", "l", "f", b"v" * 900))
+    mesh.drain()
+
+    gateway = mesh.peers["gateway"].replica
+    assert gateway.cells.keys("t") == ["k"] and [each[3] for each in gateway.waits()] == [QUOTA]
+
+
+def test_a_batch_that_was_altered_or_said_in_anothers_name_is_dropped():
+    mesh = ReplicaMesh(1)
+    written(mesh, "n1", Put("t", "k", "f", b"v"))
+    data = mesh.bag.pop()[2]
+    gateway = mesh.peers["gateway"]
+    for at in range(0, len(data), 7):
+        gateway.tell(Arrived(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]))
+
+    assert gateway.replica.cells.live == 0 and not gateway.replica.waits()
+    assert {note.what for note in gateway.notes} == {"batch dropped"}
+
+
+def test_after_a_failed_commit_nothing_is_taken_until_the_disk_is_read_again():
+    mesh = ReplicaMesh(1)
+    peer = mesh.peers["n1"]
+    assert isinstance(written(mesh, "n1", Put("t", "k", "f", b"safe")), Written)
+    token = mesh.write("n1", Put("t", "k", "f", b"lost"))
+    peer.fail()
+
+    assert isinstance(peer.said[token], NotWritten) and "no space left" in peer.said[token].reason
+    assert peer.replica.cells.document("t", "k") == {"f": b"safe"}
+    assert isinstance(written(mesh, "n1", Put("t", "k", "f", b"next")), Written)
+    mesh.exchange(2)
+    assert {each.replica.cells.document("t", "k")["f"] for each in mesh.peers.values()} == {b"next"}
+
+
+def test_a_restored_member_gets_its_own_writes_back_and_uses_no_dot_again():
+    mesh = ReplicaMesh(1)
+    peer = mesh.peers["n1"]
+    written(mesh, "n1", Count("c", 1))
+    backup = peer.disk.copy()
+    written(mesh, "n1", Count("c", 10))
+    mesh.exchange(1)
+    peer.restore(backup)
+    written(mesh, "n1", Count("c", 100))
+    mesh.exchange(3)
+
+    assert {each.replica.cells.counted("c") for each in mesh.peers.values()} == {111}
