@@ -1,0 +1,158 @@
+"""One contract for what lies under replicated tables: in memory and in SQLite."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+
+import pytest
+
+from edge_node.store.batch import Count, Put
+from edge_node.store.cell_store import Commit, Logged, MemoryCellStore, Waiting
+from edge_node.store.cells import CellId
+from edge_node.store.storage.cells import SqliteCellStore
+from edge_node.tasks.rows import StoreDamaged
+from security.errors import BadInput, Unavailable
+from tests.support.replicas import ReplicaMesh
+
+A, B = CellId(0, "t", "k", "a"), CellId(1, "t", "k", "")
+MESH = "0123456789abcdef"
+
+
+class InMemory:
+    def __init__(self, _folder):
+        self.kept = MemoryCellStore()
+
+    def opened(self):
+        return self.kept
+
+    def killed(self, store):
+        return store.copy()
+
+
+class InSqlite:
+    """A kill is what another process finds: the file and its log as the kernel has them."""
+
+    def __init__(self, folder):
+        self.folder, self.lives = folder, 0
+
+    def opened(self):
+        return SqliteCellStore(self.folder / "cells.db", MESH, "n1")
+
+    def killed(self, store):
+        self.lives += 1
+        found = self.folder / f"life{self.lives}.db"
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{store.path}{suffix}", f"{found}{suffix}")
+        return SqliteCellStore(found, MESH, "n1")
+
+
+@pytest.fixture(params=[InMemory, InSqlite], ids=["memory", "sqlite"])
+def medium(request, tmp_path):
+    return request.param(tmp_path)
+
+
+def log(number, data=b"batch"):
+    return Logged(number, "n1", 2**62, number, number, data)
+
+
+def shown(store):
+    image = store.load()
+    return sorted(image.cells), image.logged, sorted(image.waiting), image.head
+
+
+def test_what_was_committed_is_there_after_a_kill(medium):
+    store = medium.opened()
+    assert shown(store) == ([], [], [], None)
+    wait = Waiting("n2", 7, 1, b"later")
+    store.commit(
+        [
+            Commit({A: b"one", B: b"two"}, [log(0), log(1)], waiting=[wait], head=b"h1"),
+            Commit({A: b"three", B: None}, [log(2)], forgotten=[0]),
+        ]
+    )
+
+    found = medium.killed(store)
+
+    assert shown(found) == ([(A, b"three")], [log(1), log(2)], [wait], b"h1")
+    found.commit([Commit(released=[("n2", 7, 1)], head=b"h2")])
+    assert shown(found) == ([(A, b"three")], [log(1), log(2)], [], b"h2")
+    found.close()
+    store.close()
+
+
+def test_a_snapshot_takes_the_place_of_everything(medium):
+    store = medium.opened()
+    store.commit([Commit({A: b"one"}, [log(0)], waiting=[Waiting("n2", 7, 1, b"x")], head=b"h1")])
+    store.commit([Commit({B: b"two"}, [log(5)], head=b"h2", anew=True)])
+
+    assert shown(medium.killed(store)) == ([(B, b"two")], [log(5)], [], b"h2")
+
+
+def test_a_replica_comes_back_as_it_was(medium):
+    mesh = ReplicaMesh(1, names=("gateway", "n1"))
+    store = medium.opened()
+    mesh.peers["n1"].disk = store
+    mesh.peers["n1"].start()
+    for i in range(20):
+        mesh.write("n1", Put("t", f"k{i % 5}", "f", None if i % 4 == 0 else b"%d" % i), Count("c", i))
+        mesh.write("gateway", Put("t", f"k{i % 5}", "g", b"%d" % i))
+        if i % 6 == 0:
+            mesh.exchange(1)
+    mesh.exchange(1)
+    before = mesh.canonical()["n1"], mesh.peers["n1"].replica.digest()
+
+    mesh.peers["n1"].disk = medium.killed(store)
+    mesh.peers["n1"].start()
+
+    assert (mesh.canonical()["n1"], mesh.peers["n1"].replica.digest()) == before
+    mesh.write("n1", Put("t", "k0", "f", b"after"))
+    mesh.exchange(2)
+    assert len(set(mesh.canonical().values())) == 1
+    assert mesh.peers["gateway"].replica.cells.document("t", "k0")["f"] == b"after"
+
+
+def test_a_commit_that_fails_leaves_nothing_of_itself(tmp_path):
+    store = InSqlite(tmp_path).opened()
+    store.commit([Commit({A: b"one"})])
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+
+    with pytest.raises(Unavailable, match="full"):
+        store.commit([Commit({B: b"two"}), Commit({A: b"x" * 60_000})])
+    assert shown(store)[0] == [(A, b"one")]
+
+    store._db.execute("PRAGMA max_page_count = 100000")
+    store.commit([Commit({B: b"two"})])
+    assert shown(store)[0] == [(A, b"one"), (B, b"two")]
+
+
+@pytest.mark.parametrize("table", ["cells", "log", "waiting", "meta"])
+def test_a_damaged_row_is_seen(tmp_path, table):
+    store = InSqlite(tmp_path).opened()
+    store.commit([Commit({A: b"one"}, [log(0)], waiting=[Waiting("n2", 7, 1, b"x")], head=b"h1")])
+    store.close()
+    column = {"cells": "body", "meta": "value"}.get(table, "data")
+    with sqlite3.connect(tmp_path / "cells.db") as db:
+        db.execute(f"UPDATE {table} SET {column} = x'00'")
+    db.close()
+
+    with pytest.raises(StoreDamaged, match="checksum"):
+        InSqlite(tmp_path).opened().load()
+
+
+def test_another_members_or_a_newer_or_no_store_is_refused(tmp_path):
+    medium = InSqlite(tmp_path)
+    medium.opened().close()
+    with pytest.raises(BadInput, match="n2"):
+        SqliteCellStore(tmp_path / "cells.db", MESH, "n2")
+    with sqlite3.connect(tmp_path / "cells.db") as db:
+        db.execute("PRAGMA user_version = 2")
+    db.close()
+    with pytest.raises(BadInput, match="schema 2"):
+        medium.opened()
+    (tmp_path / "noise.db").write_bytes(b"noise" * 1000)
+    with pytest.raises(StoreDamaged):
+        SqliteCellStore(tmp_path / "noise.db", MESH, "n1")
+    with pytest.raises(Unavailable):
+        SqliteCellStore(tmp_path / "nowhere" / "cells.db", MESH, "n1")
