@@ -307,7 +307,7 @@ async def serve(
         await _linked(agent, stop)
         if not stop.is_set():
             _tell_ready(agent, home, ready, as_json)
-            loop.call_later(residence.SETTLED_S, residence.give_back_code, residence.code_mapped())
+            loop.call_later(residence.SETTLED_S, residence.give_back, residence.code_mapped())
         ends = {running, serving, house.create_task(stop.wait(), name="stop")}
         if standing is not None:
             agent.at_turn_end.append(standing.look)

@@ -1,4 +1,4 @@
-"""Giving back pages of code that only the start needed.
+"""Giving back pages that only the start needed: code, and what lies free between what is kept.
 
 Half of a node's resident memory is mapped from files, most of it code of shared libraries: libcrypto and
 the cryptography package, libpython, SQLite, zeroconf. Starting runs through much of that once (registering
@@ -8,9 +8,15 @@ the next call, out of the page cache.
 
     kB resident from files, x86_64:    24 700 before · 10 400 after · 20 300 a minute later, and after five
 
-What is dropped must be nothing but a copy of its file: executable, private, never written, and no library
-that a thread is loading at this moment, whose pages may become its data. So only mappings count that are the
-same as some seconds before. Breakpoints that a debugger writes into code make it written, and it stays.
+Importing reads every module as a whole and keeps part of it: a tenth of the heap is holes, which malloc
+holds on to. It is told to give back whole free pages, once.
+
+    kB of its own after the imports:    24 300 before · 21 600 after
+
+What is dropped of code must be nothing but a copy of its file: executable, private, never written, and no
+library that a thread is loading at this moment, whose pages may become its data. So only mappings count that
+are the same as some seconds before. Breakpoints that a debugger writes into code make it written, and it
+stays.
 
 Rejected: mappings that are read-only but not executable, among which are the relocated pointers of loaded
 libraries; doing it again and again, which would only move the cost into the node's work.
@@ -31,6 +37,12 @@ SETTLED_S: Final = 15.0
 _MADV_DONTNEED: Final = 4  # of Linux on every architecture that CPython is built for
 
 Mapping = tuple[int, int, str]  # address, bytes, file
+
+
+def give_back(before: Set[Mapping]) -> None:
+    """What the start needed and nothing after it. Args: before: of ``code_mapped``, some seconds ago."""
+    give_back_heap()
+    give_back_code(before)
 
 
 def code_of_files(smaps: Iterable[str]) -> Iterator[Mapping]:
@@ -74,3 +86,16 @@ def give_back_code(before: Set[Mapping]) -> int:
             offered += size
     log.debug("code given back", extra={"bytes": offered})
     return offered
+
+
+def give_back_heap() -> bool:
+    """Free pages in the middle of malloc's heaps go back to the system; takes some milliseconds.
+
+    False: there were none, or this C library does not offer it.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim  # of glibc
+    except (OSError, AttributeError):
+        return False
+    trim.argtypes = (ctypes.c_size_t,)
+    return bool(trim(0))

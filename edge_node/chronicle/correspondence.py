@@ -16,13 +16,13 @@ import msgspec
 
 from edge_node.chronicle.entry import Details, Entry, Subject, What, bounded
 from edge_node.chronicle.inquiry import ASKED_MAX, Ask, Done, Effect, Inquiries, Missing
-from edge_node.chronicle.testimony import Testimony
 from edge_node.wire.messages import STORY_NEAR_MAX, Story, StoryWanted
 from security.errors import BadInput, EdgeweaveError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from edge_node.chronicle.testimony import Testimony
     from edge_node.node import Node
 
 READINGS_MAX = 32

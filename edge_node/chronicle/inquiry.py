@@ -19,7 +19,6 @@ import msgspec
 
 from edge_node.chronicle.allowance import Allowance, Rate
 from edge_node.chronicle.entry import Entry, Subject, What
-from edge_node.chronicle.testimony import places_of
 from edge_node.wire.messages import Story
 
 if TYPE_CHECKING:
@@ -201,6 +200,8 @@ class Inquiries:
 
 def _named(about: str, entries: Sequence[Entry]) -> list[str]:
     """Who may know more: the places of a task; of a node, itself."""
+    from edge_node.chronicle.testimony import places_of  # only once somebody asks
+
     tasks = [each for each in entries if each.subject == Subject.TASK]
     if any(each.id == about for each in tasks):
         tasks = [each for each in tasks if each.id == about]

@@ -28,11 +28,12 @@ import msgspec
 
 from edge_node.chronicle.entry import Details, Entry, Subject, What, bounded, decoded, encoded
 from edge_node.chronicle.keeping import BLOCK, Keeping
-from edge_node.chronicle.testimony import Books, Testimony, witnessed
 from security.errors import EdgeweaveError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from edge_node.chronicle.testimony import Books, Testimony
 
 log = logging.getLogger(__name__)
 
@@ -226,6 +227,8 @@ class Archive:
             self._dropped += len(batch)
 
     def _answer(self, question: _Question) -> None:
+        from edge_node.chronicle.testimony import Testimony, witnessed  # once somebody asks
+
         testimony = Testimony()
         if self._connection is not None:
             try:

@@ -18,9 +18,9 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_node.store.pages import WAL_HEAD_BYTES, Wal
-
 SUFFIX = "-mark"
+UNDER_WAY = "-recovery"
+"""Beside a ledger of which damage is being mended (`recovery`)."""
 _MARK = struct.Struct(">4sI8sQ")
 _MAGIC = b"ewm1"
 _CRC = struct.Struct(">I")
@@ -70,6 +70,8 @@ def missing(ledger: Path, mark: Vouched) -> str:
         return ""
     if not log.stat().st_size:
         return "" if mark.newest else "the write-ahead log is empty"
+    from edge_node.store.pages import WAL_HEAD_BYTES, Wal  # of no use to a daemon whose last life ended well
+
     wal = Wal(log, salt=mark.salt)
     if not wal.sound:
         short = log.stat().st_size < WAL_HEAD_BYTES

@@ -26,7 +26,7 @@ import msgspec
 
 from edge_node.store.ledger import SqliteLedger
 from edge_node.store.mark import SUFFIX as MARK_SUFFIX
-from edge_node.store.mark import beside, vouched
+from edge_node.store.mark import UNDER_WAY, beside, vouched
 from edge_node.store.pages import INDEX_INTERIOR, INDEX_LEAF, INTERIOR, LEAF, Pages, Record, Wal
 from edge_node.tasks.rows import (
     ACCEPTED,
@@ -40,7 +40,6 @@ from edge_node.tasks.states import Status
 from edge_node.tasks.task import Attempt, Closed, Fenced, Outcome, Task
 from security.errors import BadInput, Unavailable
 
-UNDER_WAY = "-recovery"
 TOLD = ".lost.json"
 PARTS = ("", "-wal", "-shm", MARK_SUFFIX)
 ROWS_AT_ONCE = 512

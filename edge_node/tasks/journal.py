@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_node.store import recovery
 from edge_node.store.ledger import SqliteLedger
+from edge_node.store.mark import UNDER_WAY, beside
 from edge_node.tasks.rows import (
     NOTES_PER_TASK_MAX,
     Gathering,
@@ -39,6 +39,8 @@ from security.errors import Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from edge_node.store.recovery import Losses
 
 __all__ = ["Journal", "JournalPort", "MemoryJournal", "StoreDamaged", "Stored", "Summary", "open_journal"]
 
@@ -70,7 +72,7 @@ class Journal(Reading):
         super().__init__(store)
         self._store: SqliteLedger = store
         self.damaged += store.damaged
-        self.losses: tuple[recovery.Losses, ...] = ()
+        self.losses: tuple[Losses, ...] = ()
         """What damage took, that peers may still give back."""
         self.bytes_written = 0  # bodies, for the wear figure
         self._queue: queue.SimpleQueue[tuple[int, tuple[Record, ...]] | None] = queue.SimpleQueue()
@@ -155,14 +157,16 @@ def open_journal(path: Path, mesh_id: str, node_id: str, *, now_ms: int) -> Jour
     Raises: BadInput: a file of another mesh, another node or a newer version. Unavailable: it cannot be
     opened, written, or set aside.
     """
-    if recovery.under_way(path):
-        recovery.recover(path, mesh_id, node_id, "")
     try:
+        if beside(path, UNDER_WAY).exists():
+            raise StoreDamaged("")
         journal = Journal(path, mesh_id, node_id)
     except StoreDamaged as damage:
+        from edge_node.store import recovery
+
         recovery.recover(path, mesh_id, node_id, damage.cause)
         journal = Journal(path, mesh_id, node_id)
-    recent = [losses for losses in recovery.told(path) if now_ms - losses.at_ms < ASKED_MS_MAX]
+    recent = _recent_losses(path, now_ms)
     for losses in recent:
         named = [f"{losses.aside}: {gap}" for gap in losses.gaps[:NAMED_MAX]]
         more = len(losses.gaps) - len(named)
@@ -170,6 +174,14 @@ def open_journal(path: Path, mesh_id: str, node_id: str, *, now_ms: int) -> Jour
         journal.damaged += [*named, f"{losses.aside}: {more} gaps more"] if more > 0 else named
     journal.losses = tuple(losses for losses in recent if losses.lost or losses.unnamed)
     return journal
+
+
+def _recent_losses(path: Path, now_ms: int) -> list[Losses]:
+    if not any(path.parent.glob(f"{path.name}.damaged-*")):
+        return []
+    from edge_node.store import recovery  # it and the reading of pages: nothing that most daemons ever need
+
+    return [losses for losses in recovery.told(path) if now_ms - losses.at_ms < ASKED_MS_MAX]
 
 
 class MemoryJournal:

@@ -27,7 +27,6 @@ from tinydb.storages import Storage
 
 from edge_node.store.mark import SUFFIX as MARK_SUFFIX
 from edge_node.store.mark import Mark, missing, vouched
-from edge_node.store.pages import INTERIOR, Pages, Wal
 from security.errors import BadInput, Unavailable
 
 log = logging.getLogger(__name__)
@@ -307,6 +306,8 @@ class SQLiteStorage(Storage):
 
     def _save(self, aside: Path) -> None:
         """Take over what can be read of a file that was set aside."""
+        from edge_node.store.pages import INTERIOR, Pages, Wal  # a sound file never needs them
+
         pages = Pages(aside, Wal(aside.with_name(aside.name + "-wal")))
         found: dict[tuple[str, int], tuple[int, str]] = {}
         keys: dict[str, str | None] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,29 @@ def test_what_was_given_back_is_gone_and_still_runs():
         capture_output=True,
         text=True,
         timeout=60,
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc_trim")
+@pytest.mark.slow
+def test_what_imports_left_free_in_the_heap_goes_back_to_the_system():
+    code = """if True:
+        import edge_node.daemon
+        from pathlib import Path
+        from edge_node.residence import give_back_heap
+
+        def own_kb():
+            return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0])
+
+        before = own_kb()
+        assert give_back_heap()
+        after = own_kb()
+        assert after < before - 500, (before, after)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
 
     assert done.returncode == 0, done.stderr
