@@ -29,6 +29,8 @@ BYTES_MAX = 16 * 2**20
 """Of one commit: what a reader of the WAL, and a client waiting for its accept, has to sit through."""
 ACCEPTED, CLOSED, RESERVED = 0, 1, 100
 LOST_KEPT = 100_000
+PRUNED_AT_ONCE = 5_000
+"""Ids of tasks that go, held at a time."""
 NOTES_PER_TASK_MAX = 64
 
 
@@ -98,8 +100,8 @@ class LedgerStore(Protocol):
     def beginning(self, prefix: str, limit: int) -> Sequence[str]:
         """Accepted, whose ids begin so, ascending."""
 
-    def settled(self) -> Sequence[Settled]:
-        """Closed, newest first by the order of closing."""
+    def settled(self) -> Iterable[Settled]:
+        """Closed, newest first by the order of closing; those that were told may be deleted meanwhile."""
 
     def delete(self, ids: Sequence[str]) -> None:
         """Every row of these tasks; the space is given back."""
@@ -291,17 +293,21 @@ class Reading:
         Open tasks are never touched. Returns how many tasks went. Call it off the event loop; the writer
         waits meanwhile.
         """
-        kept = size = 0
-        gone = []
+        kept = size = count = 0
+        gone: list[str] = []
         for task_id, at_ms, length in self._store.settled():
             if kept >= count_max or size + length > bytes_max or aged(at_ms, before_ms):
                 gone.append(task_id)
+                if len(gone) >= PRUNED_AT_ONCE:
+                    self._store.delete(gone)
+                    count += len(gone)
+                    gone = []
             else:
                 kept += 1
                 size += length
         if gone:
             self._store.delete(gone)
-        return len(gone)
+        return count + len(gone)
 
     def list(self, limit: int = 100, state: str = "") -> list[Summary]:
         """Newest first. `state`: "open", a status, or everything."""
