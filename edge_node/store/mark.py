@@ -12,6 +12,7 @@ is never ahead of what it vouches for.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import struct
 import zlib
@@ -90,23 +91,33 @@ class Mark:
         self._shm_path = beside(ledger, "-shm")
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._shm = -1
+        self._index: mmap.mmap | None = None
         self._newest = 0
         self.frames = 0  # of the log's present round
 
     def note(self, newest: int) -> None:
         """A commit is safe. What the log's index says of it; between two states of that, nothing is noted."""
-        if self._shm < 0:
-            # Kept open to the end: closing any descriptor of a file ends this process's locks on it.
-            with contextlib.suppress(OSError):
-                self._shm = os.open(self._shm_path, os.O_RDONLY | os.O_CLOEXEC)
-        if self._shm < 0:
+        if self._index is None:
+            with contextlib.suppress(OSError, ValueError):
+                self._index = self._mapped()
+        if self._index is None:
             return
-        index = os.pread(self._shm, 2 * _SHM_HEAD_BYTES, 0)
-        if index[:_SHM_HEAD_BYTES] != index[_SHM_HEAD_BYTES:] or len(index) < 2 * _SHM_HEAD_BYTES:
+        index = self._index[:]
+        if index[:_SHM_HEAD_BYTES] != index[_SHM_HEAD_BYTES:]:
             return
         self._newest = max(newest, self._newest)
         self.frames = struct.unpack_from("=I", index, 16)[0]
         self._write(Vouched(self.frames, index[32:40], self._newest))
+
+    def _mapped(self) -> mmap.mmap:
+        """The heads of the log's index, as SQLite has them mapped too.
+
+        A system call would give up the interpreter once more in every commit, and a busy event loop keeps it.
+        """
+        # Both stay open to the end: closing any descriptor of a file ends this process's locks on it.
+        if self._shm < 0:
+            self._shm = os.open(self._shm_path, os.O_RDONLY | os.O_CLOEXEC)
+        return mmap.mmap(self._shm, 2 * _SHM_HEAD_BYTES, prot=mmap.PROT_READ)
 
     def forget_newest(self) -> None:
         """Rows are being deleted: the newest may go."""
@@ -123,6 +134,9 @@ class Mark:
         os.fsync(self._fd)
 
     def close(self) -> None:
+        if self._index is not None:
+            self._index.close()
+            self._index = None
         for fd in (self._fd, self._shm):
             if fd >= 0:
                 os.close(fd)
