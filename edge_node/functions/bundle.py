@@ -105,11 +105,16 @@ class DamagedBundle(Unavailable):
     """The file on disk no longer has its digest; it was set aside and may be fetched again."""
 
 
+PATHS_MAX = 256
+"""Remembered of those asked for: making one anew takes 4 µs, twice a task."""
+
+
 class BundleStore:
     """Bundles on disk, by digest. Blocking, but small: call it from a thread when files may be large."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._paths: dict[bytes, Path] = {}
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in directory.glob(".new-*"):  # a crash between write and rename
             left.unlink(missing_ok=True)
@@ -161,11 +166,16 @@ class BundleStore:
 
     def has(self, digest: bytes) -> bool:
         """Is a file of that name here? Its content is verified when read."""
-        return self.path(digest).exists()
+        return os.path.exists(self.path(digest))  # noqa: PTH110  half the time of Path.exists, asked for every task
 
     def path(self, digest: bytes) -> Path:
-        assert len(digest) == 32, "a bundle is named by a SHA-256"
-        return self._directory / digest.hex()
+        found = self._paths.get(digest)
+        if found is None:
+            assert len(digest) == 32, "a bundle is named by a SHA-256"
+            if len(self._paths) >= PATHS_MAX:  # peers choose the digests
+                self._paths.clear()
+            found = self._paths[digest] = self._directory / digest.hex()
+        return found
 
     def set_aside(self, digest: bytes) -> None:
         """Keep a damaged file for people to look at (the last one only), out of the way of a fresh copy."""
