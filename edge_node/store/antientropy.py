@@ -82,7 +82,9 @@ class Behind(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SnapshotWanted(msgspec.Struct, frozen=True, array_like=True):
-    pass
+    """The snapshot has to name the wish: one that was made for an earlier state undoes what came since."""
+
+    wish: _Digest
 
 
 class Compare(msgspec.Struct, frozen=True, array_like=True):
@@ -151,6 +153,8 @@ class AntiEntropy:
         self._copied_ns: dict[str, int] = {}
         self._gaps: dict[str, int] = {}  # peer -> since when we cannot give it what it lacks
         self._behind = False
+        self.wish = b""
+        """What a snapshot must name to be taken; empty: none is waited for."""
         self.alike_ns: dict[str, int] = {}
         """When a member knew the same as we last: what `fresh` waits for."""
 
@@ -210,7 +214,7 @@ class AntiEntropy:
                     and not self._policy.believed(self._me)
                     and self._replica.overruled(theirs)
                 ):
-                    out.append(Send(peer, SnapshotWanted()))
+                    self._wish_for(peer, out)
                 self._give(now_ns, peer, theirs, out)
                 if self._replica.lacks(theirs) and self._wanting.get(peer, 0) <= now_ns:
                     self._wanting[peer] = now_ns + PATIENCE_NS
@@ -227,11 +231,11 @@ class AntiEntropy:
             case Behind():
                 self._behind = True
                 if self._policy.believed(peer):
-                    out.append(Send(peer, SnapshotWanted()))
+                    self._wish_for(peer, out)
                 else:
                     self._ask_for_snapshot(out)
-            case SnapshotWanted():
-                self._send_copy(now_ns, peer, out)  # whoever asks judges whom it believes
+            case SnapshotWanted(wish):
+                self._send_copy(now_ns, peer, wish, out)
             case Compare(digest, root):
                 if (
                     digest == self._replica.digest()
@@ -247,6 +251,7 @@ class AntiEntropy:
     def installed(self) -> None:
         """A snapshot was taken: nobody need be asked for one."""
         self._behind = False
+        self.wish = b""
 
     # -- knowledge --------------------------------------------------------------------------------------
 
@@ -263,7 +268,7 @@ class AntiEntropy:
     def _give(self, now_ns: int, peer: str, theirs: Vector, out: list[Effect]) -> None:
         """What they lack."""
         if not self._replica.reported(now_ns, peer, theirs):
-            self._copy(now_ns, peer, out)
+            self._copy(peer, out)
             return
         batches, more = self._replica.offers(theirs, ANSWER_BYTES_MAX, ANSWER_BATCHES_MAX)
         if batches or not self._replica.ahead_of(theirs):
@@ -271,28 +276,30 @@ class AntiEntropy:
         if batches:
             out.append(Send(peer, Batches(tuple(batches), more)))
         elif self._replica.ahead_of(theirs) and now_ns - self._gaps.setdefault(peer, now_ns) >= GAP_NS:
-            self._copy(now_ns, peer, out)  # only our cells have it, and nobody else gave it to them
+            self._copy(peer, out)  # only our cells have it, and nobody else gave it to them
 
-    def _copy(self, now_ns: int, peer: str, out: list[Effect]) -> None:
-        """A snapshot, if our word is enough for one; else the hint that they need one."""
-        if not self._policy.believed(self._me):
-            out.append(Send(peer, Behind()))
-        else:
-            self._send_copy(now_ns, peer, out)
+    def _copy(self, peer: str, out: list[Effect]) -> None:
+        """They need a snapshot: of us, if they believe us, or of another."""
+        out.append(Send(peer, Behind()))
 
-    def _send_copy(self, now_ns: int, peer: str, out: list[Effect]) -> None:
+    def _send_copy(self, now_ns: int, peer: str, wish: bytes, out: list[Effect]) -> None:
+        """Whoever asks judges whom it believes."""
         copied_ns = self._copied_ns.get(peer)
         if copied_ns is not None and now_ns - copied_ns < SNAPSHOT_EVERY_NS:
             return
-        data = self._replica.snapshot()
+        data = self._replica.snapshot(wish)
         if data is not None:
             self._copied_ns[peer] = now_ns
             out.append(SendSnapshot(peer, data))
 
+    def _wish_for(self, peer: str, out: list[Effect]) -> None:
+        self.wish = self.wish or self._rng.randbytes(8)
+        out.append(Send(peer, SnapshotWanted(self.wish)))
+
     def _ask_for_snapshot(self, out: list[Effect]) -> None:
         sources = [peer for peer in self._up if self._policy.believed(peer)]
         if sources:
-            out.append(Send(self._rng.choice(sources), SnapshotWanted()))
+            self._wish_for(self._rng.choice(sources), out)
 
     # -- silent divergence ------------------------------------------------------------------------------
 
@@ -315,9 +322,9 @@ class AntiEntropy:
         out.append(Diverged(peer, buckets))
         mine_counts = self._policy.believed(self._me)
         if mine_counts and (self._me < peer or not self._policy.believed(peer)):
-            self._copy(now_ns, peer, out)
+            self._copy(peer, out)
         elif self._policy.believed(peer):
-            out.append(Send(peer, SnapshotWanted()))
+            self._wish_for(peer, out)
         else:  # neither is sure: both take what a third one says
             self._behind = True
             out.append(Send(peer, Behind()))

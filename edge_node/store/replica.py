@@ -164,9 +164,10 @@ class PolicyChanged(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A signed snapshot arrived."""
+    """A signed snapshot arrived. wish: what ours must name; empty: we asked for none."""
 
     data: bytes
+    wish: bytes
 
 
 Event = Write | Arrived | Persisted | Failed | Members | Reported | Trusted | PolicyChanged | Snapshot
@@ -257,6 +258,7 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
 class _Copy(msgspec.Struct, frozen=True, array_like=True):
     head: _Head
     cells: tuple[tuple[int, str, str, str, bytes], ...]
+    wish: bytes
 
 
 _HEAD = msgspec.msgpack.Decoder(_Head)
@@ -381,8 +383,8 @@ class Replica:
                 self._judge(wall_ms, out)
             case PolicyChanged():
                 self._retry(wall_ms, FORBIDDEN, out)
-            case Snapshot(data):
-                self._install(wall_ms, data, out)
+            case Snapshot(data, wish):
+                self._install(wall_ms, data, wish, out)
             case Failed(serial, reason):
                 self._failed(serial, reason, out)
         self._close_commit(out)
@@ -439,12 +441,12 @@ class Replica:
             found.append(entry.data)
         return found, False
 
-    def snapshot(self) -> bytes | None:
-        """Signed; None while something is not on the disk yet."""
+    def snapshot(self, wish: bytes) -> bytes | None:
+        """Signed, for whoever wished for it so; None while something is not on the disk yet."""
         if not self.settled:
             return None
         cells = tuple((*cell, pack(state)) for cell, state in sorted(self.cells.all()))
-        return self._author.sign(_encode(_Copy(self._head(), cells)))
+        return self._author.sign(_encode(_Copy(self._head(), cells, wish)))
 
     def digest(self) -> bytes:
         return self.durable.digest()
@@ -984,7 +986,7 @@ class Replica:
             for writer, context in self._contexts.items()
         }
 
-    def _install(self, wall_ms: int, data: bytes, out: list[Effect]) -> None:
+    def _install(self, wall_ms: int, data: bytes, wish: bytes, out: list[Effect]) -> None:
         """Another's state takes the place of ours; what we wrote and it does not know is said again."""
         try:
             node, payload = self._author.open(data)
@@ -992,6 +994,8 @@ class Replica:
                 raise ProtocolViolation(f"a snapshot by {node}, whose word is not enough for that")
             copy = _COPY.decode(payload)
             cells = [(CellId(*each[:4]), unpack(each[0], each[4])) for each in copy.cells]
+            if not wish or copy.wish != wish:
+                raise ProtocolViolation("a snapshot that was not asked for now")
             if copy.head.version != _SNAPSHOT_VERSION:
                 raise ProtocolViolation(f"a snapshot of version {copy.head.version}")
         except (ProtocolViolation, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -202,6 +202,7 @@ def returning(seed):
     mesh.write("n3", Put("t", "a", "x", b"written far away"), Count("c", 5))
     game.adds["n3"] = [(mesh.token, 5)]
     mesh.peers["n3"].fsync()
+    said = mesh.bag[-1][2]
     mesh.bag.clear()
     mesh.write("n1", Put("t", "a", "x", None))
     mesh.peers["n1"].fsync()
@@ -218,5 +219,7 @@ def returning(seed):
             mesh.peers[name].tick()
             mesh.peers[name].fsync()
     assert not mesh.peers["gateway"].replica.cells.tombstones, "the deletion is forgotten"
+    mesh.peers["n2"].receive("n3", said)  # who never forgets can take what the others refuse
+    assert mesh.peers["n2"].replica.cells.counted("c") == 5
     game.judge()
     return game

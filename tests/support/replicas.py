@@ -118,8 +118,8 @@ class Peer:
                             self.mesh.bag.append((self.name, other, data))
                 case Send(peer, message):
                     self.mesh.bag.append((self.name, peer, message))
-                case SendSnapshot(peer, data):
-                    self.mesh.bag.append((self.name, peer, Snapshot(data)))
+                case SendSnapshot(peer):
+                    self.mesh.bag.append((self.name, peer, effect))
                 case Apply(batches):
                     for data in batches:
                         self.tell(Arrived(data))
@@ -148,8 +148,8 @@ class Peer:
         match message:
             case bytes():
                 self.tell(Arrived(message))
-            case Snapshot():
-                self.tell(message)
+            case SendSnapshot():
+                self.tell(Snapshot(message.data, self.entropy.wish))
                 self.entropy.installed()
             case _:
                 self.perform(self.entropy.handle(self.mesh.now_ns, source, message))

@@ -50,18 +50,24 @@ def joined(mine: Register, i_know: Knows, theirs: Register, they_know: Knows) ->
     """Both sides' versions, without those that one side knew of and has replaced."""
     if not mine:
         return tuple([each for each in theirs if not i_know.covers(each.node, each.epoch, each.seq)])
-    if len(mine) == 1:  # nearly always: one version, which the newcomer knew of
+    if len(mine) == 1:
         old = mine[0]
+        if len(theirs) == 1 and they_know.covers(old.node, old.epoch, old.seq):
+            new = theirs[0]
+            if not i_know.covers(new.node, new.epoch, new.seq):
+                return theirs  # nearly always: one version, which the newcomer knew of
         if they_know.covers(old.node, old.epoch, old.seq) and old not in theirs:
             mine = ()
     else:
         mine = tuple(
             [each for each in mine if each in theirs or not they_know.covers(each.node, each.epoch, each.seq)]
         )
-    new = [each for each in theirs if each not in mine and not i_know.covers(each.node, each.epoch, each.seq)]
+    added = [
+        each for each in theirs if each not in mine and not i_know.covers(each.node, each.epoch, each.seq)
+    ]
     if not mine:
-        return tuple(new)
-    return tuple(sorted((*mine, *new))) if new else mine
+        return tuple(added)
+    return tuple(sorted((*mine, *added))) if added else mine
 
 
 def winner(register: Register) -> Version:

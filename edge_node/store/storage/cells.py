@@ -45,8 +45,8 @@ COMMIT;
 class SqliteCellStore:
     """Args: path: made (0600) if missing; mesh_id, node_id: whose it must be.
 
-    Raises (constructor): BadInput: of another mesh, node or a newer version. StoreDamaged: not readable as what
-    it was. Unavailable: it cannot be opened or written at all.
+    Raises (constructor): BadInput: of another mesh, node or a newer version. StoreDamaged: not readable as
+    what it was. Unavailable: it cannot be opened or written at all.
     """
 
     def __init__(self, path: Path, mesh_id: str, node_id: str) -> None:
@@ -132,12 +132,12 @@ class SqliteCellStore:
             for *cell, body, crc in self._db.execute("SELECT * FROM cells"):
                 _check(cell, body, crc, "a cell")
                 image.cells.append((CellId(*cell), body))
-            for *entry, data, crc in self._db.execute("SELECT * FROM log ORDER BY number"):
-                _check(entry, data, crc, "a batch")
-                image.logged.append(Logged(*entry, data))
-            for *key, data, crc in self._db.execute("SELECT * FROM waiting ORDER BY node, epoch, first"):
-                _check(key, data, crc, "a batch that waits")
-                image.waiting.append(Waiting(*key, data))
+            for *entry, crc in self._db.execute("SELECT * FROM log ORDER BY number"):
+                _check(entry[:5], entry[5], crc, "a batch")
+                image.logged.append(Logged(*entry))
+            for *wait, crc in self._db.execute("SELECT * FROM waiting ORDER BY node, epoch, first"):
+                _check(wait[:3], wait[3], crc, "a batch that waits")
+                image.waiting.append(Waiting(*wait))
             return image
 
     def close(self) -> None:
