@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from itertools import chain
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from edge_node.store.mark import Mark, missing, vouched
@@ -63,6 +63,23 @@ _OPEN = """
 SELECT a.id FROM records AS a WHERE a.kind = 0
 AND NOT EXISTS (SELECT 1 FROM records AS c WHERE c.id = a.id AND c.kind = 1)
 """
+
+
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""Rows of a statement. A prepared one takes 0.7 kB a row, and one of every size up to 200 took 14 MB that a
+node kept after its first busy minute."""
+
+
+def padded(rows: Sequence[Row]) -> Sequence[Row]:
+    """As many rows as one of the SIZES has: the smallest once more, which changes nothing."""
+    for size in SIZES:
+        if size >= len(rows):
+            break
+    else:
+        return rows
+    if size == len(rows):
+        return rows
+    return [*rows, *repeat(min(rows, key=lambda row: len(row[4])), size - len(rows))]
 
 
 def insert_statement(rows: int) -> str:
@@ -209,7 +226,9 @@ class SqliteLedger:
         writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
     def insert(self, rows: Sequence[Row]) -> None:
-        """One statement: see the decision record 0006. Raises: Unavailable: nothing of it was written.
+        """One statement, of few sizes: see the decision record 0006.
+
+        Raises: Unavailable: nothing of it was written.
 
         After an error of the medium the connection is opened anew: what it has cached of pages that could not
         be synced may not be what lies on the disk.
@@ -221,7 +240,8 @@ class SqliteLedger:
                     self._held.remove(self._writer)
                 self._writer = self._opened()
                 self._reopen = False
-            done = self._writer.execute(insert_statement(len(rows)), tuple(chain.from_iterable(rows)))
+            written = padded(rows)
+            done = self._writer.execute(insert_statement(len(written)), tuple(chain.from_iterable(written)))
         except (sqlite3.Error, OverflowError) as error:
             self._reopen = self._reopen or "I/O error" in str(error)
             raise Unavailable(str(error) or type(error).__name__) from error

@@ -260,7 +260,7 @@ async def test_a_commit_takes_everything_that_has_gathered(tmp_path, monkeypatch
 
     await running.write(*(Accepted(a_task(f"t{i}")) for i in range(1000)))
 
-    assert sum(statements) == 1000
+    assert len(running.journal.ids("t", 2000)) == 1000
     assert len(statements) < 100
     assert max(statements) <= ROWS_MAX
     running.journal.close()
