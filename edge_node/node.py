@@ -168,7 +168,7 @@ class Node:
             ),
             rng=rng,
             way=self._way,
-            untaken=lambda peer: self.channels.backlog_bytes(peer),
+            untaken=self._untaken,
         )
         previous = keystore.previous_identity()
         self._statics = [keys.static_private_bytes]  # newest first; peers may know an older roster
@@ -855,6 +855,10 @@ class Node:
         if bytes_s is None:
             return OUTPUT_INLINE_MAX
         return max(OUTPUT_INLINE_MIN, min(OUTPUT_INLINE_MAX, int(bytes_s / 4)))
+
+    def _untaken(self, peer: str) -> int:
+        """Bytes that this peer has not acknowledged."""
+        return self.channels.backlog_bytes(peer)
 
     def _way(self, peer: str) -> Way:
         """What is known of the way to a peer."""

@@ -165,9 +165,7 @@ class Ledger:
         entry.note = "taken up again after a restart"
         return entry
 
-    def take_back(
-        self, now_ns: int, wall_ms: int, task: Task, attempt: Attempt, out: list[Effect]
-    ) -> Entry:
+    def take_back(self, now_ns: int, wall_ms: int, task: Task, attempt: Attempt, out: list[Effect]) -> Entry:
         """As `restore`, of a task whose accept has to be written again; what follows is written after it."""
         entry = self.restore(now_ns, wall_ms, task, [attempt])
         entry.durable = False
