@@ -39,7 +39,7 @@ from benchmarks import whole_path
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIENT = ROOT / "benchmarks" / "end_to_end_client.py"
-SEQUENTIAL = 200
+SEQUENTIAL = 400
 
 
 def in_memory() -> None:
