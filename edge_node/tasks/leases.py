@@ -15,6 +15,8 @@ from edge_node.tasks.agenda import Agenda
 SECOND = 1_000_000_000
 LEASE_NS_MIN = SECOND
 LEASE_NS_MAX = 3600 * SECOND
+ANSWER_S_MAX = 15.0
+"""What is slower is no way to lease over: a lease grows to a minute by it, not more."""
 GRACE_NS = SECOND
 """How long a holder that was declared down may still answer: detectors err, and blips of a link are short."""
 
@@ -25,7 +27,7 @@ def lease_ns(completion_s: float, sigma_s: float, answer_s: float = 0.0) -> int:
     Args: answer_s: how long an answer may take on the way there and back. Progress comes three times a lease,
         and none of it may be too late because one of them was.
     """
-    wanted_ns = int(1e9 * max(2.0 * (completion_s + 3.0 * sigma_s), 4.0 * answer_s))
+    wanted_ns = int(1e9 * max(2.0 * (completion_s + 3.0 * sigma_s), 4.0 * min(answer_s, ANSWER_S_MAX)))
     return max(LEASE_NS_MIN, min(LEASE_NS_MAX, wanted_ns))
 
 

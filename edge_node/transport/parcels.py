@@ -47,7 +47,7 @@ class ParcelLimits(msgspec.Struct, frozen=True):
     ack_delay_ns: int = 20 * MS  # an Ack waits this long for traffic to ride on
     ack_every: int = 2  # … but not for more than so many parcels: the sender's window is 4
     resend_ns: int = 1 * SECOND  # first re-send, or twice the round trip; doubles up to resend_max_ns
-    resend_max_ns: int = 8 * SECOND  # … or four times the round trip
+    resend_max_ns: int = 8 * SECOND  # … or what the first took, at most twice as long
     ttl_ns: int = 120 * SECOND  # given up after this: leases have long moved the work elsewhere
     messages_max: int = 10_000  # waiting and unacknowledged; then Refused
     bytes_max: int = 64 * 1024 * 1024
@@ -283,8 +283,10 @@ class Stream:
     def _patience_ns(self, n: int, tries: int) -> int:
         """Not before its answer may be here: on a slow line copies delay what they are copies of."""
         limits, rtt_ns = self.limits, self.rtt_ns or 0
+        longest_ns = limits.resend_max_ns
         first_ns = max(limits.resend_ns, 2 * rtt_ns, rtt_ns + 4 * self.rtt_dev_ns)
-        wait_ns = min(first_ns << min(tries - 1, 6), max(limits.resend_max_ns, 4 * rtt_ns))
+        first_ns = min(first_ns, 2 * longest_ns)
+        wait_ns = min(first_ns << min(tries - 1, 6), max(longest_ns, first_ns))
         if tries > 1:  # what was lost together does not come back together
             wait_ns += wait_ns * ((n * 2_654_435_761 ^ self._salt) >> 8 & 0xFF) // 1024
         return wait_ns
@@ -307,7 +309,12 @@ class Stream:
             self._flying -= 1
 
     def answered(self, took_ns: int) -> None:
-        """A question found its answer after so long: smoothed as in RFC 6298."""
+        """A question found its answer after so long: smoothed as in RFC 6298.
+
+        At most so much counts: an answer that lay about for a minute tells of an outage, not of the way, and
+        who waits for several of those to pass sends nothing again in time.
+        """
+        took_ns = min(took_ns, self.limits.resend_max_ns)
         if self.rtt_ns is None:
             self.rtt_ns, self.rtt_dev_ns = took_ns, took_ns // 2
         else:

@@ -55,6 +55,7 @@ def test_a_lease_is_at_least_a_second_and_follows_the_estimate():
     assert lease_ns(2.0, 1.0) == 10 * SECOND
     assert lease_ns(1e9, 0.0) == 3600 * SECOND
     assert lease_ns(0.001, 0.001, answer_s=2.0) == 8 * SECOND, "progress needs its time on a slow line"
+    assert lease_ns(0.001, 0.001, answer_s=500.0) == 60 * SECOND
 
 
 def test_only_the_holder_renews():

@@ -102,6 +102,20 @@ def test_nothing_is_sent_again_before_its_answer_may_be_here():
     assert a.parcel(3400 * MS) is not None
 
 
+def test_an_answer_that_lay_about_for_long_does_not_make_us_wait_for_ever():
+    a, b = Stream(), Stream()
+    a.post(0, Ping(1))
+    b.arrived(0, *unpack(a.parcel(0)))
+    carry(90 * SECOND, b, a)
+    a.post(100 * SECOND, Ping(2))
+    assert a.parcel(100 * SECOND) is not None
+    again = 0
+    for second in range(101, 210):
+        a.tick(second * SECOND)
+        again += a.parcel(second * SECOND) is not None
+    assert again >= 5, "it is given up after 120 s, and had its chances before"
+
+
 def test_nothing_is_sent_again_that_has_not_left_our_line():
     a = Stream()
     a.post(0, Ping(1))
