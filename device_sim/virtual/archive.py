@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 
 from device_sim.virtual.evidence import Chronicled
+from edge_node.chronicle.account import Account, Books, witnessed
 from edge_node.chronicle.entry import Entry, Subject
-from edge_node.chronicle.testimony import Books, Testimony, witnessed
 
 ENTRIES_MAX: Final = 400
 """A machine: about 400 bytes each, and a world may have a thousand of them."""
@@ -51,11 +51,11 @@ class MachineArchive:
             self.entries.append(msgspec.structs.replace(entry, number=self._next))
             self._next += 1
 
-    def find(self, asked: str, found: Callable[[Testimony], None]) -> None:
+    def find(self, asked: str, found: Callable[[Account], None]) -> None:
         assert self._books is not None, "its daemon runs"
         found(witnessed(self._me, asked, self, self._books, self._wall_ms()))
 
-    # ── as `testimony.Kept` ───────────────────────────────────────────────────────────────────────────
+    # ── as `account.Kept` ───────────────────────────────────────────────────────────────────────────
     def about(self, name: str, limit: int) -> list[Entry]:
         return [each for each in self.entries if each.id == name][-limit:]
 

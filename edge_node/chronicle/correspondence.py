@@ -22,7 +22,7 @@ from security.errors import BadInput, EdgeweaveError, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from edge_node.chronicle.testimony import Testimony
+    from edge_node.chronicle.account import Account
     from edge_node.node import Node
 
 READINGS_MAX = 32
@@ -36,7 +36,7 @@ class Archive(Protocol):
     def append(self, entries: list[Entry]) -> None:
         """Keep them, soon; the numbers are given here. Never waits and never raises."""
 
-    def find(self, asked: str, found: Callable[[Testimony], None]) -> None:
+    def find(self, asked: str, found: Callable[[Account], None]) -> None:
         """*found* is called later, where the member lives, with all that lies here about an id."""
 
 
@@ -59,9 +59,9 @@ class Correspondence:
         Args: alone: ask nobody else.
         """
 
-        def found(testimony: Testimony) -> None:
+        def found(account: Account) -> None:
             self._node.soon(
-                lambda now_ns, wall_ms: self._found(now_ns, wall_ms, asked, testimony, answer, alone)
+                lambda now_ns, wall_ms: self._found(now_ns, wall_ms, asked, account, answer, alone)
             )
 
         self._archive.find(asked, found)
@@ -71,13 +71,13 @@ class Correspondence:
         now_ns: int,
         wall_ms: int,
         asked: str,
-        testimony: Testimony,
+        account: Account,
         answer: Callable[[dict[str, Any] | EdgeweaveError], None],
         alone: bool,
     ) -> None:
         node = self._node
-        name = testimony.name or asked
-        here = [*testimony.entries, *self._open_task(wall_ms, name)]
+        name = account.name or asked
+        here = [*account.entries, *self._open_task(wall_ms, name)]
         known = bool(here) or self._is_known(name)
         if self.inquiries.full:
             answer(Unavailable("too many stories are asked for at once", fix="try again in two seconds"))
@@ -87,9 +87,9 @@ class Correspondence:
         def done(told: Done) -> None:
             names = sorted({each.about for each in told.told if each.entries} if not known else {name})
             if len(names) == 1:
-                answer(self._answer(names[0], wall_ms, here, testimony, told, alone))
+                answer(self._answer(names[0], wall_ms, here, account, told, alone))
             else:
-                near = {*names, *testimony.near, *(near for each in told.told for near in each.near)}
+                near = {*names, *account.near, *(near for each in told.told for near in each.near)}
                 answer(self._unknown(asked, sorted(near), told))
 
         if alone:
@@ -124,13 +124,13 @@ class Correspondence:
         name: str,
         wall_ms: int,
         here: Sequence[Entry],
-        testimony: Testimony,
+        account: Account,
         told: Done,
         alone: bool,
     ) -> dict[str, Any]:
         me = self._node.node_id
         about_it = [side for side in told.told if side.about in ("", name)]
-        sides = [{"node": me, "complete": testimony.complete, "since_ms": testimony.since_ms, "skew_ms": 0}]
+        sides = [{"node": me, "complete": account.complete, "since_ms": account.since_ms, "skew_ms": 0}]
         sides += [
             {"node": s.node, "complete": s.complete, "since_ms": s.since_ms, "skew_ms": s.skew_ms}
             for s in about_it
@@ -167,17 +167,15 @@ class Correspondence:
             return
         self._readings += 1
 
-        def found(testimony: Testimony) -> None:
-            node.soon(lambda now_ns, wall_ms: told(now_ns, wall_ms, testimony))
+        def found(account: Account) -> None:
+            node.soon(lambda now_ns, wall_ms: told(now_ns, wall_ms, account))
 
-        def told(now_ns: int, wall_ms: int, testimony: Testimony) -> None:
+        def told(now_ns: int, wall_ms: int, account: Account) -> None:
             self._readings -= 1
-            name = testimony.name
-            entries = [*testimony.entries, *self._open_task(wall_ms, name)]
-            near = list(testimony.near[:STORY_NEAR_MAX])
-            story = Story(
-                message.request, wall_ms, testimony.since_ms, testimony.complete, entries, name, near
-            )
+            name = account.name
+            entries = [*account.entries, *self._open_task(wall_ms, name)]
+            near = list(account.near[:STORY_NEAR_MAX])
+            story = Story(message.request, wall_ms, account.since_ms, account.complete, entries, name, near)
             node.tell(now_ns, peer, story, bulk=True)
 
         self._archive.find(message.about, found)

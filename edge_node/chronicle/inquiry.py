@@ -7,7 +7,7 @@ Who is away is not waited for: what the detector knows is told at once. An answe
 which are asked in the time that is left. Answering is bounded by peer: a question of 40 bytes costs a reading
 of the disk and up to 64 KiB.
 
-In: begin, heard, tick. Out: Ask, Done. Not here: reading what lies here (`testimony`), carrying out
+In: begin, heard, tick. Out: Ask, Done. Not here: reading what lies here (`account`), carrying out
 (`correspondence`).
 """
 
@@ -200,7 +200,7 @@ class Inquiries:
 
 def _named(about: str, entries: Sequence[Entry]) -> list[str]:
     """Who may know more: the places of a task; of a node, itself."""
-    from edge_node.chronicle.testimony import places_of  # only once somebody asks
+    from edge_node.chronicle.account import places_of  # only once somebody asks
 
     tasks = [each for each in entries if each.subject == Subject.TASK]
     if any(each.id == about for each in tasks):

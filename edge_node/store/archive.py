@@ -1,7 +1,7 @@
 """The archive: a chronicle's entries in one SQLite file, written and read by a thread of its own.
 
     append ─► waits at most a second ─► one statement ─► WAL (synchronous = NORMAL)
-    find ───► what waits is written first ─► ledger and chronicle are read ─► found(testimony), on the loop
+    find ───► what waits is written first ─► ledger and chronicle are read ─► found(account), on the loop
 
 Nothing is ever fsynced for an entry: SQLite does so at checkpoints, once a minute and at the end, in this
 thread, so the ledger's fsyncs wait for it as little as may be. What a kill costs is the last second; what a
@@ -9,7 +9,7 @@ power cut costs, the last minute. The file knows whether its last life ended in 
 machine that was; the next one says what may be missing (``What.KILLED``).
 
 Not here: what is noted (`edge_node.chronicle.chronicle`), how much is kept (`keeping`), what is told of it
-(`testimony`).
+(`account`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from security.errors import EdgeweaveError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from edge_node.chronicle.testimony import Books, Testimony
+    from edge_node.chronicle.account import Account, Books
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ _MACHINE_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Shelf:
-    """The rows, for whoever may wait: a `testimony.Kept`. One connection, one thread at a time."""
+    """The rows, for whoever may wait: a `account.Kept`. One connection, one thread at a time."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -162,7 +162,7 @@ class Archive:
         self._waiting += len(entries)
         self._queue.put(entries)
 
-    def find(self, asked: str, found: Callable[[Testimony], None]) -> None:
+    def find(self, asked: str, found: Callable[[Account], None]) -> None:
         self._queue.put(_Question(asked, found))
 
     def close(self) -> None:
@@ -227,19 +227,19 @@ class Archive:
             self._dropped += len(batch)
 
     def _answer(self, question: _Question) -> None:
-        from edge_node.chronicle.testimony import Testimony, witnessed  # once somebody asks
+        from edge_node.chronicle.account import Account, witnessed  # once somebody asks
 
-        testimony = Testimony()
+        account = Account()
         if self._connection is not None:
             try:
                 shelf = Shelf(self._connection)
-                testimony = witnessed(self._me, question.asked, shelf, self._books, self._wall_ms())
+                account = witnessed(self._me, question.asked, shelf, self._books, self._wall_ms())
             except (sqlite3.Error, EdgeweaveError) as error:
                 log.error("the chronicle could not be read", extra={"cause": str(error)})
-                testimony = Testimony(complete=False)
+                account = Account(complete=False)
         assert self._post is not None
         with contextlib.suppress(RuntimeError):  # the loop is gone, and who asked with it
-            self._post(question.found, testimony)
+            self._post(question.found, account)
 
     def _do(self, statement: str, values: tuple[Any, ...] = ()) -> bool:
         if self._connection is None:
@@ -320,7 +320,7 @@ class Archive:
 class _Question:
     __slots__ = ("asked", "found")
 
-    def __init__(self, asked: str, found: Callable[[Testimony], None]) -> None:
+    def __init__(self, asked: str, found: Callable[[Account], None]) -> None:
         self.asked = asked
         self.found = found
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_node.chronicle.testimony import witnessed
+from edge_node.chronicle.account import witnessed
 from edge_node.store.archive import Shelf
 from edge_node.tasks.rows import Reading, Stored
 from security.errors import BadInput, Unavailable

@@ -59,7 +59,7 @@ def test_the_demo_keeps_every_promise_through_a_kill_and_a_revocation_and_leaves
     )  # fmt: skip
     assert facts["killed"]["resumed_tasks"] > 0
     assert 0 < facts["kill_to_replacement_s"] <= facts["kill_to_resume_s"]
-    assert kill["own_resumed_s"] > restart["at"] - kill["at"]  # nobody has its disk
+    assert kill["own_resumed_s"] > 0  # it is back, or a place that had its task began to work at it
     assert facts["revoked_cut_s"] == max(revoke["connection_cut_s"], revoke["refused_s"]) > 0
     assert "not a member" in revoke["refusal"]
     assert len({pid for node in facts["nodes"] for pid in node["pids"]}) == 7  # six daemons, one restarted

@@ -52,7 +52,7 @@ def test_a_node_does_not_load_what_its_fifty_megabytes_have_no_room_for():
         *("ast", "locale", "calendar", "typing_extensions", "msgspec.inspect", "msgspec._json_schema"),
         *("email", "email.utils", "cryptography.hazmat.primitives.serialization.ssh"),
         *("ctypes.util", "tempfile", "shutil", "bz2", "lzma"),
-        *("edge_node.store.pages", "edge_node.store.recovery", "edge_node.chronicle.testimony"),
+        *("edge_node.store.pages", "edge_node.store.recovery", "edge_node.chronicle.account"),
         *("encodings.idna", "stringprep", "unicodedata", "security.enrolment", "edge_node.joining"),
     }
 

@@ -80,7 +80,7 @@ def test_what_was_given_back_is_gone_and_still_runs():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc_trim")
 @pytest.mark.slow
-def test_what_imports_left_free_in_the_heap_goes_back_to_the_system():
+def test_what_lies_free_in_the_heap_goes_back_to_the_system():
     code = """if True:
         import edge_node.daemon
         from pathlib import Path
@@ -89,10 +89,13 @@ def test_what_imports_left_free_in_the_heap_goes_back_to_the_system():
         def own_kb():
             return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0])
 
+        blocks = [bytearray(60_000) for _ in range(800)]  # below what malloc takes from the system alone
+        kept = blocks[::8]
+        del blocks
         before = own_kb()
         assert give_back_heap()
         after = own_kb()
-        assert after < before - 500, (before, after)
+        assert after < before - 20_000, (before, after)
     """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False

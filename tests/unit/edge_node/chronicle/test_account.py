@@ -1,4 +1,4 @@
-"""Testimony: what one member says about an id, from its ledger and its chronicle."""
+"""Account: what one member says about an id, from its ledger and its chronicle."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import hashlib
 import pytest
 
 from device_sim.virtual.archive import MachineArchive
+from edge_node.chronicle.account import BYTES_MAX, of_ledger, places_of, witnessed
 from edge_node.chronicle.chronicle import Chronicle
 from edge_node.chronicle.entry import Entry, What
-from edge_node.chronicle.testimony import BYTES_MAX, of_ledger, places_of, witnessed
 from edge_node.tasks.events import Explain
 from edge_node.tasks.journal import MemoryJournal
 from edge_node.tasks.task import Accepted, Attempt, Closed, Noted, Outcome, Task

@@ -1,4 +1,4 @@
-"""Testimony: everything that one member can say about an id, from its ledger and its chronicle.
+"""Account: everything that one member can say about an id, from its ledger and its chronicle.
 
     id or prefix ─► whose is it? ─┬─ a task      ledger's rows + entries about it + what befell its places
                                   ├─ a cause     entries that bear it
@@ -65,7 +65,7 @@ class Books(Protocol):
         """Accepted tasks whose ids begin so, ascending."""
 
 
-class Testimony(msgspec.Struct, frozen=True):
+class Account(msgspec.Struct, frozen=True):
     """What one member says. `name`: the whole id; empty: nothing is known, then `near` are ids like it."""
 
     name: str = ""
@@ -75,23 +75,23 @@ class Testimony(msgspec.Struct, frozen=True):
     near: tuple[str, ...] = ()
 
 
-def witnessed(me: str, asked: str, kept: Kept, books: Books, now_ms: int) -> Testimony:
+def witnessed(me: str, asked: str, kept: Kept, books: Books, now_ms: int) -> Account:
     """Args: asked: an id, or the beginning of one that no other shares."""
     name, near = _resolved(asked, kept, books)
     if not name:
-        return Testimony(near=near)
+        return Account(near=near)
     stored = books.get(name)
     entries = of_ledger(me, stored) if stored is not None else []
     about = kept.about(name, ABOUT_MAX)
     bearing = kept.caused_by(name, ABOUT_MAX)
     entries += _without_repeats(about + bearing, entries)
     if not entries:
-        return Testimony(near=near)
+        return Account(near=near)
     if stored is not None or any(each.subject == Subject.TASK and each.id == name for each in entries):
         entries += _around(me, name, entries, kept, now_ms)
     entries, complete = _cut(entries)
     full = len(about) >= ABOUT_MAX or len(bearing) >= ABOUT_MAX
-    return Testimony(name, tuple(entries), complete and not full, kept.since_ms())
+    return Account(name, tuple(entries), complete and not full, kept.since_ms())
 
 
 def _resolved(asked: str, kept: Kept, books: Books) -> tuple[str, tuple[str, ...]]:
