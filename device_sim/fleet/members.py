@@ -32,6 +32,7 @@ ASK_S_MAX: Final = 1.0  # for a daemon's status, when it may be stopped or dead
 TERM_S_MAX: Final = 15.0  # a daemon gives running work ten seconds to drain
 ABORT_S_MAX: Final = 3.0  # who pressed Ctrl-C does not wait for work to drain
 CATCH_S: Final = 0.05
+LOOK_S: Final = 0.005  # work of some milliseconds comes in bursts, and is over in no time
 CATCH_S_MAX: Final = 4.0  # that a kill waits, once more, for work to interrupt
 CUT_S_MAX: Final = 15.0  # three times what a revocation may take: then something is wrong
 JOINING_MAX: Final = 4  # at once: more only wait for this machine's cores
@@ -262,7 +263,7 @@ class Members:
                 if min(self.open_at(member.name), _open_in(member.home / "ledger.db")) >= fault.open_min:
                     return  # SIGKILL ends a stopped process as well
                 member.process.send_signal(signal.SIGCONT)
-            await asyncio.sleep(CATCH_S)
+            await asyncio.sleep(LOOK_S)
 
     def _pause(self, member: Member) -> dict[str, Any]:
         assert member.process is not None

@@ -55,7 +55,7 @@ id = "helper"
 at_s = 2
 do = "kill"
 node = "small-1"
-open_min = 4
+open_min = 2
 
 [[faults]]
 at_s = 2.5
