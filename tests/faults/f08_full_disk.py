@@ -6,6 +6,7 @@ fsync, are played in virtual time (`make swarm-faults`).
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,10 @@ def filled(scratch: Path, seed: int, count: int) -> Figures:
                 node.ask(some)
                 ballast = fill(disk)
                 node.ask(lambda mesh: until_refused(mesh, accepted))
-                told = bed.cli(node, "submit", "toys.add", "--where", "local", "--arg", f"a={'1' * 4000}")
+                # Larger than what the log may have given back meanwhile.
+                large = json.dumps("x" * 3_000_000).encode()
+                words = ("submit", "toys.size", "--where", "local", "--input", "-", "--format", "json")
+                told = bed.cli(node, *words, stdin=large)
                 assert told.code == 4, told
                 assert told.line.startswith("edge-node: store full: "), told.line
                 if rng.random() < 0.5:
