@@ -221,7 +221,7 @@ class Node:
         self.correspondence = Correspondence(self, archive)
         self._inquiries = self.correspondence.inquiries
 
-        losses = getattr(journal, "losses", ())
+        losses = journal.losses
         self.salvage = salvage.Salvage(
             node_id,
             lost=[task for each in losses for task in each.lost],

@@ -26,6 +26,7 @@ from edge_node.tasks.rows import (
     NOTES_PER_TASK_MAX,
     Gathering,
     JournalPort,
+    Loss,
     Reading,
     Stored,
     StoreDamaged,
@@ -189,6 +190,7 @@ class MemoryJournal:
 
     def __init__(self) -> None:
         self.damaged: list[str] = []
+        self.losses: tuple[Loss, ...] = ()
         self.full = False
         self._stored: dict[str, Stored] = {}
         self._post: Callable[..., object] | None = None

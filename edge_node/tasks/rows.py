@@ -115,10 +115,26 @@ class LedgerStore(Protocol):
     def close(self) -> None: ...
 
 
+class Loss(Protocol):
+    """What one damage of the ledger took."""
+
+    @property
+    def lost(self) -> Sequence[str]:
+        """Accepted tasks by id, of which nothing else is known."""
+
+    @property
+    def unnamed(self) -> bool:
+        """More may be missing than what is named."""
+
+
 class JournalPort(Protocol):
     """What a member needs of a journal."""
 
     damaged: list[str]
+
+    @property
+    def losses(self) -> Sequence[Loss]:
+        """Of lately: peers may hold some of it still."""
 
     def start(
         self,
@@ -238,6 +254,7 @@ class Reading:
     def __init__(self, store: LedgerStore) -> None:
         self._store = store
         self.damaged: list[str] = []
+        self.losses: tuple[Loss, ...] = ()
 
     def open_tasks(self) -> list[tuple[Task, list[Attempt]]]:
         """Accepted and not settled, in the order they were accepted; damaged rows go to `damaged`."""

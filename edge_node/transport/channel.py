@@ -188,21 +188,18 @@ class Channels:
                 if stream.waiting:
                     self._after(now_ns, self._sessions.handle(now_ns, session.Wanted(peer)))
                 continue
-            room = self._flush_peer(now_ns, peer, stream, peer in confirm, room)
+            empty = peer in confirm
+            while (size := self._parcel(now_ns, peer, stream, room, empty=empty, bulk=False)) is not None:
+                empty, room = False, max(0, room - size)
             if stream.sendable(now_ns):
                 large.append(peer)
         while large and room > 0:
             peer = large.popleft()
             stream = self._streams[peer]
-            try:
-                plain = stream.parcel(now_ns, room=room)
-                if plain is None:
-                    continue
-                room = max(0, room - self._publish(peer, self._sessions.seal(now_ns, peer, plain)))
-            except session.NoSession:
-                self._drained_sessions(now_ns)
-                self._dirty[peer] = None
+            size = self._parcel(now_ns, peer, stream, room)
+            if size is None:
                 continue
+            room = max(0, room - size)
             if stream.sendable(now_ns):
                 large.append(peer)
         self._blocked_ns = now_ns + POLL_NS if large else None
@@ -218,16 +215,19 @@ class Channels:
                 self._agenda.set(peer, due)
         return self._drain(now_ns)
 
-    def _flush_peer(self, now_ns: int, peer: str, stream: Stream, empty: bool, room: int) -> int:
-        """What is small. Returns the room that is left."""
+    def _parcel(
+        self, now_ns: int, peer: str, stream: Stream, room: int, *, empty: bool = False, bulk: bool = True
+    ) -> int | None:
+        """Send the next parcel. Returns: its bytes; None: there is none that could go now."""
         try:
-            while (plain := stream.parcel(now_ns, empty=empty, bulk=False, room=room)) is not None:
-                empty = False
-                room = max(0, room - self._publish(peer, self._sessions.seal(now_ns, peer, plain)))
+            plain = stream.parcel(now_ns, empty=empty, bulk=bulk, room=room)
+            if plain is None:
+                return None
+            return self._publish(peer, self._sessions.seal(now_ns, peer, plain))
         except session.NoSession:  # its numbers are used up: what was in the parcel is sent again
             self._drained_sessions(now_ns)
             self._dirty[peer] = None
-        return room
+            return None
 
     def roster_changed(self, now_ns: int) -> None:
         self._after(now_ns, self._sessions.handle(now_ns, session.RosterChanged()))

@@ -110,13 +110,11 @@ class Pacing:
         if now_ns >= self._around_ns + QUICKEST_NS:
             self._around_ns = now_ns
             self._before_ns, self._quickest_ns = self._quickest_ns, None
-            if self.bytes_s is None:
-                pass
-            elif now_ns >= self._late_ns + QUICKEST_NS:
-                self.bytes_s *= 2  # it was not asked for as much; perhaps it has got better
-            else:  # else a queue that never ends would be taken for the way
-                self.window = WINDOW_MIN
-                self._round = self._line[-1].number if self._line else one.number
+            if self.bytes_s is not None:
+                if now_ns >= self._late_ns + QUICKEST_NS:
+                    self.bytes_s *= 2  # it was not asked for as much; perhaps it has got better
+                else:  # else a queue that never ends would be taken for the way
+                    self._resize(WINDOW_MIN, one)
         if self._quickest_ns is None or took_ns < self._quickest_ns:
             self._quickest_ns = took_ns
         quickest_ns = self._quickest_ns
@@ -133,11 +131,13 @@ class Pacing:
         if one.number <= self._round:
             return  # handed over before the window last changed
         if late:
-            self.window = max(WINDOW_MIN, int(one.ahead * (quickest_ns + QUEUE_NS) / took_ns))
+            self._resize(max(WINDOW_MIN, int(one.ahead * (quickest_ns + QUEUE_NS) / took_ns)), one)
         elif 4 * one.ahead >= 3 * self.window and self.window < WINDOW_MAX:  # it has tried the window
-            self.window = min(WINDOW_MAX, 2 * self.window)
-        else:
-            return
+            self._resize(min(WINDOW_MAX, 2 * self.window), one)
+
+    def _resize(self, window: int, one: _Handed) -> None:
+        """What is on the line already says nothing of the new window."""
+        self.window = window
         self._round = self._line[-1].number if self._line else one.number
 
     def check(self) -> None:
