@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from edge_node import logs, residence
+from edge_node import logs, residence, threads
 from edge_node.agent import Agent
 from edge_node.backend import AgentBackend
 from edge_node.clock import Clock, SystemClock
@@ -251,7 +251,9 @@ async def _until_told(house: Callable[[], Any]) -> None:
     """SIGTERM while starting ends us as Ctrl-C does; once work is accepted, `serve` drains at it."""
     starting = asyncio.current_task()
     assert starting is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, starting.cancel)
+    threads.stand(loop)
     await house()
 
 

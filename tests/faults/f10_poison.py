@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.faults.fault import BOTH, Context, Fault, Outcome, quantile
-from tests.faults.fleet import Driver, Fleet
+from tests.faults.fleet import GRACE_S, Driver, Fleet
 
 FAULT = Fault(
     number=10,
@@ -142,7 +142,7 @@ async def _poison(driver: Driver, kinds: Sequence[str]) -> dict[str, str]:
             task = await driver.submit(folder, *more, function=f"load.{kind}")
             if task is not None:
                 found[task] = kind
-                await driver.waiting[task]
+                await asyncio.wait([driver.waiting[task]], timeout=driver.fleet.ttl_s + GRACE_S)
 
     await asyncio.gather(*map(one, kinds))
     return found

@@ -510,20 +510,11 @@ class Driver:
                 await asyncio.gather(*(self._again(mesh, task) for task in told[first : first + 64]))
 
     async def _again(self, mesh: Mesh, task: str) -> None:
-        end_s = time.monotonic() + AGAIN_S_MAX
-        while True:
-            try:
-                outcome = await mesh.outcome_of(task, wait_s=5)
-                break
-            except BadInput as unknown:
-                self.fleet.violations.append(
-                    f"P3: {self.member.name} has forgotten task {task}: {unknown.cause}"
-                )
-                return
-            except EdgeweaveError:  # it may lack a thread for a moment, where a fork bomb has just ended
-                if time.monotonic() > end_s:
-                    raise
-                await asyncio.sleep(0.2)
+        try:
+            outcome = await mesh.outcome_of(task, wait_s=AGAIN_S_MAX)
+        except BadInput as unknown:
+            self.fleet.violations.append(f"P3: {self.member.name} has forgotten task {task}: {unknown.cause}")
+            return
         self.say(again=task, status=outcome.status, value=value_of(outcome))
 
     async def close(self) -> None:
