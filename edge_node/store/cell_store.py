@@ -12,12 +12,16 @@ what the bytes mean (`cells`, `batch`, `replica`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from edge_node.store.cells import CellId
+from security.errors import EdgeweaveError
+
+Post = Callable[..., object]
+"""``post(callback, *arguments)``: call it soon, on the member's own thread."""
 
 
 class Logged(NamedTuple):
@@ -71,6 +75,36 @@ class CellStore(Protocol):
     def load(self) -> Image: ...
 
     def close(self) -> None: ...
+
+
+class CellPort(Protocol):
+    """What a member's replica commits to: never waits, answers later. ``storage.cell_thread`` on a disk."""
+
+    losses: str
+    """What of a damaged file was set aside when it was loaded, in a sentence; empty: nothing was."""
+
+    def load(self) -> Image:
+        """What the life begins with; blocks. Raises: Unavailable: it cannot be read."""
+
+    def start(
+        self,
+        post: Post,
+        on_persisted: Callable[[int], None],
+        on_failed: Callable[[int, str], None],
+    ) -> None:
+        """From now on commits are taken. The callbacks are called through *post*, on the member's own thread.
+
+        Args: on_persisted: all commits up to this serial are durable.   on_failed: this one, and all that
+            follow until ``reload``, are not.
+        """
+
+    def append(self, serial: int, commit: Commit) -> None: ...
+
+    def reload(self, done: Callable[[Image | EdgeweaveError], None]) -> None:
+        """After a failure: what lies there now; commits are taken again if it could be read."""
+
+    def close(self) -> None:
+        """What was appended is committed first."""
 
 
 class MemoryCellStore:
