@@ -9,35 +9,51 @@ A digest of 8 bytes stands for a vector, so that a round of members that know th
 frames a node: sent and received 30 to 60 bytes each before sealing. Vectors tell what lies on the disk, and
 serve as acknowledgements for `stability`. A member that (re)appears is asked at once.
 
+Who knows nothing asks the believed alone, and once a minute: a mesh without tables pays next to nothing.
+
 Every ten minutes, when both know the same, the roots of their Merkle trees are compared; 256 leaves tell
 which buckets differ. Equal knowledge and unequal cells is silent damage: it is reported, and who is not
 believed takes a snapshot of one that is.
 
 In: who is up, what was heard, ticks. Out: messages to members, batches and snapshots for the `replica` under
-`handle`. Not here: merging; carrying a snapshot (32 MiB: by the blobs' way); tags on the wire (`messages`).
+`handle`. Not here: merging; carrying a snapshot (32 MiB: by the blobs' way, `replication`).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from edge_node.store.cells import BUCKETS
-from edge_node.store.crdt.dots import Vector, VectorRow
+from edge_node.store.crdt.dots import Vector
 from edge_node.store.replica import Replica
+from edge_node.wire.messages import (
+    STATE_BATCHES_MAX,
+    StateAsk,
+    StateBatches,
+    StateBehind,
+    StateCompare,
+    StateLeaves,
+    StateSame,
+    StateSnapshotWanted,
+    StateTell,
+    StateWant,
+)
 
 if TYPE_CHECKING:
     import random
 
 SECOND: Final = 1_000_000_000
 ROUND_NS: Final = 5 * SECOND
+EMPTY_ROUND_NS: Final = 60 * SECOND
+"""While nothing is known: what is written anywhere comes by its broadcast."""
 JITTER: Final = 0.2
 COMPARE_NS: Final = 600 * SECOND
 ANSWER_BYTES_MAX: Final = 64 * 1024
-ANSWER_BATCHES_MAX: Final = 256
+ANSWER_BATCHES_MAX: Final = STATE_BATCHES_MAX
 """Half a parcel: state gives way to work. A fsync of the reader holds all of it."""
 PATIENCE_NS: Final = 2 * SECOND
 """Until a Want that brought nothing is no longer under way."""
@@ -48,58 +64,10 @@ GAP_NS: Final = 60 * SECOND
 SNAPSHOT_EVERY_NS: Final = 30 * SECOND
 """To one member: it may be 32 MiB."""
 
-_Digest = Annotated[bytes, msgspec.Meta(max_length=8)]
-_Rows = Annotated[tuple[VectorRow, ...], msgspec.Meta(max_length=2048)]
-
-
-class Ask(msgspec.Struct, frozen=True, array_like=True):
-    digest: _Digest
-
-
-class Same(msgspec.Struct, frozen=True, array_like=True):
-    """We know what you know."""
-
-    digest: _Digest
-
-
-class Tell(msgspec.Struct, frozen=True, array_like=True):
-    known: _Rows
-
-
-class Want(msgspec.Struct, frozen=True, array_like=True):
-    known: _Rows
-
-
-class Batches(msgspec.Struct, frozen=True, array_like=True):
-    """Signed batches, causes first. more: there are others."""
-
-    batches: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=ANSWER_BATCHES_MAX)]
-    more: bool = False
-
-
-class Behind(msgspec.Struct, frozen=True, array_like=True):
-    """What you lack is no longer kept, or your cells differ from what you know: take a snapshot."""
-
-
-class SnapshotWanted(msgspec.Struct, frozen=True, array_like=True):
-    """The snapshot has to name the wish: one that was made for an earlier state undoes what came since."""
-
-    wish: _Digest
-
-
-class Compare(msgspec.Struct, frozen=True, array_like=True):
-    """Under this knowledge, this is the root of our tree."""
-
-    digest: _Digest
-    root: _Digest
-
-
-class Leaves(msgspec.Struct, frozen=True, array_like=True):
-    digest: _Digest
-    leaves: Annotated[tuple[_Digest, ...], msgspec.Meta(min_length=BUCKETS, max_length=BUCKETS)]
-
-
-Message = Ask | Same | Tell | Want | Batches | Behind | SnapshotWanted | Compare | Leaves
+Message = (
+    StateAsk | StateSame | StateTell | StateWant | StateBatches | StateBehind
+    | StateSnapshotWanted | StateCompare | StateLeaves
+)  # fmt: skip
 
 
 class Send(msgspec.Struct, frozen=True):
@@ -146,7 +114,8 @@ class AntiEntropy:
         self._rng = rng
         self._up: dict[str, None] = {}
         self._at_once: deque[str] = deque()
-        self._round_ns = now_ns + int(ROUND_NS * rng.random())
+        self._round_ns = now_ns  # when the last one was
+        self._jitter = rng.random()
         self._compare_ns = now_ns + int(COMPARE_NS * (0.5 + rng.random() / 2))
         self._wanting: dict[str, int] = {}  # peer -> until when our Want is under way
         self._answers: dict[str, int] = {}  # this round
@@ -161,8 +130,9 @@ class AntiEntropy:
     def up(self, peers: Iterable[str]) -> None:
         """Who can be reached now; who is new among them is asked at the next tick."""
         now = dict.fromkeys(sorted(set(peers) - {self._me}))
+        empty = self._replica.empty
         for peer in now.keys() - self._up.keys():
-            if peer not in self._at_once:
+            if peer not in self._at_once and (not empty or self._policy.believed(peer)):
                 self._at_once.append(peer)
         self._at_once = deque(sorted(peer for peer in self._at_once if peer in now))
         self._up = now
@@ -174,40 +144,52 @@ class AntiEntropy:
             del self._gaps[gone]
 
     def deadline_ns(self) -> int:
-        return 0 if self._at_once else self._round_ns
+        return 0 if self._at_once else self._next_ns()
+
+    def _next_ns(self) -> int:
+        every_ns = EMPTY_ROUND_NS if self._replica.empty else ROUND_NS
+        return self._round_ns + int(every_ns * (1 + JITTER * (2 * self._jitter - 1)))
+
+    def ask(self, peer: str) -> None:
+        """At the next tick, out of turn."""
+        if peer in self._up and peer not in self._at_once:
+            self._at_once.append(peer)
 
     def tick(self, now_ns: int) -> list[Effect]:
         out: list[Effect] = []
         while self._at_once:
             self._ask(self._at_once.popleft(), out)
-        if now_ns >= self._round_ns:
-            self._round_ns = now_ns + int(ROUND_NS * (1 + JITTER * (2 * self._rng.random() - 1)))
+        if now_ns >= self._next_ns():
+            self._round_ns, self._jitter = now_ns, self._rng.random()
             self._answers.clear()
             self._wanting = {peer: until for peer, until in self._wanting.items() if until > now_ns}
-            if self._up:
-                self._ask(self._rng.choice(list(self._up)), out)
+            peers = list(self._up)
+            if self._replica.empty:
+                peers = [peer for peer in peers if self._policy.believed(peer)] or peers
+            if peers:
+                self._ask(self._rng.choice(peers), out)
             if self._behind:
                 self._ask_for_snapshot(out)
         return out
 
     def _ask(self, peer: str, out: list[Effect]) -> None:
-        out.append(Send(peer, Ask(self._replica.digest())))
+        out.append(Send(peer, StateAsk(self._replica.digest())))
 
     def handle(self, now_ns: int, peer: str, message: Message) -> list[Effect]:
         """Never raises: a message that makes no sense is not answered."""
         out: list[Effect] = []
         match message:
-            case Ask(digest) if self._may_answer(peer):
+            case StateAsk(digest) if self._may_answer(peer):
                 if digest == self._replica.digest():
                     self._alike(now_ns, peer)
-                    out.append(Send(peer, Same(digest)))
+                    out.append(Send(peer, StateSame(digest)))
                 else:
-                    out.append(Send(peer, Tell(self._replica.durable.rows())))
-            case Same(digest):
+                    out.append(Send(peer, StateTell(self._replica.durable.rows())))
+            case StateSame(digest):
                 if digest == self._replica.digest():
                     self._alike(now_ns, peer)
                     self._compare(now_ns, peer, out)
-            case Tell(known):
+            case StateTell(known):
                 theirs = Vector.of(known)
                 if (
                     self._policy.believed(peer)
@@ -218,32 +200,32 @@ class AntiEntropy:
                 self._give(now_ns, peer, theirs, out)
                 if self._replica.lacks(theirs) and self._wanting.get(peer, 0) <= now_ns:
                     self._wanting[peer] = now_ns + PATIENCE_NS
-                    out.append(Send(peer, Want(self._replica.durable.rows())))
-            case Want(known) if self._may_answer(peer):
+                    out.append(Send(peer, StateWant(self._replica.durable.rows())))
+            case StateWant(known) if self._may_answer(peer):
                 self._give(now_ns, peer, Vector.of(known), out)
-            case Batches(batches, more):
+            case StateBatches(batches, more):
                 self._wanting.pop(peer, None)
                 if batches:
                     out.append(Apply(batches))
                 if more and batches:
                     self._wanting[peer] = now_ns + PATIENCE_NS
-                    out.append(Send(peer, Want(self._replica.known.rows())))
-            case Behind():
+                    out.append(Send(peer, StateWant(self._replica.known.rows())))
+            case StateBehind():
                 self._behind = True
                 if self._policy.believed(peer):
                     self._wish_for(peer, out)
                 else:
                     self._ask_for_snapshot(out)
-            case SnapshotWanted(wish):
+            case StateSnapshotWanted(wish):
                 self._send_copy(now_ns, peer, wish, out)
-            case Compare(digest, root):
+            case StateCompare(digest, root):
                 if (
                     digest == self._replica.digest()
                     and self._comparable
                     and root != self._replica.cells.root()
                 ):
-                    out.append(Send(peer, Leaves(digest, tuple(self._replica.cells.leaves()))))
-            case Leaves(digest, leaves):
+                    out.append(Send(peer, StateLeaves(digest, tuple(self._replica.cells.leaves()))))
+            case StateLeaves(digest, leaves):
                 if digest == self._replica.digest() and self._comparable:
                     self._diverged(now_ns, peer, leaves, out)
         return out
@@ -274,13 +256,13 @@ class AntiEntropy:
         if batches or not self._replica.ahead_of(theirs):
             self._gaps.pop(peer, None)
         if batches:
-            out.append(Send(peer, Batches(tuple(batches), more)))
+            out.append(Send(peer, StateBatches(tuple(batches), more)))
         elif self._replica.ahead_of(theirs) and now_ns - self._gaps.setdefault(peer, now_ns) >= GAP_NS:
             self._copy(peer, out)  # only our cells have it, and nobody else gave it to them
 
     def _copy(self, peer: str, out: list[Effect]) -> None:
         """They need a snapshot: of us, if they believe us, or of another."""
-        out.append(Send(peer, Behind()))
+        out.append(Send(peer, StateBehind()))
 
     def _send_copy(self, now_ns: int, peer: str, wish: bytes, out: list[Effect]) -> None:
         """Whoever asks judges whom it believes."""
@@ -294,7 +276,7 @@ class AntiEntropy:
 
     def _wish_for(self, peer: str, out: list[Effect]) -> None:
         self.wish = self.wish or self._rng.randbytes(8)
-        out.append(Send(peer, SnapshotWanted(self.wish)))
+        out.append(Send(peer, StateSnapshotWanted(self.wish)))
 
     def _ask_for_snapshot(self, out: list[Effect]) -> None:
         sources = [peer for peer in self._up if self._policy.believed(peer)]
@@ -312,7 +294,7 @@ class AntiEntropy:
         if now_ns < self._compare_ns or not self._comparable:
             return
         self._compare_ns = now_ns + int(COMPARE_NS * (1 + JITTER * (2 * self._rng.random() - 1)))
-        out.append(Send(peer, Compare(self._replica.digest(), self._replica.cells.root())))
+        out.append(Send(peer, StateCompare(self._replica.digest(), self._replica.cells.root())))
 
     def _diverged(self, now_ns: int, peer: str, leaves: tuple[bytes, ...], out: list[Effect]) -> None:
         mine = self._replica.cells.leaves()
@@ -327,7 +309,7 @@ class AntiEntropy:
             self._wish_for(peer, out)
         else:  # neither is sure: both take what a third one says
             self._behind = True
-            out.append(Send(peer, Behind()))
+            out.append(Send(peer, StateBehind()))
             self._ask_for_snapshot(out)
 
     def check(self) -> None:

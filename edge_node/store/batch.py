@@ -22,9 +22,10 @@ from typing import Annotated, Final
 
 import msgspec
 
-from edge_node.store.crdt.dots import Vector, VectorRow
+from edge_node.store.crdt.dots import Vector
 from edge_node.store.crdt.register import Rival
 from edge_node.store.hlc import STAMP_MAX
+from edge_node.wire.messages import VectorRow
 from security.errors import BadInput, ProtocolViolation
 
 VERSION: Final = 1

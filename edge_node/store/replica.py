@@ -50,10 +50,11 @@ from edge_node.store.cells import (
     unpack,
 )
 from edge_node.store.crdt.counter import Entry, Tally
-from edge_node.store.crdt.dots import Vector, VectorRow, Writer, missing, next_epoch
+from edge_node.store.crdt.dots import Vector, Writer, missing, next_epoch
 from edge_node.store.crdt.register import Register, Rival, Version
 from edge_node.store.hlc import AHEAD_MS_MAX, HybridClock, too_far_ahead
 from edge_node.store.stability import Stability
+from edge_node.wire.messages import VectorRow
 from security.errors import BadInput, ProtocolViolation
 
 SECOND: Final = 1_000_000_000
@@ -65,6 +66,9 @@ BEHIND: Final = "it did not know what everybody knows"
 
 CLOCK_TABLE: Final = "."
 """A table of nobody's: where a writer has nothing to say but that its clock was wrong."""
+WRITERS_TABLE: Final = ".writers"
+WRITERS_FIELD: Final = "writers"
+"""By table: the ids of who may write it, as a JSON list. The gateway alone writes this one (`Policy`)."""
 _SNAPSHOT_VERSION: Final = 1
 _IN_TIME: Final = frozenset({AHEAD, FORBIDDEN, QUOTA})
 """Obstacles that may pass by themselves."""
@@ -263,6 +267,7 @@ class _Copy(msgspec.Struct, frozen=True, array_like=True):
 
 _HEAD = msgspec.msgpack.Decoder(_Head)
 _COPY = msgspec.msgpack.Decoder(_Copy)
+_WRITERS = msgspec.json.Decoder(list[str])
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -275,6 +280,10 @@ class _Past:
         self, seqs: dict[Writer, int], cut: dict[Writer, int], floors: dict[str, tuple[int, bytes]]
     ) -> None:
         self.seqs, self.cut, self.floors = seqs, cut, floors
+
+    def learn(self, news: Vector) -> None:
+        for writer, seq in news.seqs.items():
+            self.seqs[writer] = max(self.seqs.get(writer, 0), seq)
 
     def covers(self, node: str, epoch: int, seq: int) -> bool:
         writer = node, epoch
@@ -422,6 +431,11 @@ class Replica:
         """Everything in memory is on the disk."""
         return not self._pending and not self._broken
 
+    @property
+    def empty(self) -> bool:
+        """Nothing has ever been written, as far as is known here."""
+        return not self.durable.seqs and not self.durable.floors
+
     def lacks(self, theirs: Vector) -> bool:
         """Do they know what we do not, as far as one can tell?"""
         return not self._known.covers_all(theirs)
@@ -500,8 +514,9 @@ class Replica:
         except BadInput as error:
             return str(error)
         for table in sorted({change.table for change in changes}):
-            if not self._policy.may_write(self._me, table):
-                return f"{self._me} is no writer of table {table!r}: ask a deployer to list it"
+            listed = self.writers(table)
+            if not self._policy.may_write(self._me, table) or (listed is not None and self._me not in listed):
+                return f"{self._me} is no writer of table {table!r}: the gateway's declaration lists them"
         if self._log_bytes > self._limits.log_bytes_full:
             return "too much that most members have not got yet: bring the silent ones back"
         new_bytes, new_keys, new_dead = self._growth(self._me, changes)
@@ -567,7 +582,6 @@ class Replica:
             batch = Batch(
                 batches.VERSION, self._me, self._epoch, self._next, stamp, part, after, tuple(amends)
             )
-            amends = ()
             self._next = batch.last + 1
             data = self._author.sign(batches.encoded(batch))
             self._now.data.append(data)
@@ -641,10 +655,7 @@ class Replica:
         if self._is_behind(batch):
             return BEHIND, None
         if batch.node != self._me:
-            if not all(
-                table == CLOCK_TABLE or self._policy.may_write(batch.node, table)
-                for table in {each.table for each in batch.changes}
-            ):
+            if self._is_forbidden(batch):
                 return FORBIDDEN, None
             size, keys, _ = self._growth(batch.node, batch.changes)
             limits = self._limits
@@ -655,6 +666,38 @@ class Replica:
             ):
                 return QUOTA, None
         return "", None
+
+    def _is_forbidden(self, batch: Batch) -> bool:
+        """Does it write where its author may not, and knew so?
+
+        Judged by what the author knew, so that everybody judges alike: a write that did not know of a list is
+        no breach of it; nobody can claim for ever not to know, because everybody gets to know it (`BEHIND`).
+        What is said again after an absence has to converge, whoever may have taken it before: it passes.
+        """
+        if any(amend.void for amend in batch.amends):
+            return False
+        for table in {each.table for each in batch.changes}:
+            if table == CLOCK_TABLE:
+                continue
+            if not self._policy.may_write(batch.node, table):
+                return True
+            version = self._writers(table)
+            if version is not None and batch.node not in _listed(version):
+                past = self._past_of(batch)
+                past.learn(batch.knows)
+                if past.covers(*version[1:4]):
+                    return True
+        return False
+
+    def _writers(self, table: str) -> Version | None:
+        """The list of a table's writers that holds; None: everybody."""
+        register = self.cells.register(CellId(FIELD, WRITERS_TABLE, table, WRITERS_FIELD))
+        return register[-1] if register and register[-1].value is not None else None
+
+    def writers(self, table: str) -> frozenset[str] | None:
+        """Who may write that table; None: every member."""
+        version = self._writers(table)
+        return None if version is None else _listed(version)
 
     def _is_behind(self, batch: Batch) -> bool:
         """Could it be concurrent with something below the cut, of which nothing may be left?"""
@@ -1203,6 +1246,14 @@ def _parts(changes: Sequence[Change]) -> Iterable[tuple[Change, ...]]:
         size += bytes_
     if part:
         yield tuple(part)
+
+
+def _listed(version: Version) -> frozenset[str]:
+    """A list that cannot be read lists nobody."""
+    try:
+        return frozenset(_WRITERS.decode(version.value or b""))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return frozenset()
 
 
 def _touched(void: Iterable[Batch]) -> set[CellId]:

@@ -37,7 +37,7 @@ _fast = msgspec.msgpack.Decoder(tuple[int, int, list[tuple[int, messages.ANY]]])
 _slow = msgspec.msgpack.Decoder(tuple[int, int, list[tuple[int, msgspec.Raw]]])
 _one = msgspec.msgpack.Decoder(messages.ANY)
 _tag = msgspec.msgpack.Decoder(list[msgspec.Raw])
-_KNOWN = frozenset(range(1, 26))
+_KNOWN = frozenset(range(1, 39))
 
 
 def encode_message(message: messages.Message) -> bytes:

@@ -35,6 +35,11 @@ HELD_BYTES_MAX = 64 * 1024
 STORY_ENTRIES_MAX = 512
 STORY_DETAILS_MAX = 24
 STORY_NEAR_MAX = 8
+STATE_ROWS_MAX = 2048
+STATE_BATCHES_MAX = 256
+STATE_BATCH_BYTES_MAX = 192 * 1024
+STATE_PIECES_MAX = 64
+STATE_LEAVES = 256
 STORY_BYTES_MAX = 64 * 1024
 """What is cut to this is told as not complete: half a parcel, so that a story gives way to work."""
 
@@ -306,10 +311,97 @@ class Held(Message, frozen=True, array_like=True, tag=27):
     complete: bool = True  # False: ask again, after the last of these
 
 
+StateDigest = Annotated[bytes, msgspec.Meta(max_length=8)]
+SignedBatch = Annotated[bytes, msgspec.Meta(max_length=STATE_BATCH_BYTES_MAX)]
+
+
+class VectorRow(msgspec.Struct, frozen=True, array_like=True):
+    """One node's part of what is known of all tables. epochs: (writer epoch, newest seq), ascending.
+
+    floor, digest: all its epochs up to this one are closed, known to everybody, and folded into a chain.
+    """
+
+    node: str
+    epochs: tuple[tuple[int, int], ...]
+    floor: int = 0
+    digest: bytes = b""
+
+
+_Rows = Annotated[tuple[VectorRow, ...], msgspec.Meta(max_length=STATE_ROWS_MAX)]
+
+
+class StateAsk(Message, frozen=True, array_like=True, tag=28):
+    """Do you know the same of all tables? The digest stands for a whole vector."""
+
+    digest: StateDigest
+
+
+class StateSame(Message, frozen=True, array_like=True, tag=29):
+    """We know what you know."""
+
+    digest: StateDigest
+
+
+class StateTell(Message, frozen=True, array_like=True, tag=30):
+    """What lies safely on the sender's disk."""
+
+    known: _Rows
+
+
+class StateWant(Message, frozen=True, array_like=True, tag=31):
+    """The same, and: give me what is missing there."""
+
+    known: _Rows
+
+
+class StateBatches(Message, frozen=True, array_like=True, tag=32):
+    """Batches as their authors signed them, causes first. more: there are others."""
+
+    batches: Annotated[tuple[SignedBatch, ...], msgspec.Meta(max_length=STATE_BATCHES_MAX)]
+    more: bool = False
+
+
+class StateBehind(Message, frozen=True, array_like=True, tag=33):
+    """What you lack is no longer kept, or your cells differ from what you know: take a snapshot."""
+
+
+class StateSnapshotWanted(Message, frozen=True, array_like=True, tag=34):
+    """The snapshot has to name the wish: one that was made for an earlier state undoes what came since."""
+
+    wish: StateDigest
+
+
+class StateSnapshot(Message, frozen=True, array_like=True, tag=35):
+    """The snapshot that was wished for: signed as a whole, to be fetched as bodies in this order."""
+
+    wish: StateDigest
+    pieces: Annotated[tuple[Digest, ...], msgspec.Meta(min_length=1, max_length=STATE_PIECES_MAX)]
+
+
+class StateCompare(Message, frozen=True, array_like=True, tag=36):
+    """Under this knowledge, this is the root of our Merkle tree."""
+
+    digest: StateDigest
+    root: StateDigest
+
+
+class StateLeaves(Message, frozen=True, array_like=True, tag=37):
+    digest: StateDigest
+    leaves: Annotated[tuple[StateDigest, ...], msgspec.Meta(min_length=STATE_LEAVES, max_length=STATE_LEAVES)]
+
+
+class StateBatch(Message, frozen=True, array_like=True, tag=38):
+    """Unacknowledged, to everybody under the group's key: a signed batch, whose author it proves itself."""
+
+    data: SignedBatch
+
+
 ANY = (
     Ack | Load | Offer | Accept | Refuse | Progress | Result | Cancel
     | BlobWanted | BlobChunk | BlobMissing
     | CatalogueWanted | CatalogueEntries | Publish | Published
     | Beat | Ping | Pong | Leaving | GroupKeysWanted | GroupKeys | FleetDigest | About
     | StoryWanted | Story | HeldWanted | Held
+    | StateAsk | StateSame | StateTell | StateWant | StateBatches | StateBehind
+    | StateSnapshotWanted | StateSnapshot | StateCompare | StateLeaves | StateBatch
 )  # fmt: skip

@@ -10,9 +10,10 @@ from edge_node.store import batch as batches
 from edge_node.store.batch import Batch, Count, Put, Tag
 from edge_node.store.crdt import counter
 from edge_node.store.crdt.counter import EMPTY
-from edge_node.store.crdt.dots import Vector, VectorRow
+from edge_node.store.crdt.dots import Vector
 from edge_node.store.crdt.register import Rival, Version, joined
 from edge_node.store.hlc import HybridClock, ms_of, stamp_of
+from edge_node.wire.messages import VectorRow
 from security.errors import ProtocolViolation
 
 WRITERS = ("a", "b", "c")

@@ -26,6 +26,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from edge_node.wire.messages import VectorRow
+
 RANDOM_BITS: Final = 31
 
 Writer = tuple[str, int]
@@ -36,15 +38,6 @@ class Dot(NamedTuple):
     node: str
     epoch: int
     seq: int
-
-
-class VectorRow(msgspec.Struct, frozen=True, array_like=True):
-    """One node's part of a vector, as it travels. epochs: (epoch, seq), ascending."""
-
-    node: str
-    epochs: tuple[tuple[int, int], ...]
-    floor: int = 0
-    digest: bytes = b""
 
 
 class Vector:

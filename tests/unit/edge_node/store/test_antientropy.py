@@ -9,9 +9,10 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from edge_node.store.antientropy import ANSWER_BYTES_MAX, AntiEntropy, Batches, Compare, Send
+from edge_node.store.antientropy import ANSWER_BYTES_MAX, AntiEntropy, Send
 from edge_node.store.batch import Put
 from edge_node.store.cells import BUCKETS, FIELD, CellId
+from edge_node.wire.messages import StateBatches, StateCompare
 from tests.support.replicas import SECOND, ReplicaMesh, Rules
 
 FRAME_BYTES = 43 + 70 + 5 + 22 + 52
@@ -48,7 +49,7 @@ def test_eight_members_that_know_the_same_say_at_most_two_hundred_bytes_a_second
 
     size = sum(FRAME_BYTES + len(msgspec.msgpack.encode(message)) for _, _, message in sent)
     assert len(set(mesh.canonical().values())) == 1
-    assert sum(isinstance(message, Compare) for _, _, message in sent) >= 8, "trees are compared as well"
+    assert sum(isinstance(message, StateCompare) for _, _, message in sent) >= 8, "trees are compared as well"
     assert 2 * size / len(names) / 1200 <= 200, "sent and received"
 
 
@@ -64,7 +65,7 @@ def test_a_member_that_was_away_gets_a_thousand_batches_in_bounded_answers():
     answers = []
     while mesh.bag:
         source, to, message = mesh.bag.pop(0)
-        if isinstance(message, Batches):
+        if isinstance(message, StateBatches):
             answers.append(message)
         mesh.peers[to].receive(source, message)
 
@@ -91,8 +92,10 @@ def test_silent_damage_is_found_told_and_mended_from_the_gateway():
 
 def test_who_comes_up_is_asked_at_once_and_rounds_go_on_every_five_seconds():
     mesh = ReplicaMesh(6)
+    mesh.write("n1", Put("t", "a", "f", b"v"))
+    mesh.peers["n1"].fsync()
     entropy = AntiEntropy("n1", mesh.peers["n1"].replica, Rules("n1"), random.Random(1), 0)
-    assert 0 <= entropy.deadline_ns() <= 5 * SECOND
+    assert 0 <= entropy.deadline_ns() <= 6 * SECOND
     entropy.up(["n2", "n1", "n3"])
     assert entropy.deadline_ns() == 0
     now_ns = 5 * SECOND
@@ -107,6 +110,20 @@ def test_who_comes_up_is_asked_at_once_and_rounds_go_on_every_five_seconds():
 
     gaps = [two - one for one, two in pairwise(moments)]
     assert min(gaps) >= 4 * SECOND and max(gaps) <= 6 * SECOND
+
+
+def test_who_knows_nothing_asks_the_believed_alone_and_once_a_minute():
+    mesh = ReplicaMesh(6)
+    entropy = AntiEntropy("n1", mesh.peers["n1"].replica, Rules("n1"), random.Random(1), 0)
+    entropy.up(["n2", "n3"])
+    assert entropy.deadline_ns() >= 48 * SECOND
+    entropy.up(["n2", "n3", "gateway"])
+    assert [each.peer for each in entropy.tick(0)] == ["gateway"]
+
+    asked = [effect.peer for _ in range(20) for effect in entropy.tick(entropy.deadline_ns())]
+
+    assert set(asked) == {"gateway"}
+    assert entropy.deadline_ns() >= 19 * 48 * SECOND
 
 
 def test_a_flood_of_questions_is_answered_forty_times_a_round():

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from edge_node.store.batch import Count, Put, Tag
 from edge_node.store.cells import FIELD, CellId
-from edge_node.store.replica import FORBIDDEN, QUOTA, Arrived, NotWritten, PolicyChanged, Written
+from edge_node.store.replica import (
+    FORBIDDEN,
+    QUOTA,
+    WRITERS_FIELD,
+    WRITERS_TABLE,
+    Arrived,
+    NotWritten,
+    PolicyChanged,
+    Written,
+)
 from tests.support.replicas import SECOND, ReplicaMesh
 
 X = CellId(FIELD, "t", "k", "f")
@@ -193,3 +203,32 @@ def test_a_restored_member_gets_its_own_writes_back_and_uses_no_dot_again():
     mesh.exchange(3)
 
     assert {each.replica.cells.counted("c") for each in mesh.peers.values()} == {111}
+
+
+def listed(mesh, *writers):
+    mesh.write("gateway", Put(WRITERS_TABLE, "t", WRITERS_FIELD, msgspec.json.encode(writers)))
+    mesh.peers["gateway"].fsync()
+
+
+def test_a_write_that_knew_who_may_write_waits_and_one_that_did_not_is_taken():
+    mesh = ReplicaMesh(3)
+    mesh.write("n2", Put("t", "early", "f", b"1"))  # knows of no list
+    listed(mesh, "n1")
+    mesh.peers["n2"].fsync()
+    mesh.heal()
+    gateway, n2 = mesh.peers["gateway"].replica, mesh.peers["n2"]
+    assert gateway.cells.document("t", "early") == {"f": b"1"}
+
+    refused = mesh.write("n2", Put("t", "late", "f", b"2"))
+    assert "n2 is no writer of table 't'" in n2.said[refused].reason
+    n2.replica._writers = lambda table: None  # it no longer obeys
+    mesh.write("n2", Put("t", "late", "f", b"2"))
+    n2.fsync()
+    mesh.heal()
+    assert gateway.cells.document("t", "late") == {}
+    assert [reason for *_, reason in gateway.waits()] == [FORBIDDEN]
+
+    del n2.replica._writers
+    listed(mesh, "n1", "n2")
+    mesh.heal()
+    assert gateway.cells.document("t", "late") == {"f": b"2"}
