@@ -1,4 +1,4 @@
-"""The chronicle: what this member notes of tasks, nodes, functions and refusals, for `why` to tell later.
+"""The chronicle: what this member notes of tasks, nodes, code, refusals and tables, for `why` to tell later.
 
     desk's Explain · refusals at the door ─┐                       ┌─► what this turn noted ─► archive
     verdicts, link, roster, epochs, starts ┴─► allowance ─► cause ─┘
@@ -38,6 +38,9 @@ AROUND = Rate(5, 300)
 """Nodes: a fleet that is cut off and comes back is a burst, peers that flap for hours are not news."""
 CODE = Rate(1, 100)
 """Code that was fetched: a new member takes all that is deployed, which must not hide who is lost."""
+TABLES, TABLES_EACH = Rate(2, 200), Rate(1, 50)
+"""Replicated tables: a long cut of the network heals with many conflicts at once; all of them are listed by
+`state conflicts`, the chronicle tells how they came about. One member whose clock lies gets a quarter."""
 LOSSES_MAX = 1_280
 """Lost peers remembered with the cause id of their loss: everybody a roster may list."""
 FRESH_MAX = 4_096
@@ -73,8 +76,9 @@ class Chronicle:
             "refusals at this door": Allowance(DOOR),
             "news of nodes": Allowance(AROUND),
             "code": Allowance(CODE),
+            "replicated tables": Allowance(TABLES, TABLES_EACH),
         }
-        self._ours, self._held, self._turned, self._around, self._code = self._allowed.values()
+        self._ours, self._held, self._turned, self._around, self._code, self._tables = self._allowed.values()
 
     # ── what the shell takes away ─────────────────────────────────────────────────────────────────────
     @property
@@ -210,6 +214,27 @@ class Chronicle:
             what = What.CODE_MISSED if missed else What.CODE_CAME
             details: Details = {"digest": digest.hex()[:16], "reason": missed}
             self._note(wall_ms, Subject.FUNCTION, function, what, self._new("n"), "", 0, details)
+
+    # ── replicated tables ─────────────────────────────────────────────────────────────────────────────
+    def tables(self, now_ns: int, wall_ms: int, what: What, node: str = "", detail: str = "") -> None:
+        """What befell a batch, a snapshot or this writer, in the replica's words.
+
+        Args: node: whose batch or snapshot it was; empty: nobody's that could be told.
+        """
+        if self._tables.take(now_ns, wall_ms, node if node != self.me else ""):
+            cause = self._new("n")
+            details: Details = {"detail": detail}
+            self._note(wall_ms, Subject.TABLES, node or self.me, what, cause, node, 0, details)
+
+    def cell(self, now_ns: int, wall_ms: int, what: What, cell: tuple[str, str, str], node: str = "") -> None:
+        """A field that two wrote without knowing of each other, or over which somebody has decided.
+
+        Args: cell: table, key, field; never a value.   node: who wrote last, or decided.
+        """
+        table, key, field = cell
+        if self._tables.take(now_ns, wall_ms, node if node != self.me else ""):
+            details: Details = {"key": key, "field": field}
+            self._note(wall_ms, Subject.TABLES, table, what, self._new("n"), node, 0, details)
 
     def loss_of(self, peer: str) -> Loss | None:
         return self._lost.get(peer)

@@ -1,9 +1,9 @@
 """Entries: what a member notes for `why`, one line a thing that was not plain.
 
 An entry is a message's part (`wire.messages.StoryEntry`), so what lies in a store is what travels. It names
-its subject (a task, a node, a function, a refusal), what happened out of a closed set, and a **cause id**:
-that of the task, or one made for what began a story of its own: a refusal at the door, the loss of a node, a
-start. An entry with another's cause id followed from it. Details are small plain fields: reasons, figures,
+its subject (a task, a node, a function, a refusal, tables), what happened out of a closed set, and a **cause
+id**: that of the task, or one made for what began a story of its own: a refusal at the door, the loss of a
+node, a start. An entry with another's cause id followed from it. Details are small plain fields: reasons, figures,
 durations; never arguments or values of functions.
 """
 
@@ -30,6 +30,8 @@ class Subject(StrEnum):
     NODE = "node"
     FUNCTION = "function"
     REFUSAL = "refusal"
+    TABLES = "tables"
+    """What befell replicated state: its id is a table's name, or the member whose writes it was about."""
 
 
 class What(StrEnum):
@@ -76,6 +78,22 @@ class What(StrEnum):
     # A function's code.
     CODE_CAME = "code came"
     CODE_MISSED = "code missed"
+
+    # Replicated tables. As `store.replica` names what it notes.
+    CONFLICT = "conflict"
+    CONFLICT_CUT = "conflict cut"
+    CONFLICT_RESOLVED = "conflict resolved"
+    BATCH_WAITS = "batch waits"  # quarantined: kept, not applied, tried again
+    BATCH_NOT_KEPT = "batch not kept"
+    BATCH_DROPPED = "batch dropped"
+    ORPHANED = "orphaned"
+    CLOCK_AHEAD = "own clock ran ahead"
+    STAMPED_AGAIN = "stamped again"
+    WRITTEN_AGAIN = "written again"
+    SNAPSHOT_TAKEN = "snapshot taken"
+    SNAPSHOT_DROPPED = "snapshot dropped"
+    DIVERGED = "diverged"
+    STATE_NOT_WRITTEN = "tables not written"
 
     # The chronicle itself.
     LEFT_OUT = "left out"

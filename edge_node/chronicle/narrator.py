@@ -55,9 +55,11 @@ def heading(about: str, entries: Sequence[Entry]) -> str:
             if each.what == What.ACCEPTED:
                 return f"task {about} ({each.details.get('function', '?')}), owner {each.node}"
             return f"task {about}"
-    for each in entries:
-        if each.id == about:
-            return f"{each.subject} {about}"
+    subjects = [each.subject for each in entries if each.id == about]
+    for subject in sorted(
+        subjects, key=lambda each: each == Subject.TABLES
+    ):  # a node's name may be a table's
+        return f"{subject} {about}"
     return f"what followed from {about}" if entries else about
 
 
@@ -311,6 +313,26 @@ def _back(each: Entry, words: _Words) -> str:
     return f"{each.node}: {each.id} is back{words.ms('away_ms', ' after ')}"
 
 
+# ── replicated tables ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _tables(text: str) -> Callable[[Entry, _Words], str]:
+    """As `_plain`, with {key} as people write it and {whose} after the member whose writes it was about."""
+
+    def told(each: Entry, words: _Words) -> str:
+        key = words.text("key", "?")
+        fields = {
+            "key": key[1:] if key[:1] in ("s", "i") else key,
+            "field": words.text("field", "?"),
+            "whose": f" of {each.place}" if each.place else "",
+            "by": f" by {each.place}" if each.place else "",
+        }
+        said = text.format_map(_Gaps(fields, node=each.node, id=each.id, place=each.place or "somebody"))
+        return said + (f": {words.text('detail')}" if words.text("detail") else "")
+
+    return told
+
+
 _TELLERS: dict[str, Callable[[Entry, _Words], str]] = {
     What.ACCEPTED: _accepted,
     What.ATTEMPTED: _attempted,
@@ -344,6 +366,23 @@ _TELLERS: dict[str, Callable[[Entry, _Words], str]] = {
     What.DAMAGED: _plain("{node} found damage"),
     What.CODE_CAME: _plain("{node} fetched the code {digest} of {id}"),
     What.CODE_MISSED: _plain("{node} could not fetch the code {digest} of {id}"),
+    What.CONFLICT: _tables(
+        "{node}: {place} and another wrote {field} of {key} in {id} without knowing of each other; "
+        "both are kept"
+    ),
+    What.CONFLICT_CUT: _tables("{node} dropped a losing value{whose}: more rivals than a field holds"),
+    What.CONFLICT_RESOLVED: _tables("{node}: the conflict over {field} of {key} in {id} was resolved{by}"),
+    What.BATCH_WAITS: _tables("{node} keeps writes{whose} apart and tries them again later"),
+    What.BATCH_NOT_KEPT: _tables("{node} did not take writes{whose}; they are offered again"),
+    What.BATCH_DROPPED: _tables("{node} dropped writes{whose} that are none"),
+    What.ORPHANED: _tables("{node} alone had writes{whose}, and may not say them in its place"),
+    What.CLOCK_AHEAD: _tables("{node} found that its own clock had run ahead"),
+    What.STAMPED_AGAIN: _tables("{node} wrote anew, with true times, what its wrong clock had stamped"),
+    What.WRITTEN_AGAIN: _tables("{node} wrote anew, in a new epoch, what not everybody could take"),
+    What.SNAPSHOT_TAKEN: _tables("{node} was behind and took over the tables{whose}"),
+    What.SNAPSHOT_DROPPED: _tables("{node} did not take over the tables{whose}"),
+    What.DIVERGED: _tables("{node} knows the same as {place} and holds other cells"),
+    What.STATE_NOT_WRITTEN: _tables("{node} could not write its tables; writes are refused until it can"),
     What.LEFT_OUT: _left_out,
 }
 assert _TELLERS.keys() == {each.value for each in What}, "every kind has its sentence"

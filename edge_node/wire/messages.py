@@ -255,7 +255,7 @@ class StoryEntry(msgspec.Struct, frozen=True, array_like=True):
     number: int  # of its chronicle, ascending; 0: told by its ledger
     at_ms: int
     node: Name  # who noted it
-    subject: Name  # "task" | "node" | "function" | "refusal"
+    subject: Name  # "task" | "node" | "function" | "refusal" | "tables"
     id: Name  # of the subject
     what: Name  # chronicle.entry.What; one that a reader does not know is told as it stands
     cause: Name  # the id that leads to the rest: of a task, or one made for a refusal, a loss, a start

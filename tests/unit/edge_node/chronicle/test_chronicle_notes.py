@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+
 import pytest
 
-from edge_node.chronicle.chronicle import DOOR, HELD_EACH, OURS, Chronicle
+from edge_node.chronicle.chronicle import DOOR, HELD_EACH, OURS, TABLES_EACH, Chronicle
 from edge_node.chronicle.entry import Subject, What
+from edge_node.store import replica
 from edge_node.tasks.events import Explain, Reply
 from edge_node.wire.ids import is_task_id, task_id
 from edge_node.wire.messages import STORY_DETAILS_MAX
@@ -176,3 +180,46 @@ def test_code_that_is_fetched_does_not_hide_who_is_lost(chronicle):
     chronicle.lost(0, WALL, "pi-2", "silent")
 
     assert chronicle.take()[-1].what == What.LOST
+
+
+def test_what_befell_a_members_writes_is_told_of_that_member(chronicle):
+    chronicle.tables(0, WALL, What.BATCH_WAITS, "pi-2", "its clock is ahead")
+    chronicle.tables(0, WALL, What.BATCH_DROPPED, "", "nobody of the roster signed it")
+
+    waits, dropped = chronicle.take()
+    assert (waits.subject, waits.id, waits.place) == (Subject.TABLES, "pi-2", "pi-2")
+    assert (dropped.id, dropped.place) == ("pi-1", "")
+    assert waits.details == {"detail": "its clock is ahead"} and waits.cause != dropped.cause
+
+
+def test_a_conflict_is_told_of_its_table_and_names_no_value(chronicle):
+    chronicle.cell(0, WALL, What.CONFLICT, ("rooms", "sr1", "setpoint_c"), "pi-2")
+
+    (entry,) = chronicle.take()
+    assert (entry.subject, entry.id, entry.place) == (Subject.TABLES, "rooms", "pi-2")
+    assert entry.details == {"key": "sr1", "field": "setpoint_c"}
+
+
+def test_a_member_whose_clock_lies_takes_its_own_share_only(chronicle):
+    for _ in range(TABLES_EACH.burst * 2):
+        chronicle.tables(0, WALL, What.BATCH_WAITS, "pi-2", "its clock is ahead")
+    chronicle.tables(0, WALL, What.BATCH_WAITS, "pi-3", "its clock is ahead")
+
+    noted = chronicle.take()
+    assert [each.id for each in noted if each.what == What.BATCH_WAITS][-2:] == ["pi-2", "pi-3"]
+    assert sum(each.id == "pi-2" for each in noted) == TABLES_EACH.burst
+    (left_out,) = [each for each in noted if each.what == What.LEFT_OUT]
+    assert left_out.details["count"] == TABLES_EACH.burst
+
+
+def test_whatever_a_replica_notes_is_a_kind_of_entry():
+    """The replica is a core without a chronicle: it names what it notes, and the names are the kinds."""
+    tree = ast.parse(inspect.getsource(replica))
+    named = {
+        call.args[0].value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Noted"
+    }
+
+    assert "batch waits" in named
+    assert named <= {each.value for each in What}

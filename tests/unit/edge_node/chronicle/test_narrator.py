@@ -23,6 +23,8 @@ def when(at_ms):
 
 
 NODE = {"subject": "node", "name": "pi-2", "cause": "n-1", "attempt": 0, "place": ""}
+TABLES = {"subject": "tables", "name": "pi-2", "cause": "n-1", "attempt": 0}
+ROOMS = TABLES | {"name": "rooms"}
 SENTENCES = [
     (entry(What.ACCEPTED, function="toys.nap"), "pi-1 accepted it: toys.nap"),
     (
@@ -160,6 +162,63 @@ SENTENCES = [
         "pi-1 could not fetch the code ab of a.b: gone (cause n-1)",
     ),
     (
+        entry(What.CONFLICT, **ROOMS, key="sr1", field="setpoint_c"),
+        ("pi-1: pi-2 and another wrote setpoint_c of r1 in rooms without knowing of each other; "
+        "both are kept"),
+    ),
+    (
+        entry(What.CONFLICT_CUT, **TABLES, detail="rooms/sr1/note"),
+        "pi-1 dropped a losing value of pi-2: more rivals than a field holds: rooms/sr1/note",
+    ),
+    (
+        entry(What.CONFLICT_RESOLVED, **ROOMS | {"place": "pi-1"}, key="#7", field="on"),
+        "pi-1: the conflict over on of #7 in rooms was resolved by pi-1",
+    ),
+    (
+        entry(What.BATCH_WAITS, **TABLES, detail="its clock is ahead"),
+        "pi-1 keeps writes of pi-2 apart and tries them again later: its clock is ahead",
+    ),
+    (
+        entry(What.BATCH_NOT_KEPT, **TABLES, detail="too much waits already"),
+        "pi-1 did not take writes of pi-2; they are offered again: too much waits already",
+    ),
+    (
+        entry(What.BATCH_DROPPED, **TABLES | {"place": ""}, detail="not a batch of changes"),
+        "pi-1 dropped writes that are none: not a batch of changes",
+    ),
+    (
+        entry(What.ORPHANED, **TABLES),
+        "pi-1 alone had writes of pi-2, and may not say them in its place",
+    ),
+    (
+        entry(What.CLOCK_AHEAD, **TABLES, detail="90000 ms"),
+        "pi-1 found that its own clock had run ahead: 90000 ms",
+    ),
+    (
+        entry(What.STAMPED_AGAIN, **TABLES, detail="3 cells"),
+        "pi-1 wrote anew, with true times, what its wrong clock had stamped: 3 cells",
+    ),
+    (
+        entry(What.WRITTEN_AGAIN, **TABLES, detail="3 cells of 2 batches"),
+        "pi-1 wrote anew, in a new epoch, what not everybody could take: 3 cells of 2 batches",
+    ),
+    (
+        entry(What.SNAPSHOT_TAKEN, **TABLES, detail="40 cells"),
+        "pi-1 was behind and took over the tables of pi-2: 40 cells",
+    ),
+    (
+        entry(What.SNAPSHOT_DROPPED, **TABLES, detail="it is older than what everybody knows"),
+        "pi-1 did not take over the tables of pi-2: it is older than what everybody knows",
+    ),
+    (
+        entry(What.DIVERGED, **TABLES, detail="buckets 3, 7"),
+        "pi-1 knows the same as pi-2 and holds other cells: buckets 3, 7",
+    ),
+    (
+        entry(What.STATE_NOT_WRITTEN, **TABLES, detail="disk full"),
+        "pi-1 could not write its tables; writes are refused until it can: disk full",
+    ),
+    (
         entry(What.LEFT_OUT, **NODE, count=7, kind="work of others", since_ms=WALL),
         "pi-1 did not note 7 more (work of others) since +0: too many at once",
     ),
@@ -268,3 +327,13 @@ def test_a_node_and_a_cause_have_headings_too():
     assert narrated(answer(loss) | {"about": "pi-2"}, when)[0] == "node pi-2"
     assert narrated(answer(loss) | {"about": "n-1"}, when)[0] == "what followed from n-1"
     assert Subject.NODE == "node"
+
+
+def test_a_member_that_bears_the_name_of_a_table_is_called_a_node():
+    noted = [
+        entry(What.CONFLICT, **ROOMS, key="sr1", field="x"),
+        entry(What.LOST, **NODE | {"name": "rooms"}),
+    ]
+
+    assert narrated(answer(*noted) | {"about": "rooms"}, when)[0] == "node rooms"
+    assert narrated(answer(noted[0]) | {"about": "rooms"}, when)[0] == "tables rooms"
