@@ -3,8 +3,8 @@
 An entry is a message's part (`wire.messages.StoryEntry`), so what lies in a store is what travels. It names
 its subject (a task, a node, a function, a refusal, tables), what happened out of a closed set, and a **cause
 id**: that of the task, or one made for what began a story of its own: a refusal at the door, the loss of a
-node, a start. An entry with another's cause id followed from it. Details are small plain fields: reasons, figures,
-durations; never arguments or values of functions.
+node, a start. An entry with another's cause id followed from it. Details are small plain fields: reasons,
+figures, durations; never arguments or values of functions.
 """
 
 from __future__ import annotations
