@@ -69,10 +69,19 @@ class Image(msgspec.Struct):
 class CellStore(Protocol):
     """Raises, wherever it touches a medium: Unavailable: it cannot be read or written now."""
 
+    losses: str
+    """As a port's."""
+    log_bytes: int
+    """Written to a write-ahead log since it was opened."""
+
     def commit(self, commits: Sequence[Commit]) -> None:
         """All of these durably and in this order, or none."""
 
-    def load(self) -> Image: ...
+    def load(self) -> Image:
+        """What lies there now; after a commit that failed, commits are taken again."""
+
+    def tidy(self) -> bool:
+        """Give a little unused space back, in some milliseconds. True: there is more."""
 
     def close(self) -> None: ...
 
@@ -110,6 +119,9 @@ class CellPort(Protocol):
 class MemoryCellStore:
     """The port in memory. ``copy`` is a backup that can be restored later."""
 
+    losses = ""
+    log_bytes = 0
+
     def __init__(self) -> None:
         self._cells: dict[CellId, bytes] = {}
         self._log: dict[int, Logged] = {}
@@ -145,6 +157,9 @@ class MemoryCellStore:
             list(self._waiting.values()),
             self._head,
         )
+
+    def tidy(self) -> bool:
+        return False
 
     def copy(self) -> MemoryCellStore:
         other = MemoryCellStore()

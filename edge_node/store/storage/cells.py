@@ -51,6 +51,8 @@ class SqliteCellStore:
 
     def __init__(self, path: Path, mesh_id: str, node_id: str) -> None:
         self.path = path
+        self.losses = ""
+        self.log_bytes = 0
         try:
             path.touch(mode=0o600, exist_ok=True)
         except OSError as error:
@@ -139,6 +141,9 @@ class SqliteCellStore:
                 _check(wait[:3], wait[3], crc, "a batch that waits")
                 image.waiting.append(Waiting(*wait))
             return image
+
+    def tidy(self) -> bool:
+        return False
 
     def close(self) -> None:
         self._db.close()
