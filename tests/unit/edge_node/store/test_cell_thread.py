@@ -131,7 +131,9 @@ def test_a_mistake_of_ours_is_a_failure_and_not_the_end_of_the_thread(member):
 
 def test_a_disk_that_hangs_is_not_waited_for_without_bound(member, monkeypatch):
     monkeypatch.setattr(cell_thread, "QUEUE_BYTES_MAX", 10_000)
-    for serial in range(1, 40):
+    member.port.append(1, one(bytes(1000)))
+    assert member.disk.begun.acquire(timeout=20)
+    for serial in range(2, 40):
         member.port.append(serial, one(bytes(1000)))
 
     said, refused, why = member.hear()
