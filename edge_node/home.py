@@ -69,6 +69,11 @@ class Home:
         return self.path / "documents.db"
 
     @property
+    def state(self) -> Path:
+        """The replicated tables."""
+        return self.path / "state.db"
+
+    @property
     def chronicle(self) -> Path:
         return self.path / "chronicle.db"
 

@@ -23,7 +23,8 @@ number (a gateway restored from a backup) still have one winner everywhere.
     GroupSender    own frames: stream, numbers          GroupReceiver   others' frames: keys, replays
 
 What a group proves: that a member who held the epoch made the frame, for this topic and source. It does
-**not** prove which member (each can derive every other's key), so nothing but presence is said this way.
+**not** prove which member (each can derive every other's key), so nothing is said this way but presence, and
+what proves its author itself.
 
 A (key, nonce) pair never repeats: the key is made of sender and stream_id, 8 random bytes anew at each start
 of a process and after each 2^20 own frames, and within a stream one counter runs over all topics and epochs.

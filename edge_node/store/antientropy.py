@@ -70,6 +70,14 @@ Message = (
 )  # fmt: skip
 
 
+KINDS: Final = frozenset(
+    (
+        StateAsk, StateSame, StateTell, StateWant, StateBatches, StateBehind,
+        StateSnapshotWanted, StateCompare, StateLeaves,
+    )
+)  # fmt: skip
+
+
 class Send(msgspec.Struct, frozen=True):
     """Effect: to this member, in its session."""
 
@@ -82,6 +90,7 @@ class SendSnapshot(msgspec.Struct, frozen=True):
 
     peer: str
     data: bytes
+    wish: bytes
 
 
 class Apply(msgspec.Struct, frozen=True):
@@ -230,6 +239,10 @@ class AntiEntropy:
                     self._diverged(now_ns, peer, leaves, out)
         return out
 
+    def behind(self) -> None:
+        """Something cannot be had but by a snapshot: one is asked for in the next round."""
+        self._behind = True
+
     def installed(self) -> None:
         """A snapshot was taken: nobody need be asked for one."""
         self._behind = False
@@ -272,7 +285,7 @@ class AntiEntropy:
         data = self._replica.snapshot(wish)
         if data is not None:
             self._copied_ns[peer] = now_ns
-            out.append(SendSnapshot(peer, data))
+            out.append(SendSnapshot(peer, data, wish))
 
     def _wish_for(self, peer: str, out: list[Effect]) -> None:
         self.wish = self.wish or self._rng.randbytes(8)

@@ -473,6 +473,22 @@ class Replica:
         """Do they know what was refused here as too old? Somebody's word has to decide."""
         return any(wait.reason == BEHIND and theirs.covers(*key) for key, wait in self._waiting.items())
 
+    def members_behind(self) -> tuple[str, ...]:
+        """Who has not yet said that it has all that lies safely here, or comes back by a snapshot."""
+        return self._stability.behind(self.durable)
+
+    def signed_anew(self, author: Author) -> list[Effect]:
+        """Our key was renewed: what is under way of ours bears the new one from now on."""
+        self._author = author
+        out: list[Effect] = []
+        for writer, log in self._log.items():
+            if writer[0] == self._me:
+                log[:] = [each._replace(data=author.sign(author.read(each.data))) for each in log]
+                self._commit.logged += log
+        self._log_bytes = sum(len(each.data) for log in self._log.values() for each in log)
+        self._close_commit(out)
+        return out
+
     @property
     def cut(self) -> dict[Writer, int]:
         return self._stability.cut

@@ -68,6 +68,13 @@ class Stability:
             self.stale = True
         return True
 
+    def behind(self, durable: Vector) -> tuple[str, ...]:
+        return tuple(
+            peer
+            for peer, member in sorted(self._members.items())
+            if member.acknowledged is None or not member.acknowledged.covers_all(durable)
+        )
+
     def within(self, now_ns: int, *, pressed: bool = False) -> dict[str, Vector | None]:
         """Who holds the cut, with what it acknowledged."""
         silent_ns = PRESSED_NS if pressed else SILENT_NS

@@ -2,11 +2,14 @@
 
     seal([Beat, FleetDigest?]) -> one frame for p/<me>
     delivered(p/<src>, frame)  -> open (group) -> unpack -> is it presence? is it news? -> Heard(src, message)
+    seal_batch(StateBatch)     -> one frame for g/mesh/<me>;  batch_delivered(g/mesh/<src>) -> StateBatch
     unknown epoch, or none     -> Tell(gateway, GroupKeysWanted), then others -> came -> Keep, Adopted
 
 A core: it composes ``security.group`` with the codec. What is said this way is proved to come from *a* member
 for this topic, not from which one, so a frame holds one Beat, first, and from the gateway a FleetDigest;
 anything else in it is a violation and costs the whole frame. Work, results, code and keys go pairwise.
+A batch of table changes is its author's by its own signature, and applied once whoever says it how often: it
+may be said to the group, on a topic of its own.
 
 News. Frames of one source are ordered by their Beat's (incarnation, seq); a frame that is not above the
 highest taken is stale and dropped with all that is in it. This covers replays that the windows below no
@@ -35,15 +38,15 @@ import msgspec
 from edge_node.transport.channel import Heard
 from edge_node.wire.codec import Unsupported, encode_message, group_context, pack, unpack
 from edge_node.wire.ids import GATEWAY
-from edge_node.wire.messages import Beat, FleetDigest, GroupKeys, GroupKeysWanted, Message
-from edge_node.wire.topics import Presence, topic_for
+from edge_node.wire.messages import Beat, FleetDigest, GroupKeys, GroupKeysWanted, Message, StateBatch
+from edge_node.wire.topics import EVERYBODY, Group, Presence, topic_for
 from security import group
 from security.envelope import Opener
 from security.errors import ProtocolViolation
 from security.roster import MEMBERS_MAX
 
 SECOND: Final = 1_000_000_000
-GROUP: Final = "mesh"  # the one group: every active member
+GROUP: Final = EVERYBODY  # the one group
 FRAME_BYTES_MAX: Final = 4 * 1024  # a beat and a digest of 1 KiB, twice over; refused before any work
 ASK_NS: Final = 1 * SECOND  # between two asks
 ASK_PEER_NS: Final = 10 * SECOND  # between two asks of one peer, and between two rounds
@@ -112,6 +115,8 @@ class Groupcast:
         )
         self.topic = topic_for(Presence(mesh_id, me))
         """Where ``seal``'s frames belong."""
+        self.group_topic = topic_for(Group(mesh_id, GROUP, me))
+        """Where ``seal_batch``'s frames belong."""
         self._newest: dict[str, tuple[int, int]] = {}  # (incarnation, seq) of the last frame taken
         self._ready: dict[str, None] = {}  # peers with a session; ordered, unlike a set
         self._asked_ns: dict[str, int] = {}
@@ -172,6 +177,37 @@ class Groupcast:
         except ProtocolViolation as violation:
             self._violated(violation.cause)
             return []
+
+    def seal_batch(self, now_ns: int, batch: StateBatch) -> bytes | None:
+        """One frame for ``group_topic``. None: no epoch yet."""
+        return self._sender.seal(self.group_topic, pack(1, [(0, encode_message(batch))]))
+
+    def batch_delivered(self, now_ns: int, topic: Group, payload: bytes) -> StateBatch | None:
+        """What a frame on a group's topic says; None: nothing that can be opened, or our own."""
+        src = topic.src
+        if src == self._me:
+            return None
+        try:
+            if topic.mesh != self._mesh or topic.group != GROUP:
+                raise ProtocolViolation("frame of another group")
+            plain = self._receiver.open(now_ns, topic_for(topic), src, payload)
+            if isinstance(plain, group.EpochUnknown):
+                self.unknown_epochs += 1
+                self._want(now_ns, plain.epoch, src)
+                return None
+            items = self._unpack(plain)[1]
+            if len(items) != 1 or items[0][0] != 0:
+                raise ProtocolViolation("a group frame holds one batch")
+            message: Any = items[0][1]
+            if type(message) is Unsupported:
+                self.unsupported += 1
+                return None
+            if type(message) is not StateBatch:
+                raise ProtocolViolation(f"{type(message).__name__} has no place in this group frame")
+            return message
+        except ProtocolViolation as violation:
+            self._violated(violation.cause)
+            return None
 
     def proved(self, peer: str, beat: Beat) -> None:
         """A beat came in the session with *peer*: its place in the order outranks what group frames said."""

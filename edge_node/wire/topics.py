@@ -17,6 +17,8 @@ from edge_node.wire.ids import GATEWAY, is_mesh_id, is_node_id
 from security.errors import ProtocolViolation
 
 VERSION = "1"
+EVERYBODY = "mesh"
+"""The group of all active members."""
 
 
 class Direct(msgspec.Struct, frozen=True):
@@ -80,7 +82,7 @@ def parse(text: str) -> Topic:
 
 def subscriptions(mesh: str, me: str) -> list[str]:
     """What a member reads from its start: its inbox, the roster, the gateway's presence (the gateway:
-    everybody's). A node adds the presence of those that it follows."""
+    everybody's), what is said to all. A node adds the presence of those that it follows."""
     presence = "+" if me == GATEWAY else GATEWAY
     root = f"ew/{VERSION}/{mesh}"
-    return [f"{root}/d/{me}/+", f"{root}/p/{presence}", f"{root}/roster"]
+    return [f"{root}/d/{me}/+", f"{root}/p/{presence}", f"{root}/g/{EVERYBODY}/+", f"{root}/roster"]

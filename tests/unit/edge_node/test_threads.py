@@ -17,11 +17,11 @@ async def test_blocking_work_goes_on_where_no_more_threads_are_to_be_had(monkeyp
     def refused(self):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", refused)
-
-    names = await asyncio.gather(
-        *(asyncio.to_thread(lambda: threading.current_thread().name) for _ in range(threads.THREADS * 5))
-    )
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        names = await asyncio.gather(
+            *(asyncio.to_thread(lambda: threading.current_thread().name) for _ in range(threads.THREADS * 5))
+        )
 
     assert all(name.startswith("blocking") for name in names)
 

@@ -17,7 +17,7 @@ from edge_node.store.replica import (
     PolicyChanged,
     Written,
 )
-from tests.support.replicas import SECOND, ReplicaMesh
+from tests.support.replicas import KEYS, MESH, SECOND, Known, ReplicaMesh
 
 X = CellId(FIELD, "t", "k", "f")
 
@@ -232,3 +232,21 @@ def test_a_write_that_knew_who_may_write_waits_and_one_that_did_not_is_taken():
     listed(mesh, "n1", "n2")
     mesh.heal()
     assert gateway.cells.document("t", "late") == {"f": b"2"}
+
+
+def test_what_is_under_way_bears_the_new_key_after_a_renewal():
+    mesh = ReplicaMesh(4)
+    n1, n2 = mesh.peers["n1"], mesh.peers["n2"]
+    mesh.write("n1", Put("t", "k", "f", b"v"))
+    n1.fsync()
+    mesh.bag.clear()
+    assert n2.name in n1.replica.members_behind()
+
+    renewed = Known(MESH, KEYS["n9"], lambda spki: "n1")
+    n1.perform(n1.replica.signed_anew(renewed))
+    n1.fsync()
+
+    (data,), more = n1.replica.offers(n2.replica.durable, 10_000, 10)
+    assert not more and renewed.open(data)[0] == "n1" and renewed.read(data)
+    assert [entry.data for entry in n1.disk.load().logged] == [data]
+    n1.replica.check()
