@@ -23,6 +23,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from device_sim.virtual.marks import Mark, aside
 from edge_node.tasks.rows import ACCEPTED, CLOSED, Row, Settled, StoreDamaged
 from security.errors import BadInput, Unavailable
 
@@ -37,13 +38,10 @@ FRESH: Final = "ledger.new"
 _HEAD = struct.Struct(">4sIQBB")  # magic, generation, bytes fsynced at its creation, lengths; names, CRC-32
 _BATCH = struct.Struct(">4sIIHI")  # magic, number, length of the rows, their count, their CRC-32; CRC-32
 _ROW = struct.Struct(">BBiqIIQ")  # lengths of id and state, kind, at_ms, length of body, crc, before; CRC-32
-_SLOT = struct.Struct(">IIQ")  # number, generation, fsynced up to here; CRC-32
 _CRC = struct.Struct(">I")
 _HEAD_MAGIC, _BATCH_MAGIC = b"ewl1", b"ewb1"
 _BATCH_BYTES = _BATCH.size + _CRC.size
 _ROW_BYTES = _ROW.size + _CRC.size
-SLOT_EVERY: Final = 512
-"""Apart by a sector, so that one torn write cannot take both slots."""
 FIX = "set it aside and begin a new one"
 
 
@@ -76,11 +74,11 @@ class LedgerLog:
         "_begun",
         "_begun_rows",
         "_disk",
+        "_fsynced",
         "_generation",
         "_good",
         "_latest",
         "_lost",
-        "_marks",
         "_names_unsafe",
         "_number",
         "_open",
@@ -97,7 +95,7 @@ class LedgerLog:
         self._generation = 1
         self._number = 0  # of the last batch
         self._good = 0  # up to here it is fsynced
-        self._marks = 0
+        self._fsynced = Mark(disk, MARK)
         self._begun: list[int] = []  # offsets of the rows of the commit under way
         self._begun_rows: Sequence[Row] = ()
         self._lost: Unavailable | None = None  # the commit under way, in a rewriting of the log
@@ -459,39 +457,12 @@ class LedgerLog:
             self._disk.truncate(LOG, self._good)
 
     def _mark(self) -> None:
-        """Say how far the log is fsynced. Not fsynced itself: whatever reaches the medium is true."""
-        self._marks += 1
-        slot = _SLOT.pack(self._marks, self._generation, self._good)
-        slot += _CRC.pack(zlib.crc32(slot))
-        try:
-            self._disk.write(MARK, SLOT_EVERY * (self._marks & 1), slot)
-        except OSError:
-            pass  # a full disk: the next opening believes less
-
-    def _marked(self) -> tuple[int, int] | None:
-        """(generation, up to here) by the newest slot that holds. Both broken is damage; none is none."""
-        if not self._disk.exists(MARK):
-            return None
-        found: list[tuple[int, int, int]] = []
-        written = 0
-        for number in range(2):
-            slot = self._disk.read(MARK, SLOT_EVERY * number, _SLOT.size + _CRC.size)
-            written += any(slot)
-            if len(slot) < _SLOT.size + _CRC.size:
-                continue
-            if _CRC.unpack_from(slot, _SLOT.size)[0] == zlib.crc32(slot[: _SLOT.size]):
-                found.append(_SLOT.unpack_from(slot))
-        if not found:
-            if written == 2:
-                self.damaged.append(f"{MARK}: both of its slots")
-            return None
-        self._marks, generation, safe = max(found)
-        return generation, safe
+        self._fsynced.say(self._generation, self._good)
 
     def _recover(self) -> None:
         disk = self._disk
         self.damaged += [f"{name} was set aside" for name in disk.names() if name.startswith(f"{LOG}.")]
-        marked = self._marked()
+        marked = self._fsynced.said(self.damaged)
         if disk.exists(FRESH):
             disk.remove(FRESH)
         if not disk.exists(LOG):
@@ -525,15 +496,15 @@ class LedgerLog:
         """What can be read goes into a new log, so that nothing is ever written behind damage; the old one
         is kept beside it."""
         disk = self._disk
-        aside = _aside(disk)
+        kept = aside(disk, LOG)
         try:
-            disk.write(aside, 0, disk.read(LOG))
-            disk.fsync(aside)
+            disk.write(kept, 0, disk.read(LOG))
+            disk.fsync(kept)
         except OSError:
-            if disk.exists(aside):
-                disk.remove(aside)
+            if disk.exists(kept):
+                disk.remove(kept)
             raise
-        self.damaged.append(f"{LOG} as it was is {aside}")
+        self.damaged.append(f"{LOG} as it was is {kept}")
         self._rewrite(
             [
                 Row(place.id, place.kind, place.at_ms, place.state, self._body(place), place.crc)
@@ -613,18 +584,11 @@ class LedgerLog:
 
 def set_aside(disk: Disk) -> str:
     """Move a damaged log out of the way, keeping every byte. Returns: its new name."""
-    aside = _aside(disk)
+    kept = aside(disk, LOG)
     if disk.exists(LOG):
-        disk.rename(LOG, aside)
+        disk.rename(LOG, kept)
     del disk.commits[:]
     if disk.exists(MARK):
         disk.remove(MARK)
     disk.fsync_dir()
-    return aside
-
-
-def _aside(disk: Disk) -> str:
-    number = 1
-    while disk.exists(aside := f"{LOG}.damaged-{number}"):
-        number += 1
-    return aside
+    return kept

@@ -1,12 +1,15 @@
-"""One contract for what lies under replicated tables: in memory and in SQLite."""
+"""One contract for what lies under replicated tables: in memory, in SQLite, on a modelled disk."""
 
 from __future__ import annotations
 
+import random
 import shutil
 import sqlite3
 
 import pytest
 
+from device_sim.virtual.cell_log import CellLog
+from device_sim.virtual.disk import Disk
 from edge_node.store.batch import Count, Put
 from edge_node.store.cell_store import Commit, Logged, MemoryCellStore, Waiting
 from edge_node.store.cells import CellId
@@ -47,7 +50,20 @@ class InSqlite:
         return SqliteCellStore(found, MESH, "n1")
 
 
-@pytest.fixture(params=[InMemory, InSqlite], ids=["memory", "sqlite"])
+class InWorld:
+    """The log on a modelled disk; its next life finds what the kernel has."""
+
+    def __init__(self, _folder):
+        self.disk = Disk(random.Random(3))
+
+    def opened(self):
+        return CellLog(self.disk, MESH, "n1")
+
+    def killed(self, store):
+        return CellLog(self.disk, MESH, "n1")
+
+
+@pytest.fixture(params=[InMemory, InSqlite, InWorld], ids=["memory", "sqlite", "world"])
 def medium(request, tmp_path):
     return request.param(tmp_path)
 
