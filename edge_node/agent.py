@@ -27,6 +27,8 @@ from edge_node.store.archive import Archive
 from edge_node.store.documents import Documents
 from edge_node.store.experience import Experience
 from edge_node.store.notes import Notes
+from edge_node.store.storage.cell_thread import CellThread
+from edge_node.store.storage.cells import SqliteCellStore
 from edge_node.store.wear import Wear
 from edge_node.tasks.journal import JournalPort
 from edge_node.transport.inbox import Inbox
@@ -67,6 +69,8 @@ class Agent(Node):
         self._looks_due = asyncio.Event()
         self._drained = asyncio.Event()
         self._ready = asyncio.Event()
+        assert roster.current is not None, "a member has a roster"
+        self._cells = CellThread(SqliteCellStore(home.state, roster.current.mesh_id, node_id))
         self._archive = Archive(home.chronicle, node_id, journal, clock.wall_ms)
         self._noted = Notes(
             documents=self.notebook,
@@ -94,6 +98,7 @@ class Agent(Node):
                 interface=mdns,
                 on_event=lambda event: self.soon(lambda now_ns, wall_ms: self._seen(now_ns, wall_ms, event)),
             ),
+            cells=self._cells,
             clock=clock,
             entropy=entropy,
             extension=extension,
@@ -118,6 +123,7 @@ class Agent(Node):
         self.journal.start(
             asyncio.get_running_loop().call_soon_threadsafe, self.on_persisted, self.on_persist_failed
         )
+        self.replication.start(asyncio.get_running_loop().call_soon_threadsafe)
         open_tasks = await asyncio.to_thread(self.journal.open_tasks)
         async with contextlib.AsyncExitStack() as stack:
             house = await stack.enter_async_context(asyncio.TaskGroup())
@@ -142,6 +148,7 @@ class Agent(Node):
                 self.archive.append(self.chronicle.take())
                 self._archive.close()  # first: it reads the journal
                 self.journal.close()
+                self.replication.close()
                 self.notebook.close()
 
     async def _loop(self) -> None:
@@ -198,18 +205,11 @@ class Agent(Node):
 
     async def why(self, about: str, *, alone: bool = False) -> dict[str, Any]:
         """The story of an id, with what others know of it. Raises: BadInput: nobody knows it. Unavailable."""
-        told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        return await _answered(lambda answer: self.correspondence.why(about, answer, alone=alone))
 
-        def answer(found: dict[str, Any] | EdgeweaveError) -> None:
-            if told.done():
-                return
-            if isinstance(found, EdgeweaveError):
-                told.set_exception(found)
-            else:
-                told.set_result(found)
-
-        self.correspondence.why(about, answer, alone=alone)
-        return await told
+    async def state(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """A method of the replicated tables (`store.requests`). Raises: EdgeweaveError: as it says."""
+        return await _answered(lambda answer: self.replication.call(method, params, answer))
 
     def status(self) -> dict[str, Any]:
         return {**super().status(), "pid": os.getpid(), "store": self._store_status()}
@@ -221,3 +221,21 @@ class Agent(Node):
             "mode": f"read-only: {cause}; free space and it goes on by itself" if cause else "writing",
             **self.wear.figures(),
         }
+
+
+async def _answered(
+    ask: Callable[[Callable[[dict[str, Any] | EdgeweaveError], None]], None],
+) -> dict[str, Any]:
+    """What a core answers later, in a turn of its own. Raises: EdgeweaveError: it answered that."""
+    told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+
+    def answer(found: dict[str, Any] | EdgeweaveError) -> None:
+        if told.done():
+            return
+        if isinstance(found, EdgeweaveError):
+            told.set_exception(found)
+        else:
+            told.set_result(found)
+
+    ask(answer)
+    return await told

@@ -8,6 +8,7 @@ are the same words on a node and on the gateway; the gateway adds its own (`gate
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -58,6 +59,7 @@ class AgentBackend:
             "ping": self._ping,
             "renew": self._renew,
             "why": self._why,
+            **{each: functools.partial(agent.state, each) for each in agent.replication.requests.methods},
         }
 
     def add(self, name: str, method: Method) -> None:

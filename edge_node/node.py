@@ -41,6 +41,9 @@ from edge_node.membership.abilities import Abilities
 from edge_node.membership.heartbeat import BEAT_NS_MAX
 from edge_node.scheduling.placement import Way
 from edge_node.settings import NodeSettings
+from edge_node.store import antientropy
+from edge_node.store.cell_store import CellPort
+from edge_node.store.replication import Replication
 from edge_node.tasks import events as desk_events
 from edge_node.tasks import salvage
 from edge_node.tasks.desk import Desk, DeskSettings
@@ -108,6 +111,7 @@ class Node:
         notes: Noting,
         archive: Archive,
         neighbours: Neighbours,
+        cells: CellPort,
         clock: Clock,
         entropy: Callable[[int], bytes],
         extension: Extension | None = None,
@@ -218,6 +222,7 @@ class Node:
             bytes_max=ahead.prefetch_bytes_max if ahead.prefetch else 0,
         )
 
+        self.replication = Replication(self, cells, rng)
         self.correspondence = Correspondence(self, archive)
         self._inquiries = self.correspondence.inquiries
 
@@ -370,6 +375,7 @@ class Node:
             appends, self._appends = self._appends, []
             for serial, records in appends:
                 self.journal.append(serial, records)
+        self.replication.flush()
 
     def deadline_ns(self) -> int:
         """When the next turn is due, whatever happens until then."""
@@ -383,6 +389,7 @@ class Node:
             self._group_duties.deadline_ns() if self._group_duties is not None else None,
             self._inquiries.deadline_ns(),
             self.salvage.deadline_ns(),
+            self.replication.deadline_ns(),
         )
         soonest = dues[5]  # a loop: this is asked after every turn
         for due in dues:
@@ -417,6 +424,8 @@ class Node:
         due = self._inquiries.deadline_ns()
         if due is not None and due <= now_ns:
             self.correspondence.tick(now_ns, wall_ms)
+        if self.replication.deadline_ns() <= now_ns:
+            self.replication.tick(now_ns, wall_ms)
         if now_ns >= self._watch_ns:  # not worth a turn of its own: beats make them
             self._watch(now_ns)
 
@@ -459,6 +468,10 @@ class Node:
                 effects_of = self.presence.delivered(now_ns, wall_ms, topic, event.payload)
                 if effects_of:
                     self._judged(now_ns, wall_ms, effects_of)
+            case topics.Group():
+                batch = self.presence.groupcast.batch_delivered(now_ns, topic, event.payload)
+                if batch is not None:
+                    self.replication.batch_heard(now_ns, wall_ms, topic.src, batch)
             case topics.RosterTopic(mesh) if mesh == self.mesh_id and event.payload:
                 self.adopt_roster(now_ns, wall_ms, event.payload)
 
@@ -592,6 +605,10 @@ class Node:
             self._judged(now_ns, wall_ms, self.presence.keys_wanted(now_ns, peer, message))
         elif kind is messages.GroupKeys:
             self.keys_came(now_ns, wall_ms, peer, message)
+        elif kind in antientropy.KINDS:
+            self.replication.heard(now_ns, wall_ms, peer, message)
+        elif kind is messages.StateSnapshot:
+            self.replication.snapshot_offered(now_ns, wall_ms, peer, message)
         elif kind is messages.StoryWanted:
             self.correspondence.wanted(now_ns, wall_ms, peer, message)
         elif kind is messages.Story:
@@ -677,6 +694,7 @@ class Node:
         for effect in effects:
             match effect:
                 case presence.Beaten(peer, beat):
+                    self.replication.beat_heard(now_ns, peer, beat.sent_at_ms)
                     if self.channels.life_of(peer) not in (None, beat.boot_id):
                         self.channels.boot_seen(now_ns, peer, beat.boot_id)
                     self._to_desk(now_ns, wall_ms, desk_events.Heard(peer, beat))
@@ -691,6 +709,7 @@ class Node:
                 case detector.Up(peer):
                     log.info("peer is up", extra={"peer": peer})
                     self.chronicle.back(now_ns, wall_ms, peer)
+                    self.replication.peers_changed()
                     self._peer_up(now_ns, wall_ms, peer)
                     if peer == GATEWAY:
                         self.prefetch.handle(now_ns, Reachable())
@@ -702,6 +721,7 @@ class Node:
                     if self.link.up and self._is_active(peer):
                         self.chronicle.lost(now_ns, wall_ms, peer, reason)
                     self._peer_down(now_ns, wall_ms, peer)
+                    self.replication.peers_changed()
                     self.notes.peer({"id": peer, "up": False, "at_ms": wall_ms, "cause": reason})
                     if self.extension is not None:
                         self.extension.peer_changed(peer, False, reason)
@@ -790,6 +810,7 @@ class Node:
             self._group_duties.roster_in_force(now_ns, wall_ms, roster)
         self.channels.roster_changed(now_ns)
         self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, roster.once(_for_desk)))
+        self.replication.roster_changed(now_ns, wall_ms)
 
     def renewed(self, keys: NodeKeys, signed: bytes) -> None:
         """New keys: the next handshakes and the next connection use them, what stands goes on."""
@@ -797,6 +818,7 @@ class Node:
         self._statics.insert(0, keys.static_private_bytes)
         del self._statics[2:]
         self.soon(lambda now_ns, wall_ms: self.adopt_roster(now_ns, wall_ms, signed))
+        self.soon(self.replication.keys_changed)
 
     def _keys_of(self, peer: str) -> tuple[bytes, ...]:
         if self.settings.trust.stale_roster == "strict" and self.roster.is_stale(
@@ -1022,7 +1044,7 @@ class Node:
     # ── bodies ────────────────────────────────────────────────────────────────────────────────────
 
     def _lookup(self, digest: bytes) -> bytes | None:
-        body = self.bodies.get(digest)
+        body = self.bodies.get(digest) or self.replication.lookup(digest)
         if body is None and self.bundles.has(digest):
             try:
                 body = self.bundles.get(digest)
@@ -1035,6 +1057,10 @@ class Node:
             match effect:
                 case blobs.Tell(peer, message, bulk):
                     self.tell(now_ns, peer, message, bulk=bulk)
+                case blobs.Fetched(digest, body) if self.replication.wants(digest):
+                    self.replication.body_came(now_ns, wall_ms, digest, body)
+                case blobs.NotFetched(digest, reason) if self.replication.wants(digest):
+                    self.replication.body_missed(digest)
                 case blobs.Fetched(digest, body):
                     self._body_came(now_ns, wall_ms, digest, body)
                 case blobs.NotFetched(digest, reason):
@@ -1181,6 +1207,7 @@ class Node:
                 "lost": list(self.salvage.lost),
                 "given_back": dict(self.salvage.taken),
             },
+            "state": self.replication.status(self.clock.now_ns()),
             "stories": dict(self.stories + self.publisher.stories),
         }
 

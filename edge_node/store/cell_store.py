@@ -89,8 +89,9 @@ class CellStore(Protocol):
 class CellPort(Protocol):
     """What a member's replica commits to: never waits, answers later. ``storage.cell_thread`` on a disk."""
 
-    losses: str
-    """What of a damaged file was set aside when it was loaded, in a sentence; empty: nothing was."""
+    @property
+    def losses(self) -> str:
+        """What of a damaged file was set aside when it was loaded, in a sentence; empty: nothing was."""
 
     def load(self) -> Image:
         """What the life begins with; blocks. Raises: Unavailable: it cannot be read."""
