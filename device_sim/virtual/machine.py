@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from device_sim.virtual.archive import MachineArchive
+from device_sim.virtual.cell_disk import VirtualCells
 from device_sim.virtual.clocks import VirtualClock
 from device_sim.virtual.disk import Disk
 from device_sim.virtual.evidence import NO_CLOCK, Happened
@@ -180,6 +181,7 @@ class Process:
         )
         self.journal = open_journal(self.world, machine.disk, site.trust.mesh_id, machine.node_id)
         keys: NodeKeys = site.trust.keys[machine.node_id]
+        self.cells = VirtualCells(self.world, machine.disk, site.trust.mesh_id, machine.node_id)
         self.node = Node(
             node_id=machine.node_id,
             settings=site.settings_of(machine.board),
@@ -195,6 +197,7 @@ class Process:
             notes=NoNotes(),
             archive=machine.archive,
             neighbours=Neighbours(me=machine.node_id, roster=view, interface="none", on_event=_never),
+            cells=self.cells,
             clock=machine.clock if duties is None else duties.clock,
             entropy=self.world.entropy(name, "life", life),
             extension=duties,
@@ -228,6 +231,7 @@ class Process:
     def begin(self) -> None:
         self.machine.archive.begin(self.journal, self.node.clock.wall_ms)
         self.journal.start(self._post, self.node.on_persisted, self.node.on_persist_failed)
+        self.node.replication.start(self._post)
         self.node.prepare()
         self.node.begin(self.journal.open_tasks())
         self.link.start()
@@ -241,6 +245,7 @@ class Process:
         self._turn = self._timer = None
         self.machine.named.update(dict.fromkeys(self.journal.damaged))
         self.journal.kill()
+        self.cells.kill()
         self.link.crash(power=power)
         self.processor.crash()
 

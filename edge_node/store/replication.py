@@ -151,7 +151,7 @@ class Replication:
         self._peers: tuple[str, ...] = ()
         self._begin(port.load())
         self.tables = Tables(lambda: self.replica.cells, node.entropy)
-        self.requests = Requests(self.tables, self._write, node.clock.now_ns)
+        self.requests = Requests(self.tables, self._write)
         self.requests.add("state.fresh", self._fresh_asked)
         self.requests.add("state.clock", self._clock_asked)
         if port.losses:
@@ -227,7 +227,7 @@ class Replication:
 
     def call(self, method: str, params: dict[str, Any], answer: Answer) -> None:
         """A ``state.*`` method; from any coroutine of the loop."""
-        self._node.soon(lambda now_ns, wall_ms: self.requests.call(method, params, answer))
+        self._node.soon(lambda now_ns, wall_ms: self.requests.call(now_ns, method, params, answer))
 
     def _write(self, changes: tuple[Change, ...], done: Done) -> None:
         self._tokens += 1
@@ -235,8 +235,7 @@ class Replication:
         node = self._node
         self._handle(node.clock.now_ns(), node.clock.wall_ms(), Write(self._tokens, changes))
 
-    def _fresh_asked(self, params: dict[str, Any], answer: Answer) -> None:
-        now_ns = self._node.clock.now_ns()
+    def _fresh_asked(self, now_ns: int, params: dict[str, Any], answer: Answer) -> None:
         age_s, wait_s = params.get("max_age_s", 1.0), params.get("wait_s", 5.0)
         if not all(isinstance(each, int | float) and 0 <= each <= FRESH_S_MAX for each in (age_s, wait_s)):
             answer(BadInput("max_age_s and wait_s are seconds", fix=f"give 0 to {FRESH_S_MAX:g}"))
@@ -272,8 +271,8 @@ class Replication:
             for peer in sorted(again):
                 self.entropy.ask(peer)
 
-    def _clock_asked(self, params: dict[str, Any], answer: Answer) -> None:
-        answer(self.clock_status(self._node.clock.now_ns()))
+    def _clock_asked(self, now_ns: int, params: dict[str, Any], answer: Answer) -> None:
+        answer(self.clock_status(now_ns))
 
     def clock_status(self, now_ns: int) -> dict[str, Any]:
         kind, members = self.clock.source(now_ns)
@@ -379,7 +378,7 @@ class Replication:
                 case Broadcast(data):
                     self._broadcast(now_ns, data)
                 case Changed():
-                    self.requests.changed(effect.cells, effect.node)
+                    self.requests.changed(now_ns, wall_ms, effect)
                 case Conflicted(cell):
                     self.counts["conflicts"] += 1
                     node.chronicle.cell(now_ns, wall_ms, What.CONFLICT, cell[1:])
