@@ -182,6 +182,10 @@ class Cells:
         """Documents of a table, in order."""
         return sorted(key for key in self._tables.get((FIELD, table), ()) if self.document(table, key))
 
+    def tables(self) -> list[tuple[int, str]]:
+        """(kind, name) of whatever has cells, be they deletions only."""
+        return [each for each, keys in self._tables.items() if keys]
+
     def elements(self, table: str) -> list[str]:
         return sorted(self._tables.get((ELEMENT, table), ()))
 

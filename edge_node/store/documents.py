@@ -15,7 +15,6 @@ Semantics are TinyDB's own code, run over a dict that loads and writes only what
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,20 +25,13 @@ from tinydb import TinyDB
 from tinydb.queries import QueryInstance, QueryLike
 from tinydb.table import Document, Table
 
+from edge_node.store.identity import Key, doc_id_for
 from edge_node.store.storage.sqlite import Changes, DocumentBody, Rows, SQLiteStorage
 from security.errors import BadInput
 
 KEY_BYTES_MAX = 256
 
-Key = str | int
 Entropy = Callable[[int], bytes]
-
-
-def doc_id_for(table: str, key: Key) -> int:
-    """63 bits of SHA-256(table ‖ 0 ‖ kind ‖ key), never 0: the same on every machine."""
-    kind = "s" if isinstance(key, str) else "i"
-    digest = hashlib.sha256(f"{table}\0{kind}{key}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") >> 1 or 1
 
 
 class DocumentTable(Table):

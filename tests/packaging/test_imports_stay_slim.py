@@ -75,7 +75,7 @@ ROOMS = {
     "edge_node/scheduling": set(),
     "edge_node/store": {
         *("archive", "at_rest", "documents", "experience", "ledger", "mark", "notes", "pages", "recovery"),
-        *("retention", "verification", "wear"),
+        *("opened", "retention", "verification", "wear"),
     },
     "edge_node/store/crdt": set(),
     "edge_node/tasks": {"journal"},
