@@ -326,6 +326,7 @@ def _tables(text: str) -> Callable[[Entry, _Words], str]:
             "field": words.text("field", "?"),
             "whose": f" of {each.place}" if each.place else "",
             "by": f" by {each.place}" if each.place else "",
+            "who": f"{each.place} and another" if each.place else "two members",
         }
         said = text.format_map(_Gaps(fields, node=each.node, id=each.id, place=each.place or "somebody"))
         return said + (f": {words.text('detail')}" if words.text("detail") else "")
@@ -367,8 +368,7 @@ _TELLERS: dict[str, Callable[[Entry, _Words], str]] = {
     What.CODE_CAME: _plain("{node} fetched the code {digest} of {id}"),
     What.CODE_MISSED: _plain("{node} could not fetch the code {digest} of {id}"),
     What.CONFLICT: _tables(
-        "{node}: {place} and another wrote {field} of {key} in {id} without knowing of each other; "
-        "both are kept"
+        "{node}: {who} wrote {field} of {key} in {id} without knowing of each other; both are kept"
     ),
     What.CONFLICT_CUT: _tables("{node} dropped a losing value{whose}: more rivals than a field holds"),
     What.CONFLICT_RESOLVED: _tables("{node}: the conflict over {field} of {key} in {id} was resolved{by}"),

@@ -167,6 +167,10 @@ SENTENCES = [
         "both are kept"),
     ),
     (
+        entry(What.CONFLICT, **ROOMS | {"place": ""}, key="i5", field="on"),
+        "pi-1: two members wrote on of 5 in rooms without knowing of each other; both are kept",
+    ),
+    (
         entry(What.CONFLICT_CUT, **TABLES, detail="rooms/sr1/note"),
         "pi-1 dropped a losing value of pi-2: more rivals than a field holds: rooms/sr1/note",
     ),
