@@ -75,7 +75,7 @@ ROOMS = {
     "edge_node/scheduling": set(),
     "edge_node/store": {
         *("archive", "at_rest", "documents", "experience", "ledger", "mark", "notes", "pages", "recovery"),
-        *("opened", "retention", "verification", "wear"),
+        *("opened", "replication", "retention", "verification", "wear"),
     },
     "edge_node/store/crdt": set(),
     "edge_node/tasks": {"journal"},
