@@ -7,7 +7,7 @@
     state.count     {table, where?} -> {count}
     state.insert    {table, documents: [[id | null, json]]} -> {ids}
     state.update    {table, set: json, where?, ids?} -> {ids}
-    state.put       {table, documents: [[id, json]]} -> {ids}
+    state.put       {table, documents: [[id, json]], seen?: [json]} -> {ids, stale?: [id]}
     state.upsert    {table, document: json, where?, id?} -> {ids}
     state.remove    {table, where?, ids?} -> {ids}
     state.truncate  {table} -> {}
@@ -17,6 +17,9 @@
     state.tables    {} -> {tables: [{name, kind, count, key, writers, conflicts}]}
     state.conflicts {table?, limit?} -> {conflicts: [{table, id, key, field, values}], total}
     state.resolve   {table, id, field, value?: json} -> {}
+
+With ``seen``, what each document was when a client read it, only the fields that differ from it are written;
+if one of those is by now another, nothing is, and ``stale`` names the documents to be read again.
 
 Documents travel as JSON text, queries as `queries.encoded` gives them. A call's changes are one write: all or
 nothing, at most 4 096, answered once they are fsynced; ``truncate`` alone makes several, one after another. A
@@ -105,6 +108,7 @@ class _Update(_Params):
 class _Put(_Params):
     table: str
     documents: list[tuple[int, str]]
+    seen: list[str] | None = None
 
 
 class _Upsert(_Params):
@@ -292,7 +296,14 @@ class Requests:
         self._edit(self._tables.update(asked.table, asked.set, asked.where, asked.ids), answer)
 
     def _put(self, asked: _Put, answer: Reply) -> None:
-        self._edit(self._tables.put(asked.table, asked.documents), answer)
+        if asked.seen is None:
+            self._edit(self._tables.put(asked.table, asked.documents), answer)
+            return
+        edit, stale = self._tables.rewritten(asked.table, asked.documents, asked.seen)
+        if stale:
+            answer({"ids": [], "stale": stale})
+        else:
+            self._edit(edit, answer)
 
     def _upsert(self, asked: _Upsert, answer: Reply) -> None:
         self._edit(self._tables.upsert(asked.table, asked.document, asked.where, asked.id), answer)
