@@ -2,7 +2,7 @@
 
     call(now_ns, method, params, answer) ─► answer(dict), or answer(error)
 
-    state.declare   {table, key, writers?, indexes?} -> {key, writers}
+    state.declare   {table, key?: text | null, writers?, indexes?} -> {key, writers}
     state.find      {table, where?, ids?, limit?, after?: id} -> {documents: [[id, json]], more}
     state.count     {table, where?} -> {count}
     state.insert    {table, documents: [[id | null, json]]} -> {ids}
@@ -75,7 +75,7 @@ class _Params(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Declare(_Params):
     table: str
-    key: str | None = None
+    key: str | msgspec.UnsetType | None = msgspec.UNSET
     writers: list[str] | None = None
     indexes: list[str] = []
 
@@ -281,7 +281,10 @@ class Requests:
     # -- writing -----------------------------------------------------------------------------------------
 
     def _declare(self, asked: _Declare, answer: Reply) -> None:
-        changes = self._tables.declare(asked.table, asked.key, asked.writers, asked.indexes)
+        key = None if isinstance(asked.key, msgspec.UnsetType) else asked.key
+        changes = self._tables.declare(
+            asked.table, key, asked.writers, asked.indexes, of_key=asked.key is not msgspec.UNSET
+        )
 
         def result() -> dict[str, Any]:
             key = self._tables.declaration(asked.table)[1]

@@ -667,8 +667,13 @@ class Tables:
         key: str | None,
         writers: Sequence[str] | None = None,
         indexes: Sequence[str] = (),
+        *,
+        of_key: bool = True,
     ) -> tuple[Change, ...]:
-        """Raises: BadInput: it was declared otherwise, or has documents that do not fit."""
+        """Args: of_key: False: *key* says nothing, the table has the one it has.
+
+        Raises: BadInput: it was declared otherwise, or has documents that do not fit.
+        """
         table = self._open_to_write(name)
         if key == "" or (key is not None and len(key) > batches.FIELD_BYTES_MAX):
             raise BadInput("a key field has 1 to 256 characters", fix="name the field that identifies")
@@ -676,12 +681,12 @@ class Tables:
             raise BadInput(f"a table has at most {INDEXES_MAX} indexes", fix="name those that are searched")
         changes: list[Change] = []
         declared, known = self.declaration(name)
-        if declared and known != key:
+        if of_key and declared and known != key:
             raise BadInput(
                 f"table {name!r} was declared with {_key_named(known)}, not {_key_named(key)}",
                 fix="declare it everywhere alike",
             )
-        if not declared:
+        if of_key and not declared:
             if key is not None and table.order:
                 raise BadInput(
                     f"table {name!r} has documents without a key", fix="remove them, or take another table"
