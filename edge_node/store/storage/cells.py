@@ -1,163 +1,347 @@
-"""A `CellStore` in one SQLite file (WAL, synchronous = FULL): one row a cell, a batch, a wait.
+"""A `CellStore` in one SQLite file (WAL, synchronous = FULL), sealed row by row with the node's key.
 
-    cells(kind, tbl, key, field → body)   log(number → batch)   waiting(node, epoch, first → batch)   meta
+    rows(name → sealed)     a cell, a batch, a batch that waits, the head: see `seal`      meta: whose it is
 
-A commit costs what it changes, whatever the file holds. Every row carries a CRC-32 over its identity and its
-bytes; one that does not hold ends the opening with `StoreDamaged`: the caller sets the file aside, starts
-empty, and takes a snapshot of a member (what only this member had is lost, and said so).
+A commit costs what it changes, whatever the file holds: one statement, if nothing is dropped, because a
+thread that talks to SQLite row by row must win the interpreter back from a busy event loop each time. A row
+that does not authenticate, trees that do not agree, a log that lacks what was safe (`mark`) end the opening
+or the loading with `StoreDamaged`; `cell_file` says what then. After a failed commit `load` opens the file
+anew: what SQLite has cached of pages that could not be synced may not be what lies on the disk.
 
-Calls block: one writer, from any thread, one at a time. Not here: encryption at rest, what the bytes mean.
+Calls block: one writer, from any thread, one at a time. Not here: what the bytes mean.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any, Final
+
+import msgspec
 
 from edge_node.store.cell_store import Commit, Image, Logged, Waiting
 from edge_node.store.cells import CellId
+from edge_node.store.ledger import SIZES, WAL_FRAME_BYTES
+from edge_node.store.mark import Mark, missing, vouched
+from edge_node.store.storage.seal import BATCH, HEAD, NEWEST, RESCUED, WAITING, Seal, batch_name
 from edge_node.tasks.rows import StoreDamaged
 from security.errors import BadInput, Unavailable
 
-SCHEMA = 1
-APPLICATION_ID = 0x65775F73  # "ew_s"
-_TABLES = f"""
-BEGIN;
+SCHEMA: Final = 2
+"""1 was never released, and had no seal."""
+APPLICATION_ID: Final = 0x65775F73  # "ew_s"
+PRAGMAS: Final = (
+    "PRAGMA auto_vacuum = INCREMENTAL",  # takes effect in a new file only
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA cache_size = -1024",
+    "PRAGMA journal_size_limit = 8388608",
+)
+FREED_AT_ONCE: Final = 64
+"""Pages given back in a step: a commit that comes meanwhile waits for one, milliseconds."""
+SPARE_PAGES: Final = 256
+"""Unused ones that stay for the next growth; also an eighth of the file."""
+NO_KEY_FIX: Final = "put back its keys/state.key, or move state.db away: other members' copies take its place"
+
+_TABLES = """
+BEGIN IMMEDIATE;
 CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE cells(
-    kind INTEGER NOT NULL, tbl TEXT NOT NULL, key TEXT NOT NULL, field TEXT NOT NULL,
-    body BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (kind, tbl, key, field)) WITHOUT ROWID;
-CREATE TABLE log(
-    number INTEGER PRIMARY KEY, node TEXT NOT NULL, epoch INTEGER NOT NULL,
-    first INTEGER NOT NULL, last INTEGER NOT NULL, data BLOB NOT NULL, crc INTEGER NOT NULL);
-CREATE TABLE waiting(
-    node TEXT NOT NULL, epoch INTEGER NOT NULL, first INTEGER NOT NULL,
-    data BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (node, epoch, first)) WITHOUT ROWID;
-PRAGMA user_version = {SCHEMA};
-PRAGMA application_id = {APPLICATION_ID};
+CREATE TABLE rows(name BLOB PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+{meta}
+PRAGMA user_version = {schema};
+PRAGMA application_id = {application};
 COMMIT;
 """
+_encode = msgspec.msgpack.Encoder().encode
+_CELL = msgspec.msgpack.Decoder(tuple[int, str, str, str, bytes])
+_LOGGED = msgspec.msgpack.Decoder(Logged)
+_WAITING = msgspec.msgpack.Decoder(Waiting)
 
 
 class SqliteCellStore:
-    """Args: path: made (0600) if missing; mesh_id, node_id: whose it must be.
+    """Args: path: made (0600) if missing.   mesh_id, node_id: whose it must be.   key: of 32 bytes.
+        entropy: for nonces.   connect: opens the file; for tests that stand between SQLite and its file.
 
-    Raises (constructor): BadInput: of another mesh, node or a newer version. StoreDamaged: not readable as
-    what it was. Unavailable: it cannot be opened or written at all.
+    Raises (constructor): BadInput: of another mesh or node, another key or a newer version. StoreDamaged: not
+    readable as what it was. Unavailable: it cannot be opened or written at all.
     """
 
-    def __init__(self, path: Path, mesh_id: str, node_id: str) -> None:
+    losses = ""
+
+    def __init__(
+        self,
+        path: Path,
+        mesh_id: str,
+        node_id: str,
+        key: bytes,
+        *,
+        entropy: Callable[[int], bytes] = os.urandom,
+        connect: Callable[[Path], Any] | None = None,
+    ) -> None:
         self.path = path
-        self.losses = ""
         self.log_bytes = 0
+        self._owner = f"{mesh_id}/{node_id}"
+        self._seal = Seal(key, self._owner, entropy)
+        self._connect = connect or connected
+        self._db: Any = None
+        self._mark: Mark | None = None
+        self._failed = False
+        self._rescued: set[bytes] = set()
+        self._newest = 0  # highest number of a batch that was ever logged here, and one
         try:
+            self._open()
+        except BaseException:
+            self._let_go()
+            raise
+
+    # -- the port ------------------------------------------------------------------------------------------
+
+    def commit(self, commits: Sequence[Commit]) -> None:
+        assert not self._failed, "loaded again after a failure"
+        rows, anew, newest = self._rows_of(commits)
+        try:
+            with self._told():
+                if anew or len(rows) > SIZES[-1] or None in rows.values():
+                    self._write_many(rows, anew)
+                elif rows:
+                    self._put(list(rows.items()))
+        except BaseException:
+            self._failed = True
+            raise
+        for each in commits:
+            for entry in each.logged:
+                self._rescued.discard(self._seal.waiting(*entry[1:4], kind=RESCUED))
+        self._newest = newest
+        self._note()
+
+    def load(self) -> Image:
+        if self._failed:
+            self._let_go()
+            self._open(after_failure=True)
+            self._failed = False
+        with self._told():
+            return self._image()
+
+    def rescue(self, batches: Sequence[Waiting]) -> None:
+        """Batches of a file that was damaged: they wait, in every life, until they are logged."""
+        names = [self._seal.waiting(*each[:3], kind=RESCUED) for each in batches]
+        rows: dict[bytes, bytes | None] = {
+            name: self._seal.sealed(name, _encode(each)) for name, each in zip(names, batches, strict=True)
+        }
+        with self._told():
+            self._write_many(rows, anew=False)
+        self._note()
+
+    def tidy(self) -> bool:
+        with self._told():
+            free = self._one("PRAGMA freelist_count")
+            keep = max(SPARE_PAGES, self._one("PRAGMA page_count") // 8)
+            if self._failed or free <= keep:
+                return False
+            self._db.execute(f"PRAGMA incremental_vacuum({min(FREED_AT_ONCE, free - keep)})").fetchall()
+            left = self._one("PRAGMA freelist_count")
+            if keep < left < free:
+                return True
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # now the file becomes shorter
+            return False
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._db is not None and not self._failed:
+            if self._mark is not None:
+                with contextlib.suppress(OSError):
+                    self._mark.clear()  # first: a log that is cut below would look like one that lost commits
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._let_go()
+
+    # -- rows ----------------------------------------------------------------------------------------------
+
+    def _rows_of(self, commits: Sequence[Commit]) -> tuple[dict[bytes, bytes | None], bool, int]:
+        """Sealed rows by name, None: dropped; whether all else goes first; the number after the newest."""
+        seal, sealed = self._seal, self._seal.sealed
+        rows: dict[bytes, bytes | None] = {}
+        anew, newest, dropped = False, self._newest, False
+        for each in commits:
+            if each.anew:
+                rows = {name: body for name, body in rows.items() if name >= HEAD}
+                anew = dropped = True
+            for cell, body in each.cells.items():
+                name = seal.cell(cell)
+                rows[name] = None if body is None else sealed(name, _encode((*cell, body)))
+            for entry in each.logged:
+                name = batch_name(entry.number)
+                rows[name] = sealed(name, _encode(entry))
+                newest = max(newest, entry.number + 1)
+                if self._rescued:
+                    rescued = seal.waiting(*entry[1:4], kind=RESCUED)
+                    if rescued in self._rescued:
+                        rows[rescued] = None
+            for number in each.forgotten:
+                rows[batch_name(number)] = None
+                dropped = True
+            for waiting in each.waiting:
+                name = seal.waiting(*waiting[:3])
+                rows[name] = sealed(name, _encode(waiting))
+            for key in each.released:
+                rows[seal.waiting(*key)] = None
+            if each.head is not None:
+                rows[HEAD] = sealed(HEAD, each.head)
+        if dropped:  # the rows that told of it go
+            rows[NEWEST] = sealed(NEWEST, newest.to_bytes(8, "big"))
+        return rows, anew, newest
+
+    def _write_many(self, rows: dict[bytes, bytes | None], anew: bool) -> None:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            if anew:
+                db.execute("DELETE FROM rows WHERE name < ?", (HEAD,))
+            gone = [(name,) for name, body in rows.items() if body is None]
+            if gone and not (anew and len(gone) == len(rows)):
+                db.executemany("DELETE FROM rows WHERE name = ?", gone)
+            put = [(name, body) for name, body in rows.items() if body is not None]
+            for first in range(0, len(put), SIZES[-1]):
+                self._put(put[first : first + SIZES[-1]])
+            db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            raise
+
+    def _put(self, rows: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """One statement of one of few sizes, so that few are kept prepared: the first row fills it up."""
+        if not rows:
+            return
+        size = next(size for size in SIZES if size >= len(rows))
+        values = ",".join(["(?,?)"] * size)
+        padded = [*rows, *([rows[0]] * (size - len(rows)))]
+        self._db.execute(
+            f"INSERT OR REPLACE INTO rows VALUES {values}",  # noqa: S608
+            tuple(chain.from_iterable(padded)),
+        )
+
+    def _image(self) -> Image:
+        image = Image()
+        rescued: list[Waiting] = []
+        self._rescued = set()
+        for name, sealed in self._db.execute("SELECT name, body FROM rows ORDER BY name"):
+            try:
+                what = decoded(name, self._seal.opened(name, sealed))
+            except (ValueError, TypeError) as error:
+                raise sqlite3.DatabaseError(f"a row does not authenticate: {error}") from error
+            match what:
+                case (int(kind), str(table), str(key), str(field), bytes(body)):
+                    image.cells.append((CellId(kind, table, key, field), body))
+                case Logged():
+                    image.logged.append(what)
+                case Waiting():
+                    if name[:1] == RESCUED:
+                        self._rescued.add(name)
+                        rescued.append(what)
+                    else:
+                        image.waiting.append(what)
+                case bytes() if name == HEAD:
+                    image.head = what
+        there = {entry[1:4] for entry in image.logged} | {each[:3] for each in image.waiting}
+        image.waiting += [each for each in rescued if each[:3] not in there]
+        return image
+
+    # -- the file ------------------------------------------------------------------------------------------
+
+    def _open(self, *, after_failure: bool = False) -> None:
+        path = self.path
+        try:
+            mark = None if after_failure else self._vouched()
             path.touch(mode=0o600, exist_ok=True)
         except OSError as error:
             raise Unavailable(f"cannot open {path}: {error.strerror}", fix="check its directory") from error
         with self._told():
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
-        try:
-            with self._told():
-                self._open(f"{mesh_id}/{node_id}")
-        except BaseException:
-            self._db.close()
-            raise
+            self._db = self._connect(path)
+            self._check_in(0 if mark is None else mark.newest)
+            if after_failure:
+                # What a failed fsync left in the log counts from here on, so it must lie on the disk.
+                busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                if busy:
+                    raise sqlite3.OperationalError("its log cannot be copied now")
+        with contextlib.suppress(OSError):  # a full disk: then damage to the log alone may go unseen
+            self._mark = Mark(path)
+            self._mark.clear()
 
-    def _open(self, owner: str) -> None:
+    def _vouched(self) -> Any:
+        """Before SQLite may touch it: is everything there that was safe? Raises: StoreDamaged, OSError."""
+        try:
+            mark = vouched(self.path)
+        except ValueError:
+            return None  # the mark itself: it is written anew
+        if mark is not None and (gap := missing(self.path, mark)):
+            raise self._damaged(gap)
+        return mark
+
+    def _check_in(self, newest: int) -> None:
         db = self._db
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA journal_size_limit = 8388608")
-        db.execute("PRAGMA cache_size = -2048")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
+        version = self._one("PRAGMA user_version")
         if version > SCHEMA:
             raise BadInput(
                 f"{self.path} has schema {version}, this version reads up to {SCHEMA}", fix="update edgeweave"
             )
         if version == 0:
-            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            if self._one("SELECT count(*) FROM sqlite_master"):
                 raise BadInput(f"{self.path} is another program's database", fix="move it away")
-            db.executescript(_TABLES)
-            self._set_meta("owner", owner.encode())
-        if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("its pages do not agree")
-        found = self._meta("owner")
-        if found != owner.encode():
-            raise BadInput(
-                f"{self.path} holds the tables of {found!r}, not of {owner!r}", fix="restore the right file"
+            if newest:
+                raise sqlite3.DatabaseError(f"it is empty, and batch {newest} was safe")
+            kept = {"owner": self._owner.encode(), "key": self._seal.key_id}
+            meta = "".join(
+                f"INSERT INTO meta VALUES ('{name}', x'{value.hex()}', {_crc(name, value)});\n"  # noqa: S608
+                for name, value in kept.items()
             )
+            db.executescript(_TABLES.format(meta=meta, schema=SCHEMA, application=APPLICATION_ID))
+        elif version < SCHEMA:
+            raise BadInput(f"{self.path} has schema {version}, which was never released", fix="move it away")
+        if (told := self._one("PRAGMA quick_check(1)")) != "ok":
+            raise sqlite3.DatabaseError(str(told))
+        check_owner(db, self.path, self._owner, self._seal)
+        self._newest = self._newest_there()
+        if self._newest < newest:
+            raise sqlite3.DatabaseError(f"its newest batch is {self._newest}, and {newest} was safe")
 
-    def commit(self, commits: Sequence[Commit]) -> None:
-        with self._told():
-            self._db.execute("BEGIN IMMEDIATE")
+    def _newest_there(self) -> int:
+        row = self._db.execute("SELECT body FROM rows WHERE name = ?", (NEWEST,)).fetchone()
+        newest = 0
+        if row is not None:
             try:
-                for each in commits:
-                    self._put(each)
-                self._db.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
+                newest = int.from_bytes(self._seal.opened(NEWEST, row[0]), "big")
+            except ValueError as error:
+                raise sqlite3.DatabaseError(f"a row does not authenticate: {error}") from error
+        last = self._one(f"SELECT max(name) FROM rows WHERE name < x'{WAITING.hex()}'")  # noqa: S608
+        if last is not None and last[:1] == BATCH:
+            newest = max(newest, int.from_bytes(last[1:], "big") + 1)
+        return newest
 
-    def _put(self, commit: Commit) -> None:
-        db = self._db
-        if commit.anew:
-            for table in ("cells", "log", "waiting"):
-                db.execute(f"DELETE FROM {table}")  # noqa: S608  # our own names
-        db.executemany(
-            "DELETE FROM cells WHERE kind = ? AND tbl = ? AND key = ? AND field = ?",
-            [cell for cell, body in commit.cells.items() if body is None],
-        )
-        db.executemany(
-            "INSERT OR REPLACE INTO cells VALUES (?, ?, ?, ?, ?, ?)",
-            [(*cell, body, _crc(cell, body)) for cell, body in commit.cells.items() if body is not None],
-        )
-        db.executemany(
-            "INSERT OR REPLACE INTO log VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(*entry, _crc(entry[:5], entry.data)) for entry in commit.logged],
-        )
-        db.executemany("DELETE FROM log WHERE number = ?", [(number,) for number in commit.forgotten])
-        db.executemany(
-            "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?, ?, ?)",
-            [(*each, _crc(each[:3], each.data)) for each in commit.waiting],
-        )
-        db.executemany("DELETE FROM waiting WHERE node = ? AND epoch = ? AND first = ?", commit.released)
-        if commit.head is not None:
-            self._set_meta("head", commit.head)
+    def _note(self) -> None:
+        if self._mark is None:
+            return
+        before = self._mark.frames
+        self._mark.note(self._newest)
+        frames = self._mark.frames - before
+        self.log_bytes += (frames if frames > 0 else self._mark.frames) * WAL_FRAME_BYTES
 
-    def load(self) -> Image:
-        with self._told():
-            image = Image(head=self._meta("head"))
-            for *cell, body, crc in self._db.execute("SELECT * FROM cells"):
-                _check(cell, body, crc, "a cell")
-                image.cells.append((CellId(*cell), body))
-            for *entry, crc in self._db.execute("SELECT * FROM log ORDER BY number"):
-                _check(entry[:5], entry[5], crc, "a batch")
-                image.logged.append(Logged(*entry))
-            for *wait, crc in self._db.execute("SELECT * FROM waiting ORDER BY node, epoch, first"):
-                _check(wait[:3], wait[3], crc, "a batch that waits")
-                image.waiting.append(Waiting(*wait))
-            return image
+    def _let_go(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                db.close()
+        mark, self._mark = self._mark, None
+        if mark is not None:
+            mark.close()
 
-    def tidy(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        self._db.close()
-
-    def _meta(self, name: str) -> bytes | None:
-        row = self._db.execute("SELECT value, crc FROM meta WHERE name = ?", (name,)).fetchone()
-        if row is None:
-            return None
-        _check([name], row[0], row[1], name)
-        value: bytes = row[0]
-        return value
-
-    def _set_meta(self, name: str, value: bytes) -> None:
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, value, _crc([name], value)))
+    def _one(self, statement: str) -> Any:
+        return self._db.execute(statement).fetchone()[0]
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -165,7 +349,7 @@ class SqliteCellStore:
         try:
             yield
         except sqlite3.OperationalError as error:
-            if "malformed" in str(error) or "not a database" in str(error):
+            if "malformed" in str(error) or "not a database" in str(error) or "decode" in str(error):
                 raise self._damaged(error) from error
             raise Unavailable(
                 f"cannot use {self.path}: {error}", fix="check free space, permissions and who has it open"
@@ -173,16 +357,51 @@ class SqliteCellStore:
         except sqlite3.DatabaseError as error:
             raise self._damaged(error) from error
 
-    def _damaged(self, error: Exception) -> StoreDamaged:
-        return StoreDamaged(
-            f"{self.path} is damaged: {error}", fix="set it aside; a snapshot takes its place"
+    def _damaged(self, error: object) -> StoreDamaged:
+        return StoreDamaged(f"{self.path} is damaged: {error}", fix="the next start sets it aside")
+
+
+def decoded(name: bytes, body: bytes) -> object:
+    """What lies in a row, by its name. Raises: ValueError: nothing that we put there."""
+    try:
+        match name[:1]:
+            case b"a":
+                return _CELL.decode(body)
+            case b"b":
+                return _LOGGED.decode(body)
+            case b"c" | b"r":
+                return _WAITING.decode(body)
+            case b"h" | b"u":
+                return body
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError("it does not decode") from error
+    raise ValueError("its name is none of ours")
+
+
+def check_owner(db: Any, path: Path, owner: str, seal: Seal) -> None:
+    """Raises: BadInput: another's, or of another key. sqlite3.DatabaseError: that cannot be told."""
+    found: dict[str, bytes] = {}
+    for name, value, crc in db.execute("SELECT name, value, crc FROM meta"):
+        if not isinstance(name, str) or not isinstance(value, bytes) or _crc(name, value) != crc:
+            raise sqlite3.DatabaseError("the checksum of whose it is does not hold")
+        found[name] = value
+    if not found.keys() >= {"owner", "key"}:
+        raise sqlite3.DatabaseError("it does not say whose it is")
+    if found["owner"] != owner.encode():
+        raise BadInput(
+            f"{path} holds the tables of {found['owner'].decode('utf-8', 'replace')}, not of {owner}",
+            fix="restore the right file, or use another --home",
         )
+    if found["key"] != seal.key_id:
+        raise BadInput(f"{path} is sealed with another key than this node's", fix=NO_KEY_FIX)
 
 
-def _crc(identity: Sequence[object], body: bytes) -> int:
-    return zlib.crc32(body, zlib.crc32("\0".join(map(str, identity)).encode("utf-8", "surrogatepass")))
+def _crc(name: str, value: bytes) -> int:
+    return zlib.crc32(value, zlib.crc32(name.encode()))
 
 
-def _check(identity: Sequence[object], body: bytes, crc: int, what: str) -> None:
-    if not isinstance(body, bytes) or _crc(identity, body) != crc:
-        raise sqlite3.DatabaseError(f"the checksum of {what} {tuple(identity)} does not hold")
+def connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    for pragma in PRAGMAS:
+        connection.execute(pragma)
+    return connection
