@@ -69,10 +69,13 @@ class Image(msgspec.Struct):
 class CellStore(Protocol):
     """Raises, wherever it touches a medium: Unavailable: it cannot be read or written now."""
 
-    losses: str
-    """As a port's."""
-    log_bytes: int
-    """Written to a write-ahead log since it was opened."""
+    @property
+    def losses(self) -> str:
+        """As a port's."""
+
+    @property
+    def log_bytes(self) -> int:
+        """Written to a write-ahead log since it was opened."""
 
     def commit(self, commits: Sequence[Commit]) -> None:
         """All of these durably and in this order, or none."""
