@@ -706,18 +706,19 @@ class Tables:
         return tuple(changes)
 
     def listed(self) -> list[dict[str, Any]]:
-        """Each table, set and counter there is, by name; not those of our own."""
+        """Each table, set and counter there is, by name; not those of our own. Declared ones may be empty."""
         conflicts = Counter(cell.table for cell in self._cells.conflicts)
         found: list[dict[str, Any]] = []
         kinds = {FIELD: "documents", ELEMENT: "set", COUNTER: "counter"}
-        for kind, name in sorted(self._cells.tables(), key=lambda each: (each[1], each[0])):
+        declared = {(FIELD, name) for name in self._cells.keys(KEYS)}
+        for kind, name in sorted(declared.union(self._cells.tables()), key=lambda each: (each[1], each[0])):
             if name.startswith("."):
                 continue
             if kind == FIELD:
                 count = len(self._open(name).order)
             else:
                 count = len(self._cells.elements(name)) if kind == ELEMENT else 1
-            if count:
+            if count or (kind, name) in declared:
                 found.append(
                     {
                         "name": name,
