@@ -1,15 +1,18 @@
-"""At rest: ledger and chronicle of a home whose daemon is down, read and not changed.
+"""At rest: ledger, chronicle and tables of a home whose daemon is down, read and not changed.
 
-For `why` without a daemon: what lies there is told, and that nobody else was asked. Opening is read-only, so
-nothing that a daemon will find is touched.
+For `why` and `state` without a daemon: what lies there is told, and that nobody else was asked. Opening is
+read-only, or of a copy, so nothing that a daemon will find is touched.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,9 +23,8 @@ from edge_node.tasks.rows import Reading, Stored
 from security.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edge_node.home import Home
+    from edge_node.store.cell_store import Image
 
 
 class _Rows:
@@ -112,3 +114,66 @@ def _empty(stack: contextlib.ExitStack) -> sqlite3.Connection:
 def _owner(ledger: sqlite3.Connection | None) -> str:
     row = None if ledger is None else ledger.execute("SELECT value FROM meta WHERE key = 'node'").fetchone()
     return "" if row is None else str(row[0])
+
+
+# ── replicated tables ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Tables:
+    """What this home's tables hold, to a command that would ask the daemon. Reading only."""
+
+    def __init__(self, mesh: str, node: str, image: Image, losses: str) -> None:
+        from edge_node.store.opened import OpenedState
+
+        self.losses = losses
+        self._about = {"mesh": mesh, "node": node}
+        self._state = OpenedState.reading(node, image)
+
+    async def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:
+        """As ``Mesh.call``. Raises: Unavailable: it takes a daemon. BadInput: as the daemon would."""
+        if method == "status":
+            return dict(self._about)
+        if method not in READABLE:
+            raise Unavailable(f"{method} takes a running daemon", fix="start it")
+        return self._state.call(method, dict(params or {}))
+
+
+READABLE = ("state.find", "state.count", "state.counter", "state.set", "state.tables", "state.conflicts")
+
+
+def tables(home: Home) -> Tables:
+    """Read from a copy: SQLite's own recovery, and what sets damage aside, shall not touch the home.
+
+    Raises: Unavailable: there are none, or they cannot be read. BadInput: their key is gone, or a newer
+    version wrote them.
+    """
+    from edge_node.store.mark import SUFFIX, beside
+    from edge_node.store.storage.cell_file import CellFile, state_key
+    from security.keystore import KeyStore
+    from security.roster import RosterView
+
+    if not home.state.exists():
+        raise Unavailable(f"no tables lie in {home.path}", fix="choose another home with --home DIR")
+    store = KeyStore(home.keys)
+    identity, pin, signed = store.identity(), store.root_spki_sha256(), store.roster()
+    view = None if pin is None or signed is None else RosterView(root_spki_sha256=pin, signed=signed)
+    roster = None if view is None else view.current
+    member = None if roster is None or identity is None else roster.member_of_key(identity.keys.spki_sha256)
+    if roster is None or member is None:
+        raise Unavailable(f"{home.path} has no keys of a member", fix="restore them: they open the tables")
+    key = state_key(home.state, store)
+    with tempfile.TemporaryDirectory(prefix="edgeweave-") as directory:  # 0700
+        copy = Path(directory) / home.state.name
+        try:
+            for suffix in ("", "-wal", SUFFIX):
+                if beside(home.state, suffix).exists():
+                    shutil.copyfile(beside(home.state, suffix), beside(copy, suffix))
+        except OSError as error:
+            raise Unavailable(
+                f"{home.state} cannot be copied to be read: {error.strerror}", fix="start the daemon"
+            ) from None
+        cells = CellFile(copy, roster.mesh_id, member.id, key)
+        try:
+            return Tables(roster.mesh_id, member.id, cells.load(), cells.losses)
+        finally:
+            cells.close()
