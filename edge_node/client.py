@@ -6,6 +6,7 @@
             ...
         task = await mesh.submit("gait.spectrum", window)    # on disk at the daemon once this returns
         value = await task.result()
+        rooms = mesh.state.table("rooms", key="id")          # a TinyDB table that replicates
 
 Requests of one loop turn leave in one write; a response costs one future. A daemon that restarts is
 connected to again by the next request; ``result`` waits through the restart, because what was accepted
@@ -70,6 +71,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from edge_node.executor import MeshExecutor
+    from edge_node.state.state import State
+    from edge_node.state.twin import Twin
 
 RECONNECT_S_MAX: Final = 30.0  # how long `result` waits for a daemon that went away
 DEADLINE_GRACE_S: Final = 2.0  # the daemon decides about deadlines; this notices a daemon that hangs
@@ -238,6 +241,7 @@ class Mesh:
         self.home = home
         self._connection: _Connection | None = None
         self._connecting = asyncio.Lock()
+        self._state: State | None = None
 
     @classmethod
     def open(cls, home: str | os.PathLike[str] | Home | None = None) -> Mesh:
@@ -256,6 +260,8 @@ class Mesh:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+        if self._state is not None:
+            self._state.close()
 
     # -- work -----------------------------------------------------------------------------------------
 
@@ -503,6 +509,21 @@ class Mesh:
     def handle(self, task_id: str) -> TaskHandle:
         """A handle for a task whose id was kept."""
         return TaskHandle(self, task_id)
+
+    # -- replicated tables ----------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """Tables, counters and sets that every member has, and may write while it is cut off."""
+        if self._state is None:
+            from edge_node.state.state import State  # it loads TinyDB: only for those who use it
+
+            self._state = State.beside(self.home, self.call)
+        return self._state
+
+    def twin(self, node: str) -> Twin:
+        """What a node should be set to, and what it says it is: both sides may write, on line or off."""
+        return self.state.twin(node)
 
     # -- about the mesh -------------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ def test_a_node_does_not_load_what_its_fifty_megabytes_have_no_room_for():
         *("email", "email.utils", "cryptography.hazmat.primitives.serialization.ssh"),
         *("ctypes.util", "tempfile", "shutil", "bz2", "lzma"),
         *("edge_node.store.pages", "edge_node.store.recovery", "edge_node.chronicle.account"),
+        "edge_node.state",
         *("encodings.idna", "stringprep", "unicodedata", "security.enrolment", "edge_node.joining"),
     }
 
@@ -73,6 +74,7 @@ ROOMS = {
     "edge_node/discovery": {"mdns", "neighbours", "slim_ifaddr"},
     "edge_node/membership": {"abilities", "renewal", "standing"},
     "edge_node/scheduling": set(),
+    "edge_node/state": {"blocking", "links", "state", "table", "twin"},
     "edge_node/store": {
         *("archive", "at_rest", "documents", "experience", "ledger", "mark", "notes", "pages", "recovery"),
         *("opened", "replication", "retention", "verification", "wear"),
