@@ -25,6 +25,7 @@ from device_sim.scenario.tables import (
     Sensor,
     ServiceTable,
     Spread,
+    StateTable,
     Trace,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "Sensor",
     "ServiceTable",
     "Spread",
+    "StateTable",
     "Trace",
     "beyond_fleet",
     "for_fleet",

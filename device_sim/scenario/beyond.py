@@ -88,6 +88,8 @@ def beyond_fleet(scenario: Scenario) -> list[str]:
             told.setdefault(fault.do, f"faults[{index}]: {fault.do} is played as {INSTEAD[fault.do]}")
         elif fault.do not in PLAYED:
             told.setdefault(fault.do, f"faults[{index}]: {fault.do} is left out")
+    if scenario.state.rate_hz:
+        told["state"] = "state: nobody writes tables"
     if scenario.rates.any:
         told["rates"] = "rates: no faults are drawn"
     for key in ("heal_s", "liveness_s"):

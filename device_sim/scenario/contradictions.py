@@ -45,12 +45,26 @@ def contradictions(scenario: Scenario, lines: Mapping[Path, int]) -> Problems:
     for number, arrivals in enumerate(scenario.gateway.arrivals):
         yield from _of_gateways(scenario, arrivals, ("gateway", "arrivals", number))
     yield from _of_run(scenario)
+    yield from _of_state(scenario)
     for index, fault in enumerate(scenario.faults):
         yield from _of_fault(scenario, fault, ("faults", index))
     one_each = faults.resolved(scenario.faults, scenario.classes)
     found = faults.impossible([fault for _, fault in one_each])
     if found is not None:
         yield ("faults", one_each[found[0]][0], "do"), f"cannot be done: {found[1]}"
+
+
+def _of_state(scenario: Scenario) -> Problems:
+    state, classes = scenario.state, scenario.classes
+    for number, name in enumerate(state.nodes):
+        if name not in classes:
+            hint = near(name, classes)
+            yield ("state", "nodes", number), f"expected a node or a prefix of several, got {name!r}{hint}"
+    if (parts := state.own + state.removals + state.counters + state.sets) > 1:
+        yield (
+            ("state", "own"),
+            f"own, removals, counters and sets are shares of one whole, and make {parts:g}",
+        )
 
 
 def near(name: str, known: Collection[str]) -> str:

@@ -102,8 +102,10 @@ def lengthened(scenario: Scenario, duration_s: float) -> Scenario:
 def scaled_to(scenario: Scenario, nodes: int) -> Scenario:
     """The same story with so many nodes: each class keeps its share, and at least one node.
 
-    A node that has its own id stays one. Faults of nodes that are no more fall out; work for one of them goes
-    to the last of its class. Raises: BadInput: fewer nodes than classes, or more than a world holds.
+    A node that has its own id stays one. Faults of nodes that are no more fall out; work for one of them, and
+    what it would write, goes to the last of its class.
+
+    Raises: BadInput: fewer nodes than classes, or more than a world holds.
     """
     counts = _counts(scenario, nodes)
     devices = tuple(
@@ -128,7 +130,9 @@ def scaled_to(scenario: Scenario, nodes: int) -> Scenario:
         left = tuple(name for name in fault.nodes if moved.get(name, name) == name)
         if moved.get(fault.node, fault.node) == fault.node and bool(left) == bool(fault.nodes):
             faults.append(replace(fault, nodes=left))
-    return replace(scenario, devices=devices, faults=tuple(faults))
+    state = scenario.state
+    writers = tuple(dict.fromkeys(moved.get(name, name) for name in state.nodes))
+    return replace(scenario, devices=devices, faults=tuple(faults), state=replace(state, nodes=writers))
 
 
 def _counts(scenario: Scenario, nodes: int) -> list[int]:

@@ -285,6 +285,29 @@ class DevicesTable(_Table, frozen=True, kw_only=True):
         return max(1.0, 1.0 / self.pace)
 
 
+class StateTable(_Table, frozen=True, kw_only=True):
+    """Of the world alone: clients that write replicated tables."""
+
+    rate_hz: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+    """Mean changes a second at each node that writes; 0: nobody does."""
+    nodes: tuple[Text, ...] = ()
+    """Who writes, each a node or the prefix of several alike, or the gateway; empty: everybody."""
+    tables: Annotated[int, Meta(ge=1, le=100)] = 2
+    """Shared by all who write."""
+    keys: Annotated[int, Meta(ge=1, le=100_000)] = 8
+    """Documents in each of them."""
+    value_bytes: Annotated[int, Meta(ge=0, le=60_000)] = 0
+    """Of a field, at least."""
+    own: Share = 0.2
+    """Of changes, that go to a document which nobody else writes."""
+    removals: Share = 0.1
+    """… that remove a shared document."""
+    counters: Share = 0.15
+    """… that count."""
+    sets: Share = 0.15
+    """… that put something into a set, or take it out."""
+
+
 class Expect(_Table, frozen=True, kw_only=True):
     """What must hold at the end. Times depend on the machine: leave them out where others work on it too."""
 
@@ -315,6 +338,7 @@ class Scenario(_Table, frozen=True, kw_only=True):
     links: dict[str, LinkTable] = {}
     functions: tuple[FunctionsTable, ...] = ()
     services: dict[str, ServiceTable] = {}
+    state: StateTable = StateTable()
     faults: tuple[Fault, ...] = ()
     rates: Rates = Rates()
     expect: Expect = Expect()
@@ -340,6 +364,15 @@ class Scenario(_Table, frozen=True, kw_only=True):
         """Services without a file: functions that only the world knows."""
         stems = self.stems
         return sorted(name for name in self.services if name.partition(".")[0] not in stems)
+
+    @property
+    def writers(self) -> list[str]:
+        """Who writes replicated tables."""
+        if not self.state.rate_hz:
+            return []
+        everybody = (*self.nodes, GATEWAY)
+        wanted = [name for each in self.state.nodes for name in self.classes.get(each, ())] or everybody
+        return list(dict.fromkeys(wanted))
 
     def timeline(self) -> tuple[Fault, ...]:
         """Its faults, one node each; a partition and a full disk end by a fault of their own."""

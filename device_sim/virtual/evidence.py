@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
+from edge_node.store.cells import CellId, State
 from edge_node.tasks.task import ANY
 from edge_node.wire.messages import StoryEntry
 
@@ -125,6 +126,46 @@ class Revoked(msgspec.Struct, frozen=True):
     node: str
 
 
+class Wrote(msgspec.Struct, frozen=True):
+    """A client changed something in the replicated tables. `change`: its name, of no other in its mesh.
+
+    `over`: the changes whose values it saw there, in the same turn, and so replaces. `field`: of a put; a
+    removal is of a whole document.
+    """
+
+    at_ns: int
+    node: str
+    change: str
+    what: Literal["put", "remove", "count", "add", "discard"]
+    table: str
+    key: str = ""
+    field: str = ""
+    amount: int = 0
+    over: tuple[str, ...] = ()
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """The node's word on a change: it is on the disk (`reason` empty), or it was not made.
+
+    `safe`: somebody beside the machine has looked, and found it there.
+    """
+
+    at_ns: int
+    node: str
+    change: str
+    reason: str = ""
+    safe: bool = True
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """The tables of a machine went back to an earlier copy, as from a backup."""
+
+    at_ns: int
+    node: str
+    copied_ns: int
+    """When that was made."""
+
+
 class Happened(msgspec.Struct, frozen=True):
     """A fault was injected, or ended: `do` as in the scenario; "heal" is the end of all of them.
 
@@ -145,7 +186,10 @@ class Sampled(msgspec.Struct, frozen=True):
     status: Mapping[str, Any] | None
 
 
-Event = Asked | Answered | Told | Ran | Crashed | Started | Framed | Reached | Revoked | Happened | Sampled
+Event = (
+    Asked | Answered | Told | Ran | Crashed | Started | Framed | Reached | Wrote | Kept | Restored | Revoked
+    | Happened | Sampled
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +213,18 @@ class Chronicled:
     forgotten: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The replicated tables as they lie on one disk. `mesh`: whose member it is. `losses`: what its lives and
+    this reading named as damaged. `unread`: of that, something that no life has read yet."""
+
+    mesh: str
+    cells: Mapping[CellId, State]
+    canonical: bytes
+    losses: tuple[str, ...] = ()
+    unread: bool = False
+
+
 @dataclass(slots=True)
 class End:
     """The end of a run."""
@@ -186,6 +242,8 @@ class End:
     """The key store of every node: name of the file -> bytes."""
     chronicles: Mapping[str, Chronicled] = field(default_factory=dict)
     """Of every node; not of those whose disk went with them."""
+    tables: Mapping[str, Tables] = field(default_factory=dict)
+    """Of every node whose disk can be read, if anybody wrote any."""
     outbox_tasks_max: int = 10_000
     outbox_bytes_max: int = 64 * 1024 * 1024
 

@@ -98,6 +98,8 @@ class Machine:
         self.paused = False
         self.named: dict[str, None] = {}
         """What earlier lives of its journal named as damaged: their logs tell it."""
+        self.losses: dict[str, None] = {}
+        """… and of its tables."""
 
     @property
     def up(self) -> bool:
@@ -245,6 +247,8 @@ class Process:
         self._turn = self._timer = None
         self.machine.named.update(dict.fromkeys(self.journal.damaged))
         self.journal.kill()
+        if self.cells.losses:
+            self.machine.losses[self.cells.losses] = None
         self.cells.kill()
         self.link.crash(power=power)
         self.processor.crash()

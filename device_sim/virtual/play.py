@@ -23,6 +23,7 @@ from device_sim.faults import SECOND, Fault
 from device_sim.fleet.preparation import Prepared
 from device_sim.report.collect import Collector, Parts
 from device_sim.scenario.tables import DevicesTable, LinkTable
+from device_sim.virtual.cell_disk import opened_cells
 from device_sim.virtual.checkers.panel import Panel, checkers
 from device_sim.virtual.client import Client
 from device_sim.virtual.deployed import Inputs, bundles, services
@@ -35,6 +36,7 @@ from device_sim.virtual.evidence import (
     Reached,
     Row,
     Sampled,
+    Tables,
     Told,
     Verdict,
 )
@@ -46,8 +48,10 @@ from device_sim.virtual.machine import Board, Machine
 from device_sim.virtual.network import LinkModel
 from device_sim.virtual.services import Outputs
 from device_sim.virtual.sites import NODES_MAX, Site
+from device_sim.virtual.state_client import StateClient
 from device_sim.virtual.world import World, collected_seldom
 from edge_node.settings import NodeSettings
+from edge_node.store.cells import Cells, unpack
 from edge_node.wire.ids import GATEWAY
 from security.errors import EdgeweaveError
 
@@ -178,6 +182,7 @@ class Play:
             begin_ns=BEGIN_NS,
         )
         self.clients: dict[str, Client] = {}
+        self.state_clients: list[StateClient] = []
         self._waits = any(fault.open_min for fault in self.faults)
         self._kinds_of_events()
         self._people()
@@ -246,6 +251,25 @@ class Play:
                         table.battery_wh, idle_w=table.idle_w, busy_w=table.busy_w, cores=machine.board.cores
                     )
                     world.at(BATTERY_NS, self._drain, site, machine, battery)
+
+        self._writers()
+
+    def _writers(self) -> None:
+        """Who writes replicated tables."""
+        scenario = self.scenario
+        for site in self.sites:
+            for node in scenario.writers:
+                if node in site.machines:
+                    self.state_clients.append(
+                        StateClient(
+                            self.world,
+                            site.machines[node],
+                            scenario.state,
+                            self.saw,
+                            begin_ns=BEGIN_NS,
+                            end_ns=self.end_ns,
+                        )
+                    )
 
     def _gateway_client(self, site: Site) -> None:
         machine, world = site.machines[GATEWAY], self.world
@@ -334,7 +358,23 @@ class Play:
 
     def _busy(self) -> bool:
         gone = self.injector.gone
-        return any(client.promised for name, client in self.clients.items() if name not in gone)
+        if any(client.promised for name, client in self.clients.items() if name not in gone):
+            return True
+        return bool(self.state_clients) and any(self._differ(site) for site in self.sites)
+
+    def _differ(self, site: Site) -> bool:
+        """Do its members still have something to tell each other of tables? Only to know when to stop."""
+        first = None
+        for machine in site.members():
+            if machine.name in self.injector.gone:
+                continue
+            replica = None if machine.process is None else machine.process.node.replication.replica
+            if replica is None or not replica.settled:
+                return True
+            first = first or replica
+            if first.lacks(replica.durable) or replica.lacks(first.durable):
+                return True
+        return False
 
     def _ended(self) -> Outcome:
         at_ns = self.world.now_ns
@@ -356,12 +396,15 @@ class Play:
             gone=dict(self.injector.gone),
             keys=keys,
             chronicles={name: machine.archive.kept() for name, machine in self.machines.items()},
+            tables=self._tables() if self.state_clients else {},
             outbox_tasks_max=tasks.outbox_tasks_max,
             outbox_bytes_max=tasks.outbox_bytes_max,
         )
         left_out: Counter[str] = Counter()
         for client in self.clients.values():
             left_out += client.left_out
+        for writer in self.state_clients:
+            left_out += writer.left_out
         return Outcome(
             seed=self.seed,
             parts=self.collector.finish(at_ns, end),
@@ -374,6 +417,27 @@ class Play:
             left_out=left_out,
             notes=self.notes,
         )
+
+    def _tables(self) -> dict[str, Tables]:
+        """What lies on the disks, as the next lives would find it."""
+        found = {}
+        for name, machine in self.machines.items():
+            mesh = machine.site.trust.mesh_id
+            named = dict(machine.losses)
+            if machine.process is not None and machine.process.cells.losses:
+                named[machine.process.cells.losses] = None
+            try:
+                image, damaged = opened_cells(machine.disk, mesh, machine.node_id)
+            except EdgeweaveError:
+                continue
+            cells = Cells()
+            for cell, data in image.cells:
+                cells.place(cell, unpack(cell.kind, data))
+            fresh = [line for line in damaged if not line.endswith("was set aside")]
+            found[name] = Tables(
+                mesh, dict(cells.all()), cells.canonical(), (*named, *fresh), unread=bool(fresh)
+            )
+        return found
 
     def _opened(self, machine: Machine) -> VirtualJournal | None:
         """The ledger of a machine whose daemon is dead, as its next life would find it."""

@@ -34,6 +34,7 @@ PROMISES: Final[Mapping[str, str]] = {
     "settled once": "each accepted task ends once, in time, and as its client is told",
     "fenced": "the number of an attempt is one place's, through every restart",
     "acknowledged survives": "what a node said yes to is on its disk after a kill and a power cut",
+    "acknowledged changes survive": "what a node said is kept in a table is there, or gave way knowingly",
     "replicas are equal": "members that have exchanged everything hold the same",
     "bounds": "queues and messages stay within their bounds, and too much is refused at the door",
     "damage is seen": "a damaged store is named as such, never silently emptied",

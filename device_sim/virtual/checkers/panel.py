@@ -19,6 +19,7 @@ from device_sim.virtual.checkers.replicas import Replicas
 from device_sim.virtual.checkers.revoked import RevokedIsOut
 from device_sim.virtual.checkers.sealed import Sealed
 from device_sim.virtual.checkers.settled_once import SettledOnce
+from device_sim.virtual.checkers.tables import WrittenTables
 from device_sim.virtual.checkers.violations import Violations
 from device_sim.virtual.evidence import Checker, End, Event, Verdict
 
@@ -29,6 +30,7 @@ def checkers() -> list[Checker]:
         SettledOnce(),
         Fenced(),
         Acknowledged(),
+        WrittenTables(),
         Replicas(),
         Bounds(),
         Damage(),
