@@ -43,6 +43,8 @@ from edge_node.functions.limits import PoolSettings
 from edge_node.functions.runtimes.pool import WorkerPool
 from edge_node.home import Home
 from edge_node.membership.standing import why_out
+from edge_node.store.hlc import AHEAD_MS_MAX
+from edge_node.store.replica import Limits
 from security.certificates import floor_s, not_after_s, renewal_due_s, spelled_minute
 from security.errors import BadInput, EdgeweaveError
 from security.keystore import KeyStore
@@ -62,6 +64,8 @@ DAY_S: Final = 86400
 OVERDUE_S: Final = DAY_S  # daemons renew within the hour: a day later something keeps them from it
 AUTHORITY_DAYS_MIN: Final = 365  # a new mesh takes its time: every device joins again
 EPOCH_S_MAX: Final = 3 * DAY_S  # the gateway makes a new one every day
+SKEW_MS_WARN: Final = 5_000  # a beat is as late as its way was long: less is the network
+FULL_SHARE: Final = 0.9
 CALL_S_MAX: Final = 30.0
 _MORE_PATH: Final = ("/usr/sbin", "/usr/local/sbin", "/sbin")  # daemons lie there; not on a plain user's PATH
 
@@ -531,6 +535,8 @@ def of_status(status: Mapping[str, Any], now_s: float) -> list[Finding]:
         findings.append(Finding("group", "warn" if late else "ok", text, fix))
     if isinstance(status.get("pid"), int):
         findings.append(open_files(status["pid"]))
+    if isinstance(status.get("state"), Mapping):
+        findings += [*tables(status["state"]), *skew(status["state"].get("clock", {}))]
     findings += versions(status.get("versions", {}))
     findings += wire_format(status.get("wire", {}))
     return findings
@@ -556,6 +562,52 @@ def _stories(stories: Mapping[str, int]) -> list[Finding]:
         if stories.get(name):
             findings.append(Finding("history", verdict, f"{stories[name]} × {text}", fix))
     return findings
+
+
+def tables(state: Mapping[str, Any]) -> list[Finding]:
+    """The replicated tables: how full they are, and what of them waits or is undecided."""
+    limits = Limits()
+    keys, size, log = (int(state.get(name, 0)) for name in ("keys", "bytes", "log_bytes"))
+    findings = []
+    if conflicts := state.get("conflicts"):
+        text = f"{conflicts} × two members wrote a field without knowing of each other; one value wins"
+        findings.append(Finding("tables", "warn", text, "see `state conflicts`, decide with `state resolve`"))
+    if apart := state.get("quarantined"):
+        text = f"{apart} batches of writes are kept apart: whoever wrote them has a clock that runs ahead"
+        findings.append(Finding("tables", "warn", text, "set its clock; `why` that member tells more"))
+    if count := state.get("counts", {}).get("diverged"):
+        text = f"{count} × another member knew the same and held other cells"
+        findings.append(Finding("tables", "warn", text, "`store verify` on both; a snapshot mends it"))
+    behind = list(state.get("members_behind", ()))
+    who = f"{', '.join(behind[:5])}{' and others' if len(behind) > 5 else ''}"
+    kept = f"{log / 2**20:.1f} MiB of writes are kept for {who or 'members that are away'}"
+    fix = "bring them back, or revoke who stays away"
+    if log >= limits.log_bytes_full:
+        findings.append(Finding("tables", "fail", f"{kept}: nothing more is written", fix))
+    elif log > limits.log_bytes_max:
+        findings.append(Finding("tables", "warn", kept, fix))
+    text = f"{keys} keys, {size / 2**20:.1f} MiB"
+    if keys > FULL_SHARE * limits.keys_max or size > FULL_SHARE * limits.bytes_max:
+        most = f"{limits.keys_max} keys and {limits.bytes_max // 2**20} MiB"
+        findings.append(Finding("tables", "warn", f"{text} of at most {most}", "remove what is not needed"))
+    elif not findings:
+        findings.append(Finding("tables", "ok", f"{text}; not all of it is at {who} yet" if behind else text))
+    return findings
+
+
+def skew(clock: Mapping[str, Any]) -> list[Finding]:
+    """Our clock against the one that the mesh trusts: by it writes are stamped, and judged."""
+    trusted, skew_ms = clock.get("trusted"), clock.get("skew_ms")
+    if trusted not in ("gateway", "median") or not isinstance(skew_ms, int):
+        few = "neither the gateway nor three members are there to compare with"
+        return [Finding("skew", "ok", few)] if trusted else []
+    whose = "the gateway's" if trusted == "gateway" else f"the median of {clock.get('members')} members"
+    told = f"our clock is {abs(skew_ms) / 1000:.1f} s {'ahead of' if skew_ms > 0 else 'behind'} {whose}"
+    if skew_ms > AHEAD_MS_MAX:
+        return [Finding("skew", "fail", f"{told}: others would keep our writes apart", "set it: NTP")]
+    if abs(skew_ms) > SKEW_MS_WARN:
+        return [Finding("skew", "warn", told, "set it: NTP")]
+    return [Finding("skew", "ok", told)]
 
 
 def versions(told: Mapping[str, str], *, ours: str = "") -> list[Finding]:

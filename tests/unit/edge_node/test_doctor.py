@@ -338,8 +338,20 @@ HEALTHY = {
     "tasks": {"store_full": False},
     "stories": {"roster fork": 0},
     "group": {"epoch": 4, "issued_at_ms": 1_000_000_000},
-}
+    "state": {
+        "keys": 12, "bytes": 700, "log_bytes": 300, "conflicts": 0, "quarantined": 0,
+        "members_behind": ["pi-2"], "clock": {"trusted": "gateway", "members": 1, "skew_ms": -40},
+    },
+}  # fmt: skip
 NOW_S = 1_000_000 + 3600.0
+
+
+def tables(**change):
+    return {"state": HEALTHY["state"] | change}
+
+
+def clock(skew_ms, trusted="gateway", members=1):
+    return {"trusted": trusted, "members": members, "skew_ms": skew_ms}
 
 
 @pytest.mark.parametrize(
@@ -353,6 +365,21 @@ NOW_S = 1_000_000 + 3600.0
         ({"ledger": {"damaged": ["set aside as x"]}}, "ledger", "fail", "set aside as x"),
         ({"tasks": {"store_full": True}}, "store", "fail", "new tasks are refused"),
         ({"group": {"epoch": 4, "issued_at_ms": 0}}, "group", "warn", "epoch 4"),
+        (tables(conflicts=3), "tables", "warn", "3 × two members wrote a field"),
+        (tables(quarantined=2), "tables", "warn", "2 batches of writes are kept apart"),
+        (tables(counts={"diverged": 1}), "tables", "warn", "1 × another member knew the same"),
+        (tables(log_bytes=9 << 20), "tables", "warn", "9.0 MiB of writes are kept for pi-2"),
+        (tables(log_bytes=64 << 20), "tables", "fail", "nothing more is written"),
+        (tables(keys=95_000), "tables", "warn", "95000 keys, 0.0 MiB of at most 100000 keys and 32 MiB"),
+        (tables(bytes=30 << 20), "tables", "warn", "12 keys, 30.0 MiB of at most"),
+        (tables(clock=clock(6_000)), "skew", "warn", "our clock is 6.0 s ahead of the gateway's"),
+        (tables(clock=clock(-90_000)), "skew", "warn", "our clock is 90.0 s behind the gateway's"),
+        (
+            tables(clock=clock(61_000, "median", 3)),
+            "skew",
+            "fail",
+            "61.0 s ahead of the median of 3 members: others would keep our writes apart",
+        ),
         ({"wire": {"refused": {"topic version '2', …": 3}}}, "wire", "fail", "3 × topic version '2'"),
         ({"wire": {"unsupported": 5}}, "wire", "warn", "5 messages of kinds"),
         ({"versions": {"pi-3": "0.0.1"}}, "versions", "warn", "elsewhere pi-3 0.0.1"),
@@ -366,6 +393,19 @@ def test_trouble_that_the_daemon_knows_of_is_told_with_its_fix(change, check, ve
     (finding,) = [each for each in found if each.verdict != "ok"]
     assert (finding.check, finding.verdict) == (check, verdict)
     assert words in finding.detail and finding.fix
+
+
+def test_a_clock_that_nobody_can_be_compared_with_is_no_trouble():
+    alone = doctor.of_status(HEALTHY | tables(clock=clock(None, "none", 2)), NOW_S)
+
+    (finding,) = [each for each in alone if each.check == "skew"]
+    assert finding.verdict == "ok" and "three members" in finding.detail
+
+
+def test_who_lacks_writes_is_named_without_alarm():
+    (finding,) = [each for each in doctor.of_status(HEALTHY, NOW_S) if each.check == "tables"]
+
+    assert finding.detail == "12 keys, 0.0 MiB; not all of it is at pi-2 yet"
 
 
 def test_what_an_older_daemon_does_not_tell_is_not_judged():
