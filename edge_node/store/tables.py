@@ -267,7 +267,7 @@ class Tables:
         for key in sorted({*texts, *table.order}):
             self._tell(table, key, (), node)
 
-    def _moved(self, table: _Table, key: str, fields: Iterable[str], node: str) -> None:
+    def _moved(self, table: _Table, key: str, fields: Sequence[str], node: str) -> None:
         known = self._forget_row(table.name, key)
         there = bool(self._cells.document(table.name, key))
         at = bisect_left(table.order, key)
@@ -285,9 +285,9 @@ class Tables:
                 table.gone[doc_id] = key
                 if len(table.gone) > GONE_MAX:
                     del table.gone[next(iter(table.gone))]
-        if table.indexes:
-            row = self._row(table.name, key) if there else None
-            for field, index in table.indexes.items():
+        for field, index in table.indexes.items():
+            if there != was or field in fields:  # a key field never changes
+                row = self._row(table.name, key) if there else None
                 index.put(key, row and row.document, field)
         if table.name in self._watched:
             self._tell(table, key, fields, node)
@@ -405,6 +405,8 @@ class Tables:
         if table is None:
             if len(self._tables) >= OPEN_MAX:
                 self._tables.clear()
+                self._rows.clear()
+                self._rows_bytes = 0
             table = self._tables[name] = _Table(name)
             table.order = self._cells.keys(name)
             table.ids = {_id_of(name, key): key for key in table.order}
