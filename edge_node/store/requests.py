@@ -356,7 +356,7 @@ class Requests:
     def _commit(
         self, changes: tuple[Change, ...], result: Callable[[], dict[str, Any]], answer: Reply
     ) -> None:
-        """Raises: BadInput: too many at once, or one of them is out of bounds."""
+        """Raises: BadInput: too many at once."""
         if not changes:
             if self._writes:
                 self._writes[-1].after.append((result, answer))
@@ -368,9 +368,7 @@ class Requests:
                 f"a write of {len(changes)} changes is over {WRITE_CHANGES_MAX}",
                 fix="write fewer documents at a time",
             )
-        for change in changes:
-            batches.checked(change)
-        writing = _Writing(self._writes, result, answer)
+        writing = _Writing(self._writes, changes, result, answer)
         self._writes.append(writing)
         self._heard = False
         self._write(changes, writing.end)
@@ -431,8 +429,14 @@ class Requests:
 class _Writing:
     """A write on its way to the disk, and the answers that wait for it."""
 
-    def __init__(self, queue: deque[_Writing], result: Callable[[], dict[str, Any]], answer: Reply) -> None:
-        self._queue = queue
+    def __init__(
+        self,
+        queue: deque[_Writing],
+        changes: tuple[Change, ...],
+        result: Callable[[], dict[str, Any]],
+        answer: Reply,
+    ) -> None:
+        self._queue, self._changes = queue, changes
         self.after: list[tuple[Callable[[], dict[str, Any]], Reply]] = [(result, answer)]
         self.refused = False
 
@@ -440,7 +444,7 @@ class _Writing:
         if self not in self._queue:
             return  # answered when its replica went
         self._queue.remove(self)
-        error = outcome if isinstance(outcome, EdgeweaveError) else _error_of(outcome)
+        error = outcome if isinstance(outcome, EdgeweaveError) else _error_of(outcome, self._changes)
         self.refused = error is not None
         (result, answer), *behind = self.after
         answer(result() if error is None else error)
@@ -453,10 +457,17 @@ class _Writing:
                 answer(result())
 
 
-def _error_of(reason: str) -> EdgeweaveError | None:
+def _error_of(reason: str, changes: tuple[Change, ...]) -> EdgeweaveError | None:
     if not reason:
         return None
-    return Unavailable(reason) if reason.startswith(DISK) else Refused(reason)
+    if reason.startswith(DISK):
+        return Unavailable(reason)
+    try:
+        for change in changes:
+            batches.checked(change)
+    except BadInput as error:
+        return error
+    return Refused(reason)
 
 
 def _page_of(elements: list[str], limit: int | None, after: str | None) -> dict[str, Any]:

@@ -269,7 +269,7 @@ class Tables:
 
     def _moved(self, table: _Table, key: str, fields: Sequence[str], node: str) -> None:
         known = self._forget_row(table.name, key)
-        there = bool(self._cells.document(table.name, key))
+        there = self._is_there(table.name, key, fields)
         at = bisect_left(table.order, key)
         was = at < len(table.order) and table.order[at] == key
         if there != was:
@@ -291,6 +291,14 @@ class Tables:
                 index.put(key, row and row.document, field)
         if table.name in self._watched:
             self._tell(table, key, fields, node)
+
+    def _is_there(self, name: str, key: str, fields: Sequence[str]) -> bool:
+        """Mostly one of the *fields* that have changed tells."""
+        for field in fields:
+            register = self._cells.register(CellId(FIELD, name, key, field))
+            if register and register[-1].value is not None:
+                return True
+        return bool(self._cells.document(name, key))
 
     # -- reading -----------------------------------------------------------------------------------------
 
@@ -1001,7 +1009,7 @@ def _parsed(text: str) -> dict[str, Any]:
 def _fields(document: dict[str, Any]) -> dict[str, bytes]:
     """Field -> its JSON; the same bytes for the same value."""
     try:
-        fields = {name: _to_json(value).encode() for name, value in document.items()}
+        fields = {name: _spelt(value) for name, value in document.items()}
         for name in fields:
             name.encode()
     except UnicodeEncodeError as error:
@@ -1013,6 +1021,16 @@ def _fields(document: dict[str, Any]) -> dict[str, bytes]:
     if fields.get("") == _MARK:
         fields[""] = _OWN_NULL
     return fields
+
+
+def _spelt(value: Any) -> bytes:
+    """Its JSON. An encoder takes microseconds to be set up, so it is left to what needs one."""
+    kind = type(value)
+    if kind is str:
+        return encode_basestring(value).encode()
+    if kind is int:
+        return b"%d" % value
+    return _to_json(value).encode()
 
 
 def _put(name: str, key: str, now: dict[str, bytes], fields: dict[str, bytes]) -> list[Change]:
