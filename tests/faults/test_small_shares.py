@@ -15,6 +15,7 @@ from tests.faults import (
     f10_poison,
     f11_slow_consumer,
     f24_soak,
+    f26_tables_killed,
 )
 from tests.faults.fault import BOTH, Lacking, context_of
 
@@ -28,6 +29,7 @@ TURNS = [
     (f10_poison, "mosquitto"),
     (f11_slow_consumer, "mosquitto"),
     (f24_soak, "mosquitto"),
+    (f26_tables_killed, "embedded"),
 ]
 
 
