@@ -25,7 +25,7 @@ from gateway import backup_commands
 from gateway import doctor as gateway_examination
 from gateway.settings import GatewaySettings
 from security.errors import BadInput, Unavailable
-from security.roster import BY_MAX, ROLE_DEPLOYER
+from security.roster import BY_MAX, ROLES
 
 NODE_COLUMNS = (
     "id", "status", "state", "up", "roles", "labels", "workers", "load", "address", "last_seen_at_ms",
@@ -137,14 +137,16 @@ def invite(
     role: Annotated[
         list[str] | None,
         typer.Option(
-            "--role", metavar="ROLE", help="Role for the node: deployer may publish code. Repeatable."
+            "--role",
+            metavar="ROLE",
+            help="deployer: may publish code; store: its copy of the tables is believed. Repeatable.",
         ),
     ] = None,
 ) -> None:
     """Print a join code for one node; shown once, good for one use."""
-    unknown = sorted(set(role or []) - {ROLE_DEPLOYER})
+    unknown = sorted(set(role or []) - set(ROLES))
     if unknown:
-        raise BadInput(f"role {unknown[0]!r} cannot be given", fix=f"the only one is {ROLE_DEPLOYER}")
+        raise BadInput(f"role {unknown[0]!r} cannot be given", fix=f"there are {', '.join(ROLES)}")
     show_code(terminal, "invite", {"name": name, "roles": role or []}, ttl=ttl, approval=approval)
 
 

@@ -48,7 +48,10 @@ RESIGN_S = 24 * 3600
 STATUSES = ("active", "revoked", "left")
 REASON_MAX = 80  # characters: one line on a terminal, and 1 024 of them still fit a roster
 BY_MAX = 32
-ROLE_DEPLOYER = "deployer"
+ROLE_DEPLOYER = "deployer"  # may publish code
+ROLE_STORE = "store"  # its copy of the tables is believed, as the gateway's is
+ROLES = (ROLE_DEPLOYER, ROLE_STORE)
+"""What an invitation can give."""
 NEW_CODE = "ask for a new code (`edge-gateway invite`)"
 _KEYS = frozenset(("v", "mesh", "version", "prev", "issued", "until", "brokers", "deployers", "members"))
 

@@ -57,6 +57,7 @@ from edge_node.store.trusted_clock import TrustedClock
 from edge_node.wire.ids import GATEWAY
 from edge_node.wire.messages import STATE_PIECES_MAX, StateBatch, StateSnapshot
 from security.errors import BadInput, EdgeweaveError
+from security.roster import ROLE_STORE
 
 if TYPE_CHECKING:
     import random
@@ -67,8 +68,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SECOND: Final = 1_000_000_000
-ROLE_STORE: Final = "store"
-"""Whose snapshots are believed besides the gateway's."""
 BROADCAST_BYTES_MAX: Final = 48 * 1024
 """A larger batch would hold up beats and leases of every reader; each of them asks for it."""
 PIECE_BYTES: Final = 4 * 1024 * 1024
