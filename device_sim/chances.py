@@ -50,6 +50,7 @@ _NODES: Final = {
     "clock_step": _Kind("clock-step", "life"),
     "slow": _Kind("slow", "slow", "slow_s"),
     "kill_worker": _Kind("kill-worker", "life"),
+    "restore_tables": _Kind("restore-tables", "any"),
 }
 _HOUSE: Final = {
     "broker_kill": _Kind("kill-broker", "life"),
@@ -64,6 +65,7 @@ _LIFE: Final = {
 _ABOUT: Final = {
     "partition": "network", "heal-partition": "network", "disk-full": "disk", "disk-free": "disk",
     "slow": "slow", "degrade": "link", "disk-flip": "any", "crash-at": "any",
+    "restore-tables": "any",
 }  # fmt: skip
 
 
@@ -139,6 +141,8 @@ def _of_member(
             )
         elif kind.do == "slow":
             more |= {"until_s": until_s, "factor": rates.slow_factor}
+        elif kind.do == "restore-tables":
+            more["back_s"] = min(86400.0, max(0.001, rng.expovariate(1 / rates.back_s)))
         elif kind.do == "partition":
             more["direction"] = rng.choice(("both", "both", "to", "from"))
         if kind.lasts and until_s <= at_s:

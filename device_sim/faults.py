@@ -35,7 +35,7 @@ _WHOM: Final = {
 """Verbs that say themselves whom they mean; all others need a node."""
 _HOST: Final = (
     "partition", "heal-partition", "degrade", "clock-step", "disk-full", "disk-free", "disk-error",
-    "disk-flip", "slow", "kill-worker", "crash-at",
+    "disk-flip", "slow", "kill-worker", "crash-at", "restore-tables",
 )  # fmt: skip
 """Verbs that may be done to the gateway's machine as well, by ``node = "gateway"``."""
 _OWN_KEYS: Final = {
@@ -47,6 +47,7 @@ _OWN_KEYS: Final = {
     "nth": ("crash-at", "disk-full", "disk-error"),
     "point": ("crash-at",),
     "power": ("crash-at",),
+    "back_s": ("restore-tables",),
 }
 """Key -> the verbs that have it."""
 _NEEDED: Final = {
@@ -54,6 +55,7 @@ _NEEDED: Final = {
     "clock-step": ("by_s",),
     "slow": ("until_s", "factor"),
     "crash-at": ("point", "nth"),
+    "restore-tables": ("back_s",),
 }
 
 
@@ -65,7 +67,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         "kill", "pause", "resume", "restart", "revoke", "kill-gateway", "restart-gateway", "kill-broker",
         "partition", "heal-partition", "degrade", "power-cut", "power-cut-gateway", "wipe-broker",
         "clock-step", "disk-full", "disk-free", "disk-error", "disk-flip", "slow", "kill-worker",
-        "crash-at",
+        "crash-at", "restore-tables",
     ]  # fmt: skip
     node: str = ""
     nodes: tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...] = ()
@@ -93,6 +95,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Of crash-at: which operations count; names: a renaming or a removal."""
     power: bool = False
     """Of crash-at: its power is cut; else its process is killed."""
+    back_s: Annotated[float, Meta(gt=0, le=86400)] | None = None
+    """Of restore-tables: how old the copy is that takes the place of its tables."""
 
     @property
     def member(self) -> str:
@@ -137,6 +141,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     clock_step: Hourly = 0.0
     slow: Hourly = 0.0
     kill_worker: Hourly = 0.0
+    restore_tables: Hourly = 0.0
     broker_kill: Hourly = 0.0
     """Of the one broker, and of the one gateway, an hour."""
     broker_wipe: Hourly = 0.0
@@ -152,6 +157,8 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     step_s: Annotated[float, Meta(gt=0, le=1e9)] = 5.0
     """A clock jumps by so much on average, either way."""
     slow_factor: Annotated[float, Meta(gt=1, le=1000)] = 4.0
+    back_s: Mean = 10.0
+    """The age of a copy of tables that is restored."""
 
     @property
     def any(self) -> bool:
@@ -161,7 +168,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 HOURLY: Final = (
     "kill", "power_cut", "pause", "partition", "disk_full", "disk_error", "disk_flip", "clock_step", "slow",
-    "kill_worker", "broker_kill", "broker_wipe", "gateway_kill", "gateway_power_cut",
+    "kill_worker", "restore_tables", "broker_kill", "broker_wipe", "gateway_kill", "gateway_power_cut",
 )  # fmt: skip
 """The fields of ``Rates`` that are rates."""
 
@@ -223,7 +230,7 @@ _BESIDE: Final = {
     "disk-free": ("disk", "full", "room"),
 }
 """Verb -> (what of a member's machine it is about, its state before, after); whether it runs or not."""
-_AS_THEY_ARE: Final = frozenset(("degrade", "disk-flip", "crash-at"))
+_AS_THEY_ARE: Final = frozenset(("degrade", "disk-flip", "crash-at", "restore-tables"))
 """Done to a machine in any state."""
 _FOR_GOOD: Final = {"dead": "killed for good", "paused": "stopped for good", "revoked": "revoked"}
 _ENDS: Final[dict[str, Literal["heal-partition", "disk-free"]]] = {
@@ -348,6 +355,11 @@ class Timeline:
 
     def deadline_ns(self) -> int | None:
         return min((self._moment_ns(fault) for _, fault in self._next()), default=None)
+
+    @property
+    def waiting(self) -> list[Fault]:
+        """Those whose moment has not come."""
+        return [fault for _, fault in self._waiting]
 
     @property
     def over(self) -> bool:

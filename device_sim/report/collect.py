@@ -61,7 +61,7 @@ _ENDS: Final[Mapping[str, tuple[str, ...]]] = {
 """Verbs that end others at the same node."""
 _MOMENTS: Final = frozenset(
     ("restart", "restart-gateway", "revoke", "clock-step", "disk-error", "disk-flip", "kill-worker",
-     "crash-at", "battery-empty")
+     "crash-at", "restore-tables", "battery-empty")
 )  # fmt: skip
 """What has no end that could be told: over at once, or for good."""
 _KINDS: Final[Mapping[str, str]] = {"d": "direct", "p": "presence", "g": "group", "roster": "roster"}

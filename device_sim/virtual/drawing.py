@@ -26,13 +26,14 @@ from device_sim.scenario.tables import (
     RunTable,
     Scenario,
     ServiceTable,
+    StateTable,
 )
 from device_sim.virtual import focus as focuses
 from device_sim.virtual.focus import focused
 
-VERSION: Final = 2
+VERSION: Final = 3
 STREAM: Final = 1
-"""The version whose draws these still are, but for what was added beside them: `_is_patient`."""
+"""The version whose draws these still are, but for what was added beside them: `_is_patient`, `_state`."""
 NODES: Final = 12
 NODES_MIN: Final = 2
 NODES_MAX: Final = 200
@@ -49,6 +50,8 @@ DRAINED: Final = 0.5
 DRAINED_S: Final = (20.0, 35.0)
 """In so many of those, if there are several kinds of boards, the batteries of one kind are empty then (world
 time), for good: where everybody comes back, whoever waits for the dead is not seen."""
+WRITTEN: Final = 0.6
+"""Of seeds, in which tables are written."""
 FUNCTIONS: Final = ("work.short", "work.long", "work.large")
 
 
@@ -65,6 +68,7 @@ def drawn_scenario(seed: int, nodes: int = NODES, focus: str = "") -> Prepared:
     rng = Random(f"swarm {STREAM}/{seed}/{nodes}")  # noqa: S311  a simulation is repeatable
     patient = _is_patient(seed, nodes)
     links = {name: _link(rng) for name in ("near", "far")}
+    state, old_disks = _state(seed, nodes)
     scenario = Scenario(
         fleet=FleetTable(name=f"seed {seed}", duration_s=DURATION_S, seed=seed),
         run=RunTable(liveness_s=PATIENT_LIVENESS_S if patient else LIVENESS_S),
@@ -75,7 +79,8 @@ def drawn_scenario(seed: int, nodes: int = NODES, focus: str = "") -> Prepared:
         if patient
         else _devices(rng, nodes, patient),
         faults=_revocation(rng, nodes),
-        rates=_rates(rng),
+        state=state,
+        rates=msgspec.structs.replace(_rates(rng), **old_disks),
     )
     document = Document(f"seed {seed}", scenario, {})
     return Prepared(document, scenario, seed, [], {}, {})
@@ -192,6 +197,27 @@ def _rates(rng: Random) -> Rates:
         "slow_factor": rng.choice((3.0, 30.0)),
     }
     return Rates(**table)
+
+
+def _state(seed: int, nodes: int) -> tuple[StateTable, dict[str, float]]:
+    """(what is written, rates of old copies): few keys, so that writers meet; all nodes and the gateway."""
+    rng = Random(f"tables {seed}/{nodes}")  # noqa: S311  a simulation is repeatable
+    if not _maybe(rng, WRITTEN):
+        return StateTable(), {}
+    table = StateTable(
+        rate_hz=rng.choice((0.1, 0.3, 1.0)),
+        tables=rng.choice((1, 2)),
+        keys=rng.choice((2, 6, 30)),
+        value_bytes=rng.choice((0, 0, 0, 3000)),
+        own=rng.choice((0.1, 0.3)),
+        removals=rng.choice((0.0, 0.1, 0.3)),
+        counters=rng.choice((0.0, 0.2)),
+        sets=rng.choice((0.0, 0.2)),
+    )
+    old_disks = {"back_s": rng.choice((3.0, 15.0))}
+    if _maybe(rng, 0.3):
+        old_disks["restore_tables"] = 3600.0 / DURATION_S / 3 * rng.choice((0.3, 1.0))
+    return table, old_disks
 
 
 def _revocation(rng: Random, nodes: int) -> tuple[Fault, ...]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from device_sim.chances import outages
 from device_sim.faults import BROKER, SECOND, Begun, Done, Fault, Inject, Promised, Timeline
-from device_sim.virtual.evidence import ENDED, HEAL, Event, Happened, Revoked
+from device_sim.virtual.cell_log import LOG as CELLS
+from device_sim.virtual.cell_log import MARK as CELLS_MARK
+from device_sim.virtual.evidence import ENDED, HEAL, Event, Happened, Restored, Revoked
 from device_sim.virtual.ledger_log import LOG
 from device_sim.virtual.network import LinkModel, Partition
 from device_sim.virtual.sites import Site
@@ -27,7 +29,14 @@ NOTHING_MORE: Final = 0
 """Bytes that a full disk still takes."""
 CRASHED_NS: Final = SECOND
 """From a crash in the middle of a disk operation until it is started again."""
+COPIES_MAX: Final = 4
+"""Of one machine's tables."""
 _OPERATIONS: Final = {"disk-full": "before write", "disk-error": "before fsync"}
+
+
+class _Copy(NamedTuple):
+    at_ns: int
+    data: bytes
 
 
 class Injector:
@@ -61,6 +70,11 @@ class Injector:
         self._spans: dict[tuple[str, str], Entry] = {}
         self._room: dict[str, int] = {}
         self._traps: dict[str, Traps] = {}
+        self._copies: dict[str, list[_Copy]] = {}
+        for fault in self._timeline.waiting:
+            if fault.do == "restore-tables":
+                at_ns = begin_ns + round((fault.at_s - (fault.back_s or 0.0)) * SECOND)
+                world.at(max(0, at_ns), self._copy, fault.member)
         self._due: Entry | None = None
         self._healed = False
         world.at(begin_ns, self._begin)
@@ -192,6 +206,8 @@ class Injector:
                 machine.disk.fail_fsync()
             case "disk-flip":
                 self._flip(machine)
+            case "restore-tables":
+                self._restore(site, machine, round((fault.back_s or 0.0) * SECOND))
             case "slow":
                 machine.slow(fault.factor or 1.0)
             case "kill-worker":
@@ -266,10 +282,49 @@ class Injector:
             self._back(site, machine)
 
     def _flip(self, machine: Machine) -> None:
-        size = machine.disk.size(LOG) if machine.disk.exists(LOG) else 0
-        if size:
-            rng = self.world.rng(machine.name, "flip", str(self.world.now_ns))
-            machine.disk.flip(LOG, rng.randrange(8 * size))
+        """A bit of one of its stores."""
+        rng = self.world.rng(machine.name, "flip", str(self.world.now_ns))
+        sizes = [(name, machine.disk.size(name)) for name in (LOG, CELLS) if machine.disk.exists(name)]
+        stores = [each for each in sizes if each[1]]
+        if stores:
+            bit = rng.randrange(8 * stores[0][1])  # drawn first: a world without tables stays the same run
+            name, size = rng.choice(stores) if len(stores) > 1 else stores[0]
+            machine.disk.flip(name, bit if name == stores[0][0] else rng.randrange(8 * size))
+
+    # ── an old copy of the tables ─────────────────────────────────────────────────────────────────
+
+    def _copy(self, member: str) -> None:
+        """As somebody's backup: what is safe, and what the kernel has not written yet."""
+        for site, node in self._machines(member):
+            machine = site.machines[node]
+            if machine.disk.exists(CELLS):
+                kept = self._copies.setdefault(machine.name, [])
+                kept.append(_Copy(self.world.now_ns, machine.disk.read(CELLS)))
+                del kept[:-COPIES_MAX]
+
+    def _restore(self, site: Site, machine: Machine, back_ns: int) -> None:
+        """The machine is switched off, its tables are replaced, and it is started again."""
+        before_ns = self.world.now_ns - back_ns
+        copies = [each for each in self._copies.get(machine.name, ()) if each.at_ns <= before_ns]
+        if not copies:
+            return
+        copied_ns, disk = copies[-1].at_ns, machine.disk
+        if machine.up:
+            site.end(machine.node_id, "kill")
+            self.world.after(CRASHED_NS, self._supervised, site, machine)
+        for name in (CELLS, CELLS_MARK):
+            if disk.exists(name):
+                disk.remove(name)
+        try:
+            disk.write(CELLS, 0, copies[-1].data)
+            disk.fsync(CELLS)
+            disk.fsync_dir()
+        except OSError:  # it is full, or refuses: what is half there is not left
+            copied_ns = 0
+            if disk.exists(CELLS):
+                disk.remove(CELLS)
+        self.injected["restore-tables"] += 1
+        self._saw(Restored(self.world.now_ns, machine.name, copied_ns))
 
     def _back(self, site: Site, machine: Machine) -> None:
         if self.gone.get(machine.name, "revoke") != "revoke":

@@ -37,8 +37,8 @@ def test_every_kind_is_drawn_and_all_of_it_can_be_done():
 
     assert {fault.do for fault in found} == {
         "kill", "power-cut", "restart", "pause", "resume", "partition", "heal-partition", "disk-full",
-        "disk-free", "disk-error", "disk-flip", "clock-step", "slow", "kill-worker", "kill-broker",
-        "wipe-broker", "kill-gateway", "power-cut-gateway", "restart-gateway",
+        "disk-free", "disk-error", "disk-flip", "clock-step", "slow", "kill-worker", "restore-tables",
+        "kill-broker", "wipe-broker", "kill-gateway", "power-cut-gateway", "restart-gateway",
     }  # fmt: skip
     assert impossible(found) is None
     assert [fault.at_s for fault in found] == sorted(fault.at_s for fault in found)

@@ -57,7 +57,7 @@ DEVICE_KEYS = (
 VERBS = (
     "kill, pause, resume, restart, revoke, kill-gateway, restart-gateway, kill-broker, partition, "
     "heal-partition, degrade, power-cut, power-cut-gateway, wipe-broker, clock-step, disk-full, disk-free, "
-    "disk-error, disk-flip, slow, kill-worker or crash-at"
+    "disk-error, disk-flip, slow, kill-worker, crash-at or restore-tables"
 )
 PLACES = "any, local, gateway or a node of this scenario"
 NO_NAME = "cannot name a node: 1 to 32 of a-z, 0-9 and '-', not reserved"

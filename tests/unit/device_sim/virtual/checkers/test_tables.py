@@ -190,10 +190,9 @@ def test_who_differs_is_told_with_the_first_cell():
 
     found = mesh.judged(Replicas())
 
-    assert found.violations == (
-        "100.000 s n-2: differs from 2 others: "
-        "t0/sk1/x is b. of n-2 here and a. of n-1 there; 1 cells differ",
-    )
+    (line,) = found.violations
+    assert line.startswith("100.000 s n-2: differs from 2 others: ")
+    assert line.endswith("t0/sk1/x is b. of n-2 here and a. of n-1 there; 1 cells differ")
 
 
 @pytest.mark.parametrize("why", ["gone", "unread"])
