@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from edge_node.home import Home, chosen_home
 from edge_node.state.blocking import BlockingConnection
@@ -63,18 +63,19 @@ class Conflict(NamedTuple):
 class State:
     """All that replicates, as one member knows it."""
 
+    table_class: ClassVar[type[Table]] = Table
+    """As TinyDB's: what `table` makes."""
+
     def __init__(
         self,
         call: Call | None,
         awaited_call: AwaitedCall | None = None,
         *,
         close: Callable[[], None] | None = None,
-        next_id: Callable[[], int] | None = None,
     ) -> None:
-        """Args: next_id: ids of documents that bring none, in tables without a key; None: random ones."""
+        """Args: call, awaited_call: the daemon's methods. close: ends what *call* stands on."""
         self._links = Links(call, awaited_call)
         self._close = close
-        self._next_id = next_id
         self._tables: dict[str, tuple[Table, dict[str, Any]]] = {}
         self.aio = AwaitedState(self._links)
 
@@ -148,7 +149,7 @@ class State:
             known[0]._questions.declare(declaration)
             table = known[0]
         else:
-            table = Table(self._links, name, declaration or None, None if key else self._next_id)
+            table = self.table_class(self._links, name, declaration or None)
         self._tables[name] = (table, declaration)
         return table
 

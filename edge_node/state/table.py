@@ -34,7 +34,7 @@ T = TypeVar("T")
 class Table(PlainTable):
     """Made by ``State.table``."""
 
-    def __init__(  # TinyDB's own state (a storage, a cache, the next id) has no use here
+    def __init__(  # TinyDB's own state (a storage, the next id) has no use here
         self,
         links: Links,
         name: str,
@@ -42,6 +42,7 @@ class Table(PlainTable):
         next_id: Callable[[], int] | None = None,
     ) -> None:
         self._name = name
+        self._query_cache = self.query_cache_class(capacity=0)  # as `Table` has one; never used
         self._links = links
         self._questions = Questions(name, cast("Any", self), declaration, next_id)
         self.aio = AwaitedTable(links, self._questions)
