@@ -63,9 +63,9 @@ class Cells:
         self.conflicts: dict[CellId, None] = {}
         self.bytes_by: Counter[str] = Counter()
         self.bytes = 0
-        self._leaves = [b""] * BUCKETS
-        self._by_bucket: list[set[DocId]] = [set() for _ in range(BUCKETS)]
-        self._touched: set[DocId] = set()
+        self._leaves: dict[int, bytes] = {}  # those that are not empty
+        self._by_bucket: dict[int, set[DocId]] = {}
+        self._stale: set[int] = set()  # buckets whose leaf has to be computed anew
         self._live: Counter[DocId] = Counter()  # fields of a document that are not merely deleted
 
     # -- changing ---------------------------------------------------------------------------------------
@@ -109,17 +109,20 @@ class Cells:
         fields = self._docs.get(doc)
         old = None if fields is None else fields.get(cell.field)
         self._account(cell, old, -1)
+        bucket = zlib.crc32(f"{cell.table}\0{cell.key}".encode()) % BUCKETS
+        self._stale.add(bucket)
         if not state:
             if fields is not None and fields.pop(cell.field, None) is not None and not fields:
                 del self._docs[doc]
                 del self._tables[doc[:2]][cell.key]
+                self._by_bucket[bucket].discard(doc)
         else:
             if fields is None:
                 fields = self._docs[doc] = {}
                 self._tables.setdefault(doc[:2], {})[cell.key] = None
+                self._by_bucket.setdefault(bucket, set()).add(doc)
             fields[cell.field] = state
             self._account(cell, state, 1)
-        self._touched.add(doc)
 
     def _account(self, cell: CellId, state: State | None, sign: int) -> None:
         if not state:
@@ -258,22 +261,15 @@ class Cells:
 
     def leaves(self) -> list[bytes]:
         """One digest for each of 256 buckets of documents; computed anew only where something changed."""
-        stale = set()
-        for doc in self._touched:
-            bucket = zlib.crc32(f"{doc[1]}\0{doc[2]}".encode()) % BUCKETS
-            stale.add(bucket)
-            if doc in self._docs:
-                self._by_bucket[bucket].add(doc)
-            else:
-                self._by_bucket[bucket].discard(doc)
-        self._touched.clear()
-        for bucket in stale:
-            docs = sorted(self._by_bucket[bucket], key=_order)
+        for bucket in self._stale:
+            docs = sorted(self._by_bucket.get(bucket, ()), key=_order)
             rows = [row for doc in docs for row in self._rows(doc)]
-            self._leaves[bucket] = (
-                hashlib.blake2b(_encode(rows), digest_size=LEAF_BYTES).digest() if rows else b""
-            )
-        return list(self._leaves)
+            if rows:
+                self._leaves[bucket] = hashlib.blake2b(_encode(rows), digest_size=LEAF_BYTES).digest()
+            else:
+                self._leaves.pop(bucket, None)
+        self._stale.clear()
+        return [self._leaves.get(bucket, b"") for bucket in range(BUCKETS)]
 
     def root(self) -> bytes:
         return hashlib.blake2b(_encode(self.leaves()), digest_size=LEAF_BYTES).digest()

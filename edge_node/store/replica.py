@@ -147,7 +147,7 @@ class Failed(msgspec.Struct, frozen=True):
 class Members(msgspec.Struct, frozen=True):
     """Whom the roster lists as able to read tables."""
 
-    ids: tuple[str, ...]
+    ids: frozenset[str]
 
 
 class Reported(msgspec.Struct, frozen=True):

@@ -198,8 +198,7 @@ class Replication:
         roster = self._node.roster.current
         assert roster is not None
         self.clock.forget(lambda peer: peer in roster.active_ids)
-        ids = tuple(sorted({*roster.active_ids, GATEWAY}))
-        self._handle(now_ns, wall_ms, Members(ids))
+        self._handle(now_ns, wall_ms, Members(roster.active_ids))
         self._handle(now_ns, wall_ms, PolicyChanged())
         self.peers_changed()
 

@@ -14,7 +14,7 @@ what the others have not got: it has to say it again when it returns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from edge_node.store.crdt.dots import Vector, Writer, common
@@ -39,23 +39,36 @@ class Stability:
 
     def __init__(self, me: str, cut: dict[Writer, int] | None = None) -> None:
         self._me = me
+        self._listed: frozenset[str] | None = None
+        self._begun_ns = 0  # when the first list came: whoever has no record was listed then, and is silent
         self._members: dict[str, _Member] = {}
         self.cut: dict[Writer, int] = {} if cut is None else cut
         self.stale = True  # a report or a member changed since the cut was taken
 
     def members(self, now_ns: int, members: Iterable[str]) -> None:
-        listed = {each for each in members if each != self._me}
-        for gone in self._members.keys() - listed:
-            del self._members[gone]
-        for new in sorted(listed - self._members.keys()):
-            self._members[new] = _Member(now_ns)
+        """Whom the roster lists. Costs nothing for who never reports: many hold no tables at all."""
+        listed = frozenset(members)
+        if self._listed is None:
+            self._begun_ns = now_ns
+        else:
+            for gone in self._members.keys() - listed:
+                del self._members[gone]
+            for new in listed - self._listed - {self._me}:
+                self._members[new] = _Member(now_ns)
+        self._listed = listed
         self.stale = True
+
+    def _others(self) -> Iterator[tuple[str, _Member]]:
+        never = _Member(self._begun_ns)
+        for peer in sorted(self._listed or ()):
+            if peer != self._me:
+                yield peer, self._members.get(peer, never)
 
     def reported(self, now_ns: int, peer: str, vector: Vector, known: Vector) -> bool:
         """Is the peer within the cut? False: it needs a snapshot. known: what is known here."""
-        member = self._members.get(peer)
-        if member is None:
+        if self._listed is None or peer not in self._listed or peer == self._me:
             return True
+        member = self._members.setdefault(peer, _Member(now_ns))
         member.heard_ns = now_ns
         if not vector.covers_all(Vector(self.cut, known.floors)):
             member.behind, member.acknowledged = True, None
@@ -71,7 +84,7 @@ class Stability:
     def behind(self, durable: Vector) -> tuple[str, ...]:
         return tuple(
             peer
-            for peer, member in sorted(self._members.items())
+            for peer, member in self._others()
             if member.acknowledged is None or not member.acknowledged.covers_all(durable)
         )
 
@@ -80,7 +93,7 @@ class Stability:
         silent_ns = PRESSED_NS if pressed else SILENT_NS
         return {
             peer: member.acknowledged
-            for peer, member in self._members.items()
+            for peer, member in self._others()
             if not member.behind and now_ns - member.heard_ns <= silent_ns
         }
 
@@ -102,7 +115,7 @@ class Stability:
 
     def _enough(self, holding: Iterable[str]) -> bool:
         there = {self._me, *holding}
-        listed = len(self._members) + 1
+        listed = len((self._listed or frozenset()) | {self._me})
         return 2 * len(there) + (GATEWAY in there) > listed
 
     def closed(self, known: Vector, acknowledged: list[Vector]) -> list[Writer]:

@@ -92,7 +92,7 @@ class Peer:
         policy = Rules(self.name, mesh.forbidden)
         self.replica = Replica(self.name, author, policy, self.disk.load(), mesh.rng.randbytes, self.limits)
         self.entropy = AntiEntropy(self.name, self.replica, policy, mesh.rng, mesh.now_ns)
-        self.tell(Members(tuple(mesh.names)))
+        self.tell(Members(frozenset(mesh.names)))
         if self.trusted:
             self.trust()
         self.entropy.up(mesh.names)
