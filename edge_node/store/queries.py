@@ -14,8 +14,9 @@ TinyDB that does it otherwise) is None: the client asks for the documents and lo
 Exact also in what raises: ``where("a") < 5`` over a text is a `TypeError`, here as there.
 
 Regular expressions: Python's can take exponential time, and would take it in the daemon. Those whose form
-allows that (a repetition within a repetition, a choice within one, references back, over two repetitions
-without an end) are not taken: the client runs them. The others see texts of at most 4 KiB.
+allows that (a choice or a repetition within a repetition, references back, over two open ends) are not
+taken: the client runs them. The others' work is bounded for each text and for all of a query; beyond it the
+query ends with `BadInput`.
 
 Not here: documents and indexes (`tables`).
 """
@@ -49,9 +50,12 @@ DEPTH_MAX: Final = 32
 NODES_MAX: Final = 20_000
 """Conditions and values of one query: `one_of` over some thousand names is a use, more is a table."""
 PATTERN_CHARS_MAX: Final = 512
-TEXT_CHARS_MAX: Final = 4096
-"""What a pattern is let loose on: with two open repetitions and a search's start some tenths of a second."""
-OPEN_REPEATS_MAX: Final = 2
+CHOICES_MAX: Final = 4096
+OPEN_ENDS_MAX: Final = 2
+TEXT_STEPS_MAX: Final = 10_000_000
+"""Of a pattern over one text, at worst: some ten milliseconds."""
+QUERY_STEPS_MAX: Final = 200_000_000
+"""Over all texts of one query, at worst: a second."""
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 _COMPARED: Final = {"==", "!=", "<", "<=", ">", ">="}
@@ -401,71 +405,107 @@ def _has_fragment(document: Mapping[str, Any]) -> Predicate:
 
 
 def _of_text(name: str, pattern: str, flags: int) -> Predicate:
-    compiled = _compiled(pattern, flags)
+    compiled, ways = _compiled(pattern, flags)
     run = compiled.match if name == "matches" else compiled.search
+    ends = ways.open_ends + (name == "search")
+    left = QUERY_STEPS_MAX
 
     def test(value: Any) -> bool:
+        nonlocal left
         if not isinstance(value, str):
             return False
-        if len(value) > TEXT_CHARS_MAX:
+        steps = ways.choices * max(len(value), 1) ** ends + len(value)
+        left -= steps
+        if steps > TEXT_STEPS_MAX or left < 0:
             raise BadInput(
-                f"a text of {len(value)} characters is too long to match a pattern in the daemon",
-                fix=f"at most {TEXT_CHARS_MAX}; .test(function) matches in the client",
+                f"matching {pattern!r} with a text of {len(value)} characters may take the daemon long",
+                fix="anchor the pattern, or use .test(function): it matches in the client",
             )
         return run(value) is not None
 
     return test
 
 
-def _compiled(pattern: str, flags: int) -> re.Pattern[str]:
+class _Ways(NamedTuple):
+    """In how many ways a pattern can be tried at one place: choices x (length of the text) ** open_ends."""
+
+    choices: int
+    open_ends: int
+
+
+class _MayNotEnd(Exception):
+    pass
+
+
+def _compiled(pattern: str, flags: int) -> tuple[re.Pattern[str], _Ways]:
     if len(pattern) > PATTERN_CHARS_MAX:
         raise BadInput(
             f"a pattern of {len(pattern)} characters is over {PATTERN_CHARS_MAX}",
             fix=".test(function) matches in the client",
         )
     try:
-        form = parser.parse(pattern, flags & ~int(re.DEBUG))
-        open_repeats = _open_repeats(form, within=False)
-        compiled = re.compile(pattern, flags & ~int(re.DEBUG))
+        form = list(parser.parse(pattern, flags & ~int(re.DEBUG)))
+        while form and form[-1][0] in _REPEATS and not _choices_in(form[-1][1][2]):
+            form.pop()  # at the end nothing can fail behind it: it gives nothing back
+        ways = _ways(form, within=False)
+        return re.compile(pattern, flags & ~int(re.DEBUG)), ways
     except (re.error, ValueError, OverflowError, RecursionError) as error:
         raise BadInput(f"not a regular expression: {error}", fix="see Python's re") from error
-    if open_repeats > OPEN_REPEATS_MAX:
+    except _MayNotEnd:
         raise BadInput(
             f"the pattern {pattern!r} might run for very long",
             fix="no repetition within another, no reference back; .test(function) matches in the client",
-        )
-    return compiled
+        ) from None
 
 
-_BACKTRACKS: Final = 1_000
+_REPEATS: Final = (parts.MAX_REPEAT, parts.MIN_REPEAT, parts.POSSESSIVE_REPEAT)
 _SHORT: Final = 16
-"""Repetitions up to this many count as written out: their product is bounded by the pattern's length."""
+"""Repetitions of up to so many are choices, longer ones have an open end."""
 
 
-def _open_repeats(form: Any, *, within: bool) -> int:
-    """Repetitions that can give back what they took, one after another; many: one of them inside another."""
-    count = 0
+def _ways(form: Any, *, within: bool) -> _Ways:
+    """Raises: _MayNotEnd: a choice within a repetition, a reference back, or too many choices."""
+    choices, open_ends = 1, 0
     for operator, operand in form:
-        if operator in (parts.MAX_REPEAT, parts.MIN_REPEAT, parts.POSSESSIVE_REPEAT):
-            low, high, inner = operand
-            if high <= 1:
-                count += _open_repeats(inner, within=within)
-            elif within:
-                return _BACKTRACKS
-            elif low != high or high > _SHORT:
-                count += _open_repeats(inner, within=True) + (high > _SHORT)
-            else:
-                count += high * _open_repeats(inner, within=within)
+        more = _Ways(1, 0)
+        if operator in _REPEATS:
+            more = _ways_of_repeat(*operand, within=within)
         elif operator is parts.BRANCH:
             if within:
-                return _BACKTRACKS
-            count += max((_open_repeats(each, within=within) for each in operand[1]), default=0)
+                raise _MayNotEnd
+            each = [_ways(branch, within=within) for branch in operand[1]]
+            more = _Ways(sum(way.choices for way in each), max(way.open_ends for way in each))
         elif operator is parts.SUBPATTERN:
-            count += _open_repeats(operand[3], within=within)
+            more = _ways(operand[3], within=within)
         elif operator is parts.ATOMIC_GROUP:
-            count += _open_repeats(operand, within=within)
+            more = _ways(operand, within=within)
         elif operator in (parts.ASSERT, parts.ASSERT_NOT):
-            count += _open_repeats(operand[1], within=within)
+            more = _ways(operand[1], within=within)
         elif operator in (parts.GROUPREF, parts.GROUPREF_EXISTS, parts.GROUPREF_IGNORE):
-            return _BACKTRACKS
-    return count
+            raise _MayNotEnd
+        choices *= more.choices
+        open_ends += more.open_ends
+        if choices > CHOICES_MAX or open_ends > OPEN_ENDS_MAX:
+            raise _MayNotEnd
+    return _Ways(choices, open_ends)
+
+
+def _ways_of_repeat(low: int, high: int, inner: Any, *, within: bool) -> _Ways:
+    if low == high and high <= _SHORT:
+        once = _ways(inner, within=within)
+        return _Ways(once.choices**high, once.open_ends * high)
+    if within:
+        raise _MayNotEnd
+    if high <= 1:
+        once = _ways(inner, within=False)
+        return _Ways(once.choices + 1, once.open_ends)
+    _ways(inner, within=True)
+    return _Ways(high - low + 1, 0) if high <= _SHORT else _Ways(1, 1)
+
+
+def _choices_in(form: Any) -> bool:
+    """Could its inside be tried in several ways?"""
+    try:
+        return _ways(form, within=True) != _Ways(1, 0)
+    except _MayNotEnd:
+        return True
