@@ -127,7 +127,7 @@ class _Connection:
 def _as_sqlite3():
     try:
         yield
-    except apsw.IOError as error:
+    except (apsw.IOError, apsw.SQLError) as error:
         raise sqlite3.OperationalError(str(error)) from error
 
 

@@ -27,7 +27,7 @@ import msgspec
 from edge_node.store.cell_store import Commit, Image, Logged, Waiting
 from edge_node.store.cells import CellId
 from edge_node.store.ledger import SIZES, WAL_FRAME_BYTES
-from edge_node.store.mark import Mark, missing, vouched
+from edge_node.store.mark import Mark, beside, missing, vouched
 from edge_node.store.storage.seal import BATCH, HEAD, NEWEST, RESCUED, WAITING, Seal, batch_name
 from edge_node.tasks.rows import StoreDamaged
 from security.errors import BadInput, Unavailable
@@ -263,6 +263,9 @@ class SqliteCellStore:
             raise Unavailable(f"cannot open {path}: {error.strerror}", fix="check its directory") from error
         with self._told():
             self._db = self._connect(path)
+            self._db.execute(
+                "PRAGMA temp_store = MEMORY"
+            )  # what a large statement could take back lies in a file
             self._check_in(0 if mark is None else mark.newest)
             if after_failure:
                 # What a failed fsync left in the log counts from here on, so it must lie on the disk.
@@ -279,9 +282,20 @@ class SqliteCellStore:
             mark = vouched(self.path)
         except ValueError:
             return None  # the mark itself: it is written anew
-        if mark is not None and (gap := missing(self.path, mark)):
+        gap = "" if mark is None else missing(self.path, mark)
+        if mark is not None and gap and not (mark.newest and self._begun_anew()):
             raise self._damaged(gap)
         return mark
+
+    def _begun_anew(self) -> bool:
+        """Has the log no head that holds? So a power cut leaves it, too, that comes while it is begun anew.
+
+        Then everything is in the file; `_check_in` sees by the newest batch whether it is.
+        """
+        from edge_node.store.pages import Wal  # of no use to a daemon whose last life ended well
+
+        log = beside(self.path, "-wal")
+        return log.exists() and not Wal(log).sound
 
     def _check_in(self, newest: int) -> None:
         db = self._db
