@@ -220,14 +220,14 @@ class Tables:
     def changed(self, cells: Iterable[CellId], node: str) -> bool:
         """These read differently now. True: those who watch may be told something."""
         before = self._seq
-        if not self._resync(node):
+        if not self._resync():
             documents: dict[tuple[str, str], list[str]] = {}
             for kind, table, key, field in cells:
                 if kind == FIELD:
                     documents.setdefault((table, key), []).append(field)
             for (table, key), fields in documents.items():
                 if table == KEYS:
-                    self._redeclared(key, node)
+                    self._redeclared(key)
                 if table in self._tables:
                     self._moved(self._tables[table], key, fields, node)
                 elif table in self._watched:
@@ -237,9 +237,9 @@ class Tables:
 
     def reset(self) -> None:
         """Another replica stands behind the provider."""
-        self._resync("")
+        self._resync()
 
-    def _resync(self, node: str) -> bool:
+    def _resync(self) -> bool:
         cells = self._provide()
         if cells is self._cells:
             return False
@@ -249,23 +249,23 @@ class Tables:
         self._rows_bytes = 0
         self._tables.clear()
         for name in sorted(self._watched):
-            self._tell_difference(name, node)
+            self._tell_difference(name)
         return True
 
-    def _redeclared(self, name: str, node: str) -> None:
+    def _redeclared(self, name: str) -> None:
         self._keys.pop(name, None)
         table = self._tables.pop(name, None)
         if table is not None:
             for key in (*table.order, *table.gone.values()):
                 self._forget_row(name, key)
         if name in self._watched:
-            self._tell_difference(name, node)
+            self._tell_difference(name)
 
-    def _tell_difference(self, name: str, node: str) -> None:
+    def _tell_difference(self, name: str) -> None:
+        """What is different, by whom it was written last; nobody says who made go what is gone."""
         table = self._open(name)
-        texts = self._watched[name].texts
-        for key in sorted({*texts, *table.order}):
-            self._tell(table, key, (), node)
+        for key in sorted({*self._watched[name].texts, *table.order}):
+            self._tell(table, key, self._cells.document(name, key), "")
 
     def _moved(self, table: _Table, key: str, fields: Sequence[str], node: str) -> None:
         known = self._forget_row(table.name, key)
@@ -408,7 +408,7 @@ class Tables:
 
     def _open(self, name: str) -> _Table:
         if self._provide() is not self._cells:
-            self._resync("")
+            self._resync()
         table = self._tables.get(name)
         if table is None:
             if len(self._tables) >= OPEN_MAX:
@@ -904,7 +904,7 @@ class Tables:
     def check(self) -> None:
         """What is kept is what a fresh look at the cells gives."""
         if self._provide() is not self._cells:
-            self._resync("")
+            self._resync()
         fresh = Tables(lambda: self._cells, bytes)
         for name, table in self._tables.items():
             other = fresh._open(name)
