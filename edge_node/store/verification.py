@@ -9,6 +9,7 @@ ended log is held against the `mark`. Not here: what to do about a gap (`recover
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,11 @@ from edge_node.scheduling.estimates import Estimates
 from edge_node.store import recovery
 from edge_node.store.ledger import SCHEMA_VERSION
 from edge_node.store.mark import missing, vouched
+from edge_node.store.replica import Replica
+from edge_node.store.storage import cell_rescue
+from edge_node.store.storage.cells import SCHEMA as STATE_SCHEMA
+from edge_node.store.storage.cells import check_owner, collected
+from edge_node.store.storage.seal import Seal
 from edge_node.store.storage.sqlite import SCHEMA, crc_of
 from edge_node.tasks.rows import ACCEPTED, CLOSED, Row, holds
 from edge_node.tasks.task import Outcome, Task
@@ -29,6 +35,7 @@ from security.canonical import decode
 from security.errors import BadInput, EdgeweaveError, ProtocolViolation
 from security.keystore import KeyStore
 from security.roster import open_roster
+from security.signing import peek1
 
 GAPS_MAX = 10_000
 """Named of one store; more are counted."""
@@ -55,6 +62,8 @@ def verify(home: Home) -> list[Checked]:
     if not home.path.is_dir():
         raise BadInput(f"{home.path} is no home", fix="name the daemon's directory with --home DIR")
     found = [ledger(home.ledger), *set_aside(home.path), documents(home.documents)]
+    if home.state.exists() or _vouched_gap(home.state):
+        found.append(state(home))
     if home.chronicle.exists():
         found.append(_database(home.chronicle, "chronicle", lambda opened: (0, []), known=None))
     return [*found, keys(home.keys), bundles(home.bundles), estimates(home.estimates)]
@@ -132,6 +141,57 @@ def _document_rows(opened: sqlite3.Connection) -> tuple[int, list[str]]:
     return count, gaps
 
 
+def state(home: Home) -> Checked:
+    """Trees, the log against its mark, each row's seal; and that a replica can be made of it all."""
+    return _database(home.state, "state", functools.partial(_state_rows, home), known=STATE_SCHEMA)
+
+
+def _state_rows(home: Home, opened: sqlite3.Connection) -> tuple[int, list[str]]:
+    (count,) = opened.execute("SELECT count(*) FROM rows").fetchone()
+    try:
+        key = KeyStore(home.keys).state_key() if home.keys.is_dir() else None
+        if key is None:
+            raise BadInput("its key is gone, so nothing of it can be opened")
+        (told,) = opened.execute("SELECT value FROM meta WHERE name = 'owner'").fetchone() or (b"",)
+        owner = bytes(told).decode("utf-8", "replace")
+        seal = Seal(key, owner)
+        check_owner(opened, home.state, owner, seal)
+    except EdgeweaveError as error:
+        return count, [f"{home.state.name}: {error.cause}"]
+    gaps: list[str] = []
+    rows = opened.execute("SELECT name, body FROM rows ORDER BY name")
+    image, _ = collected(rows, seal, lambda what: gaps.append(f"{what} does not authenticate"))
+    if not gaps:
+        try:
+            Replica(owner.rpartition("/")[2], _Unsigned(), _Nobody(), image, bytes).check()
+        except (ValueError, AssertionError, EdgeweaveError, msgspec.MsgspecError) as error:
+            gaps.append(f"{home.state.name}: no replica can be made of it: {error}")
+    return count, gaps
+
+
+class _Unsigned:
+    """As much of an `Author` as reading takes."""
+
+    def sign(self, payload: bytes) -> bytes:
+        raise AssertionError("nothing is written by looking")
+
+    def open(self, data: bytes) -> tuple[str, bytes]:
+        raise AssertionError("nothing arrives by looking")
+
+    def read(self, data: bytes) -> bytes:
+        return peek1(data).payload
+
+
+class _Nobody:
+    """A `Policy` that is not asked."""
+
+    def may_write(self, node: str, table: str) -> bool:
+        return False
+
+    def believed(self, node: str) -> bool:
+        return False
+
+
 def _database(
     path: Path,
     store: str,
@@ -202,6 +262,10 @@ def set_aside(directory: Path) -> list[Checked]:
             gaps = [f"{losses.aside}: {losses.cause}"]
         size = _bytes_of(directory / losses.aside)
         found.append(Checked("set aside", losses.rows_kept, size, _bounded(gaps)))
+    for losses in cell_rescue.told(directory / "state.db"):
+        gaps = [cell_rescue.sentence(losses), *(f"{losses.aside}: {gap}" for gap in losses.gaps)]
+        size = _bytes_of(directory / losses.aside)
+        found.append(Checked("set aside", losses.rows_kept, size, _bounded(gaps)))
     for file in sorted(directory.glob("documents.db.damaged-*")):
         if file.name.rpartition("-")[2].isdigit():
             found.append(
@@ -249,6 +313,7 @@ def _looks(store: KeyStore) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "roster.cose", lambda: _roster(store)
     yield "groups.cbor", lambda: _decoded(store, "groups.cbor")
     yield "invitations", lambda: _decoded(store, "invitations")
+    yield "state.key", store.state_key
 
 
 def _roster(store: KeyStore) -> None:

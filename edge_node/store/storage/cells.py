@@ -17,7 +17,7 @@ import contextlib
 import os
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +28,7 @@ from edge_node.store.cell_store import Commit, Image, Logged, Waiting
 from edge_node.store.cells import CellId
 from edge_node.store.ledger import SIZES, WAL_FRAME_BYTES
 from edge_node.store.mark import Mark, beside, missing, vouched
-from edge_node.store.storage.seal import BATCH, HEAD, NEWEST, RESCUED, WAITING, Seal, batch_name
+from edge_node.store.storage.seal import BATCH, CELL, HEAD, NEWEST, RESCUED, WAITING, Seal, batch_name
 from edge_node.tasks.rows import StoreDamaged
 from security.errors import BadInput, Unavailable
 
@@ -227,29 +227,11 @@ class SqliteCellStore:
         )
 
     def _image(self) -> Image:
-        image = Image()
-        rescued: list[Waiting] = []
-        self._rescued = set()
-        for name, sealed in self._db.execute("SELECT name, body FROM rows ORDER BY name"):
-            try:
-                what = decoded(name, self._seal.opened(name, sealed))
-            except (ValueError, TypeError) as error:
-                raise sqlite3.DatabaseError(f"a row does not authenticate: {error}") from error
-            match what:
-                case (int(kind), str(table), str(key), str(field), bytes(body)):
-                    image.cells.append((CellId(kind, table, key, field), body))
-                case Logged():
-                    image.logged.append(what)
-                case Waiting():
-                    if name[:1] == RESCUED:
-                        self._rescued.add(name)
-                        rescued.append(what)
-                    else:
-                        image.waiting.append(what)
-                case bytes() if name == HEAD:
-                    image.head = what
-        there = {entry[1:4] for entry in image.logged} | {each[:3] for each in image.waiting}
-        image.waiting += [each for each in rescued if each[:3] not in there]
+        def bad(what: str) -> None:
+            raise sqlite3.DatabaseError(f"{what} does not authenticate")
+
+        rows = self._db.execute("SELECT name, body FROM rows ORDER BY name")
+        image, self._rescued = collected(rows, self._seal, bad)
         return image
 
     # -- the file ------------------------------------------------------------------------------------------
@@ -373,6 +355,41 @@ class SqliteCellStore:
 
     def _damaged(self, error: object) -> StoreDamaged:
         return StoreDamaged(f"{self.path} is damaged: {error}", fix="the next start sets it aside")
+
+
+_KINDS: Final = {CELL: "a cell", BATCH: "a batch", WAITING: "a batch that waits", RESCUED: "a saved batch"}
+
+
+def collected(
+    rows: Iterable[tuple[Any, Any]], seal: Seal, bad: Callable[[str], None]
+) -> tuple[Image, set[bytes]]:
+    """The image that these rows are, and the names of batches that were saved from an earlier damage.
+
+    Args: rows: names and sealed bodies, by name.   bad: told of each that is not what was sealed.
+    """
+    image = Image()
+    rescued: dict[bytes, Waiting] = {}
+    for name, sealed in rows:
+        try:
+            what = decoded(name, seal.opened(name, sealed))
+        except (ValueError, TypeError):
+            kind = _KINDS.get(name[:1], "a row") if isinstance(name, bytes) else "a row"
+            bad(f"{kind} ({name[1:7].hex()})" if isinstance(name, bytes) else kind)
+            continue
+        match what:
+            case (int(number), str(table), str(key), str(field), bytes(body)):
+                image.cells.append((CellId(number, table, key, field), body))
+            case Logged():
+                image.logged.append(what)
+            case Waiting() if name[:1] == RESCUED:
+                rescued[name] = what
+            case Waiting():
+                image.waiting.append(what)
+            case bytes() if name == HEAD:
+                image.head = what
+    there = {entry[1:4] for entry in image.logged} | {each[:3] for each in image.waiting}
+    image.waiting += [each for each in rescued.values() if each[:3] not in there]
+    return image, set(rescued)
 
 
 def decoded(name: bytes, body: bytes) -> object:
