@@ -57,18 +57,13 @@ class _Reader:
     """An author that has no key: what lies in a log was verified when it came."""
 
     def sign(self, payload: bytes) -> bytes:
-        raise Refused("these tables are open to be read only", fix="start the daemon, it writes them")
+        raise AssertionError("nothing is written")
 
     def open(self, data: bytes) -> tuple[str, bytes]:
-        raise Refused("these tables are open to be read only", fix="start the daemon, it takes batches")
+        raise AssertionError("nothing arrives")
 
     def read(self, data: bytes) -> bytes:
         return peek1(data).payload
-
-
-class _ReadOnly(OfMembers):
-    def may_write(self, node: str, table: str) -> bool:
-        return False
 
 
 class OpenedState:
@@ -95,6 +90,7 @@ class OpenedState:
         self._entropy, self._wall_ms, self._now_ns = entropy, wall_ms, now_ns
         self._dones: dict[int, Done] = {}
         self._tokens = 0
+        self._read_only = False
         self.replica = self._loaded(store.load())
         self.tables = Tables(lambda: self.replica.cells, entropy)
         self.requests = Requests(self.tables, self._write)
@@ -103,7 +99,8 @@ class OpenedState:
     def reading(cls, me: str, image: Image) -> OpenedState:
         """What lies in an image, to look at: nothing is written to any file, and every write is refused."""
         store = MemoryCellStore()
-        state = cls(me, store, _Reader(), policy=_ReadOnly())
+        state = cls(me, store, _Reader())
+        state._read_only = True
         state.replica = state._loaded(image)
         state.requests.reset()
         return state
@@ -141,6 +138,9 @@ class OpenedState:
         return Replica(self._me, self._author, self._policy, image, self._entropy, self._limits)
 
     def _write(self, changes: tuple[Change, ...], done: Done) -> None:
+        if self._read_only:
+            done(Refused("these tables are open to be read only", fix="start the daemon: it writes them"))
+            return
         self._tokens += 1
         self._dones[self._tokens] = done
         self.handle(Write(self._tokens, changes))
