@@ -1,7 +1,8 @@
 """Backup and restore: everything that makes the mesh, in one file under a passphrase.
 
     backup    keys (CA, gateway, broker, deployer, group secrets, roster), documents with the catalogue,
-              bundles, settings ─► entries ─► ``security.sealing`` ─► FILE (0600, whole or not at all)
+              replicated tables, bundles, settings ─► entries ─► ``security.sealing`` ─► FILE (0600, whole
+              or not at all)
     restore   FILE ─► <home>/.restoring ─► checked as a whole ─► the home, its keys last
 
 Left out on purpose: ``ledger.db`` (it names tasks that have ended since: brought back, they would run and
@@ -9,9 +10,12 @@ end a second time), join codes (they may have been used since), a joining under 
 the broker's folder (made anew). An entry is CBOR [path, length], its own length in two bytes before it;
 then the content; an empty path ends.
 
-Works beside a running gateway: each key file is replaced in one rename and so is whole, the documents are
-read in one transaction of SQLite, bundles never change, and the roster is read last, so that nothing here is
-newer. What a restored gateway does before it signs again decides ``restoration``.
+The replicated tables go along, sealed, with their key: a member that comes back with an old disk catches up,
+and where no member is left, or none that is believed, they are all there is.
+
+Works beside a running gateway: each key file is replaced in one rename and so is whole, the databases are
+each read in one transaction of SQLite, bundles never change, and the roster is read last, so that nothing
+here is newer. What a restored gateway does before it signs again decides ``restoration``.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -44,7 +48,7 @@ ENTRY_BYTES_MAX: Final = 4 * 1024**3  # one entry; documents.db is the largest, 
 ENTRIES_MAX: Final = 100_000
 
 _PATH = re.compile(
-    r"(?:keys/[a-z0-9][a-z0-9._-]{0,63}|bundles/[0-9a-f]{64}|documents\.db|settings\.toml|contents)\Z"
+    r"(?:keys/[a-z0-9][a-z0-9._-]{0,63}|bundles/[0-9a-f]{64}|documents\.db|state\.db|settings\.toml|contents)\Z"
 )
 _DAMAGED = "the backup is damaged"
 
@@ -77,8 +81,8 @@ def write_backup(
     left_out: list[str] = []
     try:
         with tempfile.TemporaryDirectory(prefix=".backup-", dir=home.path) as folder:
-            documents = _documents(home, Path(folder), left_out)
-            entries = _entries(keystore, home, bundles, documents, now_s=now_s, left_out=left_out)
+            databases = [_copy_of(path, Path(folder), left_out) for path in (home.documents, home.state)]
+            entries = _entries(keystore, home, bundles, databases, now_s=now_s, left_out=left_out)
             pieces = sealing.seal(
                 entries, passphrase, salt=os.urandom(sealing.SALT_BYTES),
                 nonce=os.urandom(sealing.NONCE_BYTES), cost=cost,
@@ -122,23 +126,22 @@ def _check_target(target: Path) -> None:
     raise BadInput(f"{target} is there and is no backup", fix="choose another file, or remove it")
 
 
-def _documents(home: Home, folder: Path, left_out: list[str]) -> Path | None:
-    """A consistent copy of the documents, which hold the catalogue. None: none are there, or damaged ones."""
-    if not home.documents.exists():
+def _copy_of(database: Path, folder: Path, left_out: list[str]) -> Path | None:
+    """A consistent copy: of the documents, which hold the catalogue, or of the replicated tables, whose key
+    goes along. None: there is none, or a damaged one."""
+    if not database.exists():
         return None
-    copy = folder / "documents.db"
+    copy = folder / database.name
     copy.touch(mode=0o600)
     try:
         with (
-            contextlib.closing(
-                sqlite3.connect(f"file:{home.documents}?mode=ro", uri=True, timeout=5)
-            ) as held,
+            contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=5)) as held,
             contextlib.closing(sqlite3.connect(copy)) as fresh,
         ):
             held.backup(fresh)
             fresh.execute("PRAGMA journal_mode=DELETE")
     except sqlite3.Error as error:
-        left_out.append(f"documents.db: {error}")
+        left_out.append(f"{database.name}: {error}")
         return None
     return copy
 
@@ -147,14 +150,15 @@ def _entries(
     keystore: KeyStore,
     home: Home,
     bundles: list[Path],
-    documents: Path | None,
+    databases: Sequence[Path | None],
     *,
     now_s: int,
     left_out: list[str],
 ) -> Iterator[bytes]:
     yield from _entry(CONTENTS, encode({"v": 1, "made": now_s}))
-    if documents is not None:
-        yield from _file_entry("documents.db", documents)
+    for copy in databases:
+        if copy is not None:
+            yield from _file_entry(copy.name, copy)
     for bundle in bundles:
         try:
             content = bundle.read_bytes()
@@ -268,7 +272,7 @@ def _check_empty(home: Home) -> None:
         )
     if (home.path / STAGE).exists():
         return  # a restore was interrupted while it moved in: what lies here is its own
-    for path in (home.ledger, home.documents):
+    for path in (home.ledger, home.documents, home.state):
         if path.exists():
             raise Refused(
                 f"{home.path} is no new home: it holds {path.name}",
@@ -392,6 +396,8 @@ def _move_in(stage: Home, home: Home) -> None:
     _sync(home.bundles)
     if stage.documents.exists():
         stage.documents.replace(home.documents)
+    if stage.state.exists():
+        stage.state.replace(home.state)
     if stage.settings.exists() and not home.settings.exists():  # what was chosen for this machine stays
         stage.settings.replace(home.settings)
     _sync(home.path)

@@ -374,7 +374,7 @@ def collected(
             what = decoded(name, seal.opened(name, sealed))
         except (ValueError, TypeError):
             kind = _KINDS.get(name[:1], "a row") if isinstance(name, bytes) else "a row"
-            bad(f"{kind} ({name[1:7].hex()})" if isinstance(name, bytes) else kind)
+            bad(f"{kind} ({name[-6:].hex()})" if isinstance(name, bytes) else kind)
             continue
         match what:
             case (int(number), str(table), str(key), str(field), bytes(body)):

@@ -11,7 +11,10 @@ import pytest
 
 from edge_node.clock import SystemClock
 from edge_node.home import Home
+from edge_node.store.cell_store import Commit, Logged
+from edge_node.store.cells import CellId
 from edge_node.store.documents import Documents
+from edge_node.store.storage.cell_file import CellFile, state_key
 from gateway.backup import check_whole, read_backup, write_backup
 from gateway.house import open_trust
 from gateway.restoration import RECORD, Restored
@@ -74,6 +77,31 @@ def test_a_restored_home_has_the_keys_the_code_and_the_settings(gateway, tmp_pat
     assert open_trust(KeyStore(home.keys), SystemClock()).authority.mesh_id == gateway.authority.mesh_id
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_replicated_tables_go_along_with_their_key(gateway, tmp_path, running):
+    """Where no member is left, they are all there is of them."""
+    state, mesh = gateway.home.state, gateway.authority.mesh_id
+    file = CellFile(state, mesh, "gateway", state_key(state, KeyStore(gateway.home.keys)))
+    file.load()
+    file.commit(
+        [Commit({CellId(0, "t", "k", "f"): b"1"}, [Logged(0, "gateway", 7, 1, 1, b"batch")], head=b"h")]
+    )
+    before = file.load()
+    if not running:
+        file.close()
+    target = tmp_path / "mesh.backup"
+    assert gateway.backup(target).left_out == []
+    home = restored(tmp_path / "new", target)
+
+    key = state_key(home.state, KeyStore(home.keys))
+    again = CellFile(home.state, mesh, "gateway", key)
+
+    assert again.load() == before and again.losses == ""
+    assert home.state.stat().st_mode & 0o777 == 0o600
+    again.close()
+    file.close()
+
+
 def test_the_backup_is_for_its_owner_alone_and_shows_nothing(gateway, file):
     data = file.read_bytes()
 
@@ -130,7 +158,7 @@ def test_a_home_that_holds_a_mesh_is_not_overwritten(gateway, file):
     assert files(gateway.home) == before
 
 
-@pytest.mark.parametrize("name", ["ledger.db", "documents.db"])
+@pytest.mark.parametrize("name", ["ledger.db", "documents.db", "state.db"])
 def test_a_used_home_is_not_mixed_with_a_backup(file, tmp_path, name):
     home = Home(tmp_path / "used")
     home.create()
