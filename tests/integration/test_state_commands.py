@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
+import sys
 import time
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from tinydb import TinyDB, where
@@ -13,6 +17,7 @@ from edge_node import doctor
 from edge_node.store.identity import doc_id_for
 from tests.support.daemons import BIN, Bed, until
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
@@ -64,6 +69,38 @@ def test_what_is_set_here_is_watched_and_read_there(bed):
         watch.communicate()
     assert (change["before"]["setpoint_c"], change["after"]["setpoint_c"]) == (21.5, 26)
     assert change["node"] == "gateway"
+
+
+def test_the_example_of_a_twin_runs(bed):
+    """Set at the gateway before the device is there; the device's readings are the recorded ones."""
+    gateway, node = bed.daemons["gateway"], bed.daemons["pi-1"]
+    example = [sys.executable, str(EXAMPLES / "state_twin.py")]
+    operator = subprocess.Popen(
+        [*example, "operator", "pi-1", "--vent-above", "700", "--home", str(gateway.home.path)],
+        env=bed.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        seen(node, "twins.desired", "pi-1", vent_above_ppm=700)
+        device = subprocess.run(
+            [*example, "device", "pi-1", "--rows", "60", "--every", "0", "--home", str(node.home.path)],
+            env=bed.environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        out, err = operator.communicate(timeout=60)
+    finally:
+        operator.kill()
+        operator.wait()
+
+    with (EXAMPLES / "data" / "room_climate.csv").open() as opened:
+        bad = [float(row["co2_ppm"]) > 700 for row in csv.DictReader(opened)][:60]
+    switched = sum(one != other for one, other in pairwise([False, *bad]))
+    assert switched > 1
+    assert (device.returncode, device.stderr) == (0, "")
+    assert device.stdout.splitlines() == [
+        "set to {'vent_above_ppm': 700}",
+        f"switched {switched} times; here and elsewhere {switched}",
+    ]
+    assert (operator.returncode, err) == (0, "") and "'vent_above_ppm': 700" in out
+    seen(gateway, "twins.reported", "pi-1", ventilating=bad[-1])
 
 
 def test_only_whom_the_gateway_names_may_write_a_table(bed):
