@@ -311,7 +311,10 @@ class Tables:
         limit: int | None = None,
         after: int | None = None,
     ) -> tuple[list[tuple[int, str]], bool]:
-        """A page of (id, JSON), and whether there is more behind it."""
+        """A page of (id, JSON), and whether there may be more behind it.
+
+        A page that is full by *limit* has not looked for what follows: it may turn out to be nothing.
+        """
         table = self._open(name)
         if ids is not None and where is None and after is None and len(ids) == 1:
             key = table.ids.get(ids[0])
@@ -320,16 +323,21 @@ class Tables:
         start = self._key_after(table, after) if after is not None else None
         found: list[tuple[int, str]] = []
         size = 0
-        for row in self._matching(table, where, ids, start):
+        keys, test = self._candidates(table, where, ids, start)
+        for row in self._matching(table, keys, test):
             size += len(row.text) + 16
-            if found and (size > PAGE_BYTES_MAX or (limit is not None and len(found) >= limit)):
+            if found and size > PAGE_BYTES_MAX:
                 return found, True
             found.append((row.id, row.text))
+            if limit is not None and len(found) >= limit:
+                return found, table.ids[row.id] != keys[-1]
         return found, False
 
     def count(self, name: str, where: list[Any] | None = None) -> int:
         table = self._open(name)
-        return len(table.order) if where is None else sum(1 for _ in self._matching(table, where, None))
+        if where is None:
+            return len(table.order)
+        return sum(1 for _ in self._matching(table, *self._candidates(table, where)))
 
     def _key_after(self, table: _Table, doc_id: int) -> str:
         key = table.ids.get(doc_id) or table.gone.get(doc_id)
@@ -339,14 +347,14 @@ class Tables:
             )
         return key
 
-    def _matching(
+    def _candidates(
         self,
         table: _Table,
         where: list[Any] | None,
-        ids: Sequence[int] | None,
+        ids: Sequence[int] | None = None,
         start: str | None = None,
-    ) -> Iterator[_Row]:
-        """Those that are meant, by ascending cell key."""
+    ) -> tuple[Sequence[str], queries.Predicate | None]:
+        """(cell keys, ascending, after *start*; what tells which of them match)."""
         test = None if where is None else queries.decoded(where)
         keys: Sequence[str] = table.order
         if ids is not None:
@@ -355,8 +363,10 @@ class Tables:
             narrowed = self._narrowed(table, where)
             if narrowed is not None:
                 keys = sorted(narrowed)
-        at = 0 if start is None else bisect_right(keys, start)
-        for key in islice(keys, at, None):
+        return (keys if start is None else keys[bisect_right(keys, start) :]), test
+
+    def _matching(self, table: _Table, keys: Iterable[str], test: queries.Predicate | None) -> Iterator[_Row]:
+        for key in keys:
             row = self._row(table.name, key)
             assert row is not None, f"{table.name}/{key} is in the order and not there"
             try:
@@ -594,20 +604,13 @@ class Tables:
     ) -> list[tuple[_Row, str]]:
         """Documents that a write is about, in the order given or by cell key; all, before any moves."""
         if ids is None:
-            return [(row, table.ids[row.id]) for row in self._matching(table, where, None)]
-        found = []
-        for doc_id in dict.fromkeys(ids):
-            key = table.ids.get(doc_id)
-            row = None if key is None else self._row(table.name, key)
-            if key is not None and row is not None:  # TinyDB passes over the others
-                found.append((row, key))
-        if where is not None:
-            test = queries.decoded(where)
-            try:
-                return [each for each in found if test(each[0].document)]
-            except TypeError as error:
-                raise queries.Incomparable(error) from error
-        return found
+            found = self._matching(table, *self._candidates(table, where))
+            return [(row, table.ids[row.id]) for row in found]
+        test = None if where is None else queries.decoded(where)
+        keys = [
+            table.ids[each] for each in dict.fromkeys(ids) if each in table.ids
+        ]  # TinyDB skips the others
+        return [(row, table.ids[row.id]) for row in self._matching(table, keys, test)]
 
     def _updated(self, table: _Table, key: str, fields: dict[str, bytes]) -> list[Change]:
         declared = self.declaration(table.name)[1]
