@@ -85,7 +85,7 @@ class CellFile:
             return self._opened().load()
 
     def tidy(self) -> bool:
-        return self._opened().tidy()
+        return False if self._store is None else self._store.tidy()
 
     def close(self) -> None:
         """Idempotent."""

@@ -128,7 +128,7 @@ class CellThread:
                 _told(post, item[1], found)
                 item = self._queue.get()
             elif item is _NOTHING:
-                item = self._idle()
+                item = self._queue.get() if failing else self._idle()
 
     def _next(self) -> object:
         try:
@@ -142,8 +142,8 @@ class CellThread:
         while more and self._queue.empty():
             try:
                 more = self._store.tidy()
-            except EdgeweaveError as error:
-                log.info("the tables' file could not be made smaller", extra={"cause": error.cause})
+            except Exception as error:  # as below; it is not worth more than a word
+                log.info("the tables' file could not be made smaller", extra={"cause": str(error)})
                 more = False
         return self._queue.get()
 

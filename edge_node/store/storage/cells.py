@@ -138,10 +138,12 @@ class SqliteCellStore:
         self._note()
 
     def tidy(self) -> bool:
+        if self._failed:
+            return False
         with self._told():
             free = self._one("PRAGMA freelist_count")
             keep = max(SPARE_PAGES, self._one("PRAGMA page_count") // 8)
-            if self._failed or free <= keep:
+            if free <= keep:
                 return False
             self._db.execute(f"PRAGMA incremental_vacuum({min(FREED_AT_ONCE, free - keep)})").fetchall()
             left = self._one("PRAGMA freelist_count")

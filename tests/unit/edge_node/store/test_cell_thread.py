@@ -158,6 +158,26 @@ def test_closing_commits_what_was_appended(member):
     assert member.disk.load().cells == [(A, b"3")]
 
 
+def test_a_file_that_cannot_be_made_smaller_is_no_failure(member, monkeypatch):
+    monkeypatch.setattr(member.disk, "tidy", lambda: 1 // 0)
+    member.disk.through.release(2)
+
+    for serial in (1, 2):
+        member.port.append(serial, one())
+        assert member.hear() == ("safe", serial)
+
+
+def test_after_a_failure_the_file_is_left_alone(member):
+    member.disk.trouble = Unavailable("no space is left")
+    member.disk.through.release(2)
+    member.port.append(1, one())
+    assert member.hear()[0] == "bad"
+    member.port.append(2, one())
+    assert isinstance(member.reload(), Unavailable)
+
+    assert not member.disk.tidied.is_set()
+
+
 def test_space_is_given_back_while_nobody_waits(member):
     member.disk.untidy = 3
     member.port.append(1, one())
