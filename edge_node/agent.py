@@ -112,7 +112,9 @@ class Agent(Node):
             on_renewed=lambda identity, signed: self.renewed(identity.keys, signed),
         )
         self.experience = Experience(home.estimates, self.desk.estimates)
-        self.wear = Wear(clock, lambda: getattr(journal, "log_bytes", 0))
+        self.wear = Wear(
+            clock, lambda: getattr(journal, "log_bytes", 0), tables=lambda: self._cells.log_bytes
+        )
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────
 

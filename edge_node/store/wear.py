@@ -4,6 +4,7 @@
                `write_bytes` (workers and the broker count for themselves); counted when a page is dirtied
     ledger     pages of the write-ahead log that the ledger's commits wrote, by the log's own index; copying
                them into the file later writes each changed page once more and is in `process` alone
+    tables     the same of the replicated tables' file
 
 An hourly figure is told from the first minute on: before it would be a guess. Not here: what to write.
 """
@@ -32,21 +33,24 @@ def written_by_process(io: Path = Path("/proc/self/io")) -> int | None:
 
 
 class Wear:
-    """Of one process. Args: ledger: bytes of log that it has written so far."""
+    """Of one process. Args: ledger, tables: bytes of log that they have written so far."""
 
     def __init__(
         self,
         clock: Clock,
         ledger: Callable[[], int],
         *,
+        tables: Callable[[], int] = lambda: 0,
         process: Callable[[], int | None] = written_by_process,
     ) -> None:
         self._clock = clock
         self._ledger = ledger
+        self._tables = tables
         self._process = process
         self._began_ns = clock.now_ns()
         self._before = process()
         self._ledger_before = ledger()
+        self._tables_before = tables()
 
     def figures(self) -> dict[str, int | float | None]:
         """Since the start, and an hour's worth of it; None: not known, or too early to tell."""
@@ -54,12 +58,15 @@ class Wear:
         now = self._process()
         process = None if now is None or self._before is None else now - self._before
         ledger = self._ledger() - self._ledger_before
+        tables = self._tables() - self._tables_before
         return {
             "measured_s": round(passed_s, 1),
             "process_bytes": process,
             "process_bytes_per_hour": _hourly(process, passed_s),
             "ledger_log_bytes": ledger,
             "ledger_log_bytes_per_hour": _hourly(ledger, passed_s),
+            "tables_log_bytes": tables,
+            "tables_log_bytes_per_hour": _hourly(tables, passed_s),
         }
 
 

@@ -12,19 +12,21 @@ SECOND = 1_000_000_000
 
 
 def test_an_hourly_figure_comes_after_a_minute():
-    clock, process, ledger = ManualClock(), [1000], [500]
-    wear = Wear(clock, lambda: ledger[0], process=lambda: process[0])
-    process[0], ledger[0] = 7000, 2500
+    clock, process, ledger, tables = ManualClock(), [1000], [500], [70]
+    wear = Wear(clock, lambda: ledger[0], tables=lambda: tables[0], process=lambda: process[0])
+    process[0], ledger[0], tables[0] = 7000, 2500, 270
     clock.advance(59 * SECOND)
 
     assert wear.figures() == {
         "measured_s": 59.0, "process_bytes": 6000, "process_bytes_per_hour": None,
         "ledger_log_bytes": 2000, "ledger_log_bytes_per_hour": None,
+        "tables_log_bytes": 200, "tables_log_bytes_per_hour": None,
     }  # fmt: skip
 
     clock.advance(SECOND)
     assert wear.figures()["process_bytes_per_hour"] == 360_000
     assert wear.figures()["ledger_log_bytes_per_hour"] == 120_000
+    assert wear.figures()["tables_log_bytes_per_hour"] == 12_000
 
 
 def test_a_system_that_does_not_say_is_not_guessed_at(tmp_path):
