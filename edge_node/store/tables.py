@@ -68,7 +68,9 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-_from_json = json.JSONDecoder(parse_constant=_no_number).decode
+_decoder = json.JSONDecoder(parse_constant=_no_number)
+_from_json = _decoder.decode
+_scanned: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once  # type: ignore[attr-defined]  # not in typeshed
 
 
 class Edit(NamedTuple):
@@ -106,18 +108,17 @@ class _Index:
         self._texts = 0
         self._ordered: list[tuple[Any, str]] | None = None  # numbers only, or texts only
 
-    def put(self, key: str, document: dict[str, Any] | None, field: str) -> None:
-        absent = document is None or field not in document
+    def put(self, key: str, value: Any) -> None:
+        """The document's value now; `_Absent`: it has not got the field, or is gone."""
+        if not (value is _Absent or queries.is_scalar(value)):
+            value = _Unordered
         if key in self._value:
             old = self._value[key]
-            if not absent and type(old) is type(document[field]) and old == document[field]:  # type: ignore[index]
+            if type(old) is type(value) and old == value:
                 return
             self._drop(key, old)
-        if absent:
+        if value is _Absent:
             return
-        value = document[field]  # type: ignore[index]
-        if not queries.is_scalar(value):
-            value = _Unordered
         self._value[key] = value
         if value is None or value is _Unordered:
             self._other += 1
@@ -170,6 +171,10 @@ class _Index:
 
 class _Unordered:
     """Stands for a list or an object."""
+
+
+class _Absent:
+    """Stands for a field that a document has not got."""
 
 
 def _value_of(entry: tuple[Any, str]) -> Any:
@@ -287,8 +292,7 @@ class Tables:
                     del table.gone[next(iter(table.gone))]
         for field, index in table.indexes.items():
             if there != was or field in fields:  # a key field never changes
-                row = self._row(table.name, key) if there else None
-                index.put(key, row and row.document, field)
+                index.put(key, self._value_at(table.name, key, field) if there else _Absent)
         if table.name in self._watched:
             self._tell(table, key, fields, node)
 
@@ -409,8 +413,7 @@ class Tables:
                 return None
             index = _Index()
             for key in table.order:
-                row = self._row(table.name, key)
-                index.put(key, row and row.document, field)
+                index.put(key, self._value_at(table.name, key, field))
             if len(table.indexes) >= INDEXES_MAX:
                 del table.indexes[next(iter(table.indexes))]
         table.indexes[field] = index
@@ -457,13 +460,22 @@ class Tables:
         declared = self.declaration(name)[1]
         if declared is not None and (identity := _key_of(key)) is not None:
             fields[declared] = _to_json(identity).encode()  # whatever somebody wrote there
-        try:
-            text = _joined(fields)
-            document = _from_json(text)
-        except (ValueError, RecursionError):  # some member wrote what is no JSON: that field reads as null
-            text = _joined({field: _sound(value) for field, value in fields.items()})
-            document = _from_json(text)
-        return _Row(_id_of(name, key), document, text)
+        document: dict[str, Any] = {}
+        texts: list[str] = []
+        for field, data in fields.items():  # each on its own: no value may write another field
+            document[field], text = _read(data)
+            texts.append(f"{encode_basestring(field)}:{text}")
+        return _Row(_id_of(name, key), document, "{" + ",".join(texts) + "}")
+
+    def _value_at(self, name: str, key: str, field: str) -> Any:
+        """As the document would have it, without reading the others."""
+        if field == self.declaration(name)[1] and (identity := _key_of(key)) is not None:
+            return identity
+        register = self._cells.register(CellId(FIELD, name, key, field))
+        data = register[-1].value if register else None
+        if data is None or (field == "" and data == _MARK):
+            return _Absent
+        return _read(data)[0]
 
     # -- writing -----------------------------------------------------------------------------------------
 
@@ -661,7 +673,7 @@ class Tables:
         found = self._keys.get(name)
         if found is None:
             fields = self._cells.document(KEYS, name)
-            key = _value(fields["key"]) if "key" in fields else None
+            key = _read(fields["key"])[0] if "key" in fields else None
             found = self._keys[name] = "key" in fields, key if isinstance(key, str) else None
             if len(self._keys) > WATCHED_MAX * 64:  # asked for tables that need not exist
                 self._keys.clear()
@@ -671,7 +683,7 @@ class Tables:
     def writers(self, name: str) -> list[str] | None:
         """Who may write it; None: every member."""
         fields = self._cells.document(WRITERS, name)
-        found = _value(fields["writers"]) if "writers" in fields else None
+        found = _read(fields["writers"])[0] if "writers" in fields else None
         return sorted(map(str, found)) if isinstance(found, list) else None
 
     def declare(
@@ -790,7 +802,7 @@ class Tables:
             "field": cell.field,
             "values": [
                 {
-                    "value": None if value is None else _sound(value).decode(),
+                    "value": None if value is None else _read(value)[1],
                     "node": node,
                     "at_ms": ms_of(stamp),
                     "wins": wins,
@@ -916,7 +928,8 @@ class Tables:
                 new = _Index()
                 for key in table.order:
                     row = fresh._row(name, key)
-                    new.put(key, row and row.document, field)
+                    assert row is not None
+                    new.put(key, row.document.get(field, _Absent))
                 assert index._value == new._value and index._by_value == new._by_value
                 assert (index._other, index._texts) == (new._other, new._texts)
                 if index._ordered is not None:
@@ -974,25 +987,16 @@ def _key_named(key: str | None) -> str:
     return "no key" if key is None else f"the key {key!r}"
 
 
-def _joined(fields: dict[str, bytes]) -> str:
-    return (
-        "{"
-        + ",".join([f"{encode_basestring(name)}:{value.decode()}" for name, value in fields.items()])
-        + "}"
-    )
-
-
-def _sound(value: bytes) -> bytes:
-    """Itself, if it is JSON; else null."""
+def _read(data: bytes) -> tuple[Any, str]:
+    """(value, its JSON); what some member wrote and is no JSON reads as null."""
     try:
-        _from_json(value.decode())
-    except (ValueError, RecursionError):
-        return b"null"
-    return value
-
-
-def _value(data: bytes) -> Any:
-    return _from_json(_sound(data).decode())
+        text = data.decode()
+        value, end = _scanned(text, 0)
+        if end == len(text) or not text[end:].strip(" "):
+            return value, text
+    except (ValueError, RecursionError, StopIteration):
+        pass
+    return None, "null"
 
 
 def _loaded(text: str) -> Any:

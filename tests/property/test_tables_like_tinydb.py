@@ -202,7 +202,7 @@ def agree(script):
 
 
 @pytest.mark.slow
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(operations(bodies, queries), max_size=12))
 def test_documents_of_any_kind_are_found_and_changed_as_in_tinydb(script):
     """With and without indexes; where TinyDB cannot compare, neither can we."""
@@ -210,7 +210,7 @@ def test_documents_of_any_kind_are_found_and_changed_as_in_tinydb(script):
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(
         operations(
@@ -232,7 +232,7 @@ def test_an_index_never_changes_an_answer(script):
 
 
 @pytest.mark.slow
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(queries, st.lists(bodies, max_size=5))
 def test_a_query_that_travelled_holds_for_the_same_documents(query, documents):
     data = encoded(query)
@@ -245,7 +245,7 @@ def test_a_query_that_travelled_holds_for_the_same_documents(query, documents):
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["upsert", "insert", "remove"]), keys, bodies), max_size=15))
 def test_a_key_is_a_documents_identity(script):
     """A table with a key against a dict by (kind of key, key)."""

@@ -243,7 +243,17 @@ def test_a_cell_key_that_none_of_us_would_write_is_a_document_nevertheless(state
     assert found(state, "rooms") == {}
 
 
-@pytest.mark.parametrize("value", [b"", b"{", b"\xff", b"NaN", b"1,2", b"[" * 60_000, b'"\x01"', b"9" * 5000])
+def test_a_value_writes_no_other_field(state):
+    """Put side by side these would be the JSON of a document that nobody wrote."""
+    declared(state)
+    heard(state, Put("rooms", "sr1", "a", b'1,"id":"r2","b":[2'), Put("rooms", "sr1", "b", b"3]"))
+
+    assert found(state, "rooms") == {doc_id_for("rooms", "r1"): {"id": "r1", "a": None, "b": None}}
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"{", b"\xff", b"NaN", b"1,2", b"[" * 60_000, b'"\x01"', b"9" * 5000, b" 1", b"1 2"]
+)
 def test_a_value_that_is_no_json_reads_as_null(state, value):
     heard(state, Put("rooms", "#5", "a", value), Put("rooms", "#5", "b", b"1"))
 
