@@ -19,8 +19,8 @@ from edge_node.control import protocol
 from edge_node.tasks import events as desk_events
 from edge_node.tasks.asking import task_of
 from edge_node.tasks.states import Refusal, Status
-from edge_node.tasks.task import Outcome, Task
-from edge_node.wire.ids import GATEWAY, is_task_id
+from edge_node.tasks.task import LOCAL, Outcome, Task
+from edge_node.wire.ids import GATEWAY, is_task_id, task_id
 from edge_node.wire.messages import Leaving
 from security.certificates import not_after_s
 from security.errors import BadInput, EdgeweaveError, Refused, Unavailable
@@ -28,6 +28,7 @@ from security.errors import BadInput, EdgeweaveError, Refused, Unavailable
 Reply = Callable[[protocol.Response], None]
 Method = Callable[[dict[str, Any]], Awaitable[object]]
 
+PAGE_ROWS_MAX = 500
 FIXES: dict[str, str] = {
     Refusal.OUTBOX_FULL: "wait for open tasks to settle, or raise [tasks] outbox_tasks_max",
     Refusal.STORE_FULL: "free disk space; the node takes work again by itself",
@@ -52,6 +53,7 @@ class AgentBackend:
             "functions": self._functions,
             "history": self._history,
             "tasks": self._tasks,
+            "tasks-page": self._tasks_page,
             "roster": self._roster,
             "nodes": self._nodes,
             "deploy": self._deploy,
@@ -252,6 +254,51 @@ class AgentBackend:
         rows = [row for row in rows if wanted in (None, row["state"])]
         rows.sort(key=lambda row: str(row["id"]), reverse=True)
         return rows[:limit]
+
+    async def _tasks_page(self, params: dict[str, Any]) -> object:
+        """Newest first, after the id ``after``: what is accepted meanwhile moves nothing. See ``Reading.page``."""
+        limit, since_ms = params.get("limit", 100), params.get("since_ms") or 0
+        if not isinstance(limit, int) or not 1 <= limit <= PAGE_ROWS_MAX:
+            raise BadInput(f"limit is a whole number from 1 to {PAGE_ROWS_MAX}")
+        if not isinstance(since_ms, int) or not 0 <= since_ms < 2**48:
+            raise BadInput("since is a time in milliseconds since 1970")
+        wanted = {key: str(params.get(key) or "") for key in ("after", "state", "function", "node")}
+        if wanted["after"] and not is_task_id(wanted["after"]):
+            raise BadInput("after is no task's id", fix="give back `next` as the last page told it")
+        if wanted["state"] not in ("", "open", *Status):
+            raise BadInput(
+                f"{wanted['state']!r:.60} is no state of a task", fix=f"choose open, {', '.join(Status)}"
+            )
+        page = await asyncio.to_thread(
+            functools.partial(
+                self.agent.journal.page,
+                wanted["after"],
+                limit=limit,
+                state=wanted["state"],
+                function=wanted["function"],
+                node=wanted["node"],
+                least=task_id(since_ms, bytes(8)) if since_ms else "",
+            )
+        )
+        rows = []
+        for one in page.found:
+            state, place = one.state, one.place
+            if state == "open":
+                state, place = self.agent.desk.state(one.id) or ("closing", "")
+            place = self.agent.node_id if place == LOCAL else place
+            if wanted["node"] in ("", place):
+                rows.append(
+                    {
+                        "id": one.id,
+                        "function": one.function,
+                        "state": str(state),
+                        "place": place,
+                        "origin": self.agent.node_id,
+                        "accepted_at_ms": one.accepted_at_ms,
+                        "settled_at_ms": one.settled_at_ms,
+                    }
+                )
+        return {"tasks": rows, "next": page.after}
 
     async def _roster(self, params: dict[str, Any]) -> object:
         roster = self.agent.roster.current

@@ -24,7 +24,7 @@ import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from device_sim.virtual.marks import Mark, aside
-from edge_node.tasks.rows import ACCEPTED, CLOSED, Row, Settled, StoreDamaged
+from edge_node.tasks.rows import ACCEPTED, CLOSED, HEAD_BYTES, Row, Settled, StoreDamaged
 from security.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
@@ -215,6 +215,26 @@ class LedgerLog:
     def beginning(self, prefix: str, limit: int) -> Sequence[str]:
         found = {each.id for each in self._walk() if each.kind == ACCEPTED and each.id.startswith(prefix)}
         return sorted(found)[:limit]
+
+    def below(
+        self, task_id: str, *, limit: int, window: int, state: str = "", mention: bytes = b"", least: str = ""
+    ) -> tuple[Sequence[str], str]:
+        accepted: dict[str, _Place] = {}
+        ends: dict[str, str] = {}
+        for place in self._walk():
+            if place.kind == ACCEPTED and least <= place.id and (not task_id or place.id < task_id):
+                accepted[place.id] = place
+            elif place.kind == CLOSED:
+                ends[place.id] = place.state
+        looked = sorted(accepted, reverse=True)
+        more = looked[window - 1] if (state or mention) and len(looked) >= window else ""
+        found = [
+            each
+            for each in (looked[:window] if more else looked)
+            if (not state or ends.get(each, "open") == state)
+            and mention in self._body(accepted[each])[:HEAD_BYTES]
+        ][:limit]
+        return found, found[-1] if len(found) == limit else more
 
     def settled(self) -> Sequence[Settled]:
         sizes: dict[str, int] = {}

@@ -16,7 +16,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from edge_node.store.mark import Mark, missing, vouched
-from edge_node.tasks.rows import Row, Settled, StoreDamaged
+from edge_node.tasks.rows import HEAD_BYTES, Row, Settled, StoreDamaged
 from security.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ CREATE TABLE IF NOT EXISTS records(
 CREATE UNIQUE INDEX IF NOT EXISTS records_by_id ON records(id, kind);
 COMMIT;
 """
+_BELOW = (
+    "SELECT a.id FROM records AS a INDEXED BY records_by_id "
+    "WHERE a.id < :before AND a.id >= :least AND a.kind = 0"
+)
+_ABOVE_ALL = "\U0010ffff"
 _OPEN = """
 SELECT a.id FROM records AS a WHERE a.kind = 0
 AND NOT EXISTS (SELECT 1 FROM records AS c WHERE c.id = a.id AND c.kind = 1)
@@ -321,6 +326,35 @@ class SqliteLedger:
             (prefix, prefix + "\U0010ffff", limit),
         )
         return [task_id for (task_id,) in rows]
+
+    def below(
+        self, task_id: str, *, limit: int, window: int, state: str = "", mention: bytes = b"", least: str = ""
+    ) -> tuple[Sequence[str], str]:
+        values = {
+            "before": task_id or _ABOVE_ALL,
+            "least": least,
+            "state": state,
+            "mention": mention,
+            "limit": limit,
+            "skip": window - 1,
+        }
+        more = ""
+        if state or mention:
+            looked = self._all(_BELOW + " ORDER BY a.id DESC LIMIT 1 OFFSET :skip", values)
+            if looked:
+                more = values["least"] = str(looked[0][0])
+        joined = " LEFT JOIN records AS c ON c.id = a.id AND c.kind = 1" if state else ""
+        wanted = ""
+        if state == "open":
+            wanted = " AND c.id IS NULL"
+        elif state:
+            wanted = " AND c.state = :state"
+        if mention:
+            wanted += f" AND instr(substr(a.body, 1, {HEAD_BYTES}), :mention)"
+        head, _, where = _BELOW.partition(" WHERE ")
+        rows = self._all(f"{head}{joined} WHERE {where}{wanted} ORDER BY a.id DESC LIMIT :limit", values)
+        ids = [found for (found,) in rows]
+        return ids, ids[-1] if len(ids) == limit else more
 
     def settled(self) -> Iterator[Settled]:
         """Page by page: a hundred thousand at once are 30 MB that a process does not give back."""

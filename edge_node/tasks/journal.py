@@ -27,11 +27,13 @@ from edge_node.tasks.rows import (
     Gathering,
     JournalPort,
     Loss,
+    Page,
     Reading,
     Stored,
     StoreDamaged,
     Summary,
     aged,
+    is_of,
     summary_of,
 )
 from edge_node.tasks.task import Accepted, Attempt, Closed, Fenced, Noted, Record, Task
@@ -255,6 +257,25 @@ class MemoryJournal:
     def list(self, limit: int = 100, state: str = "") -> list[Summary]:
         found = [summary_of(stored) for stored in reversed(self._stored.values())]
         return [summary for summary in found if state in ("", summary.state)][:limit]
+
+    def page(
+        self,
+        after: str = "",
+        *,
+        limit: int = 100,
+        state: str = "",
+        function: str = "",
+        node: str = "",
+        least: str = "",
+    ) -> Page:
+        found = []
+        for task_id in sorted(self._stored, reverse=True):
+            stored = self._stored[task_id]
+            summary = summary_of(stored)
+            among = least <= task_id and (not after or task_id < after) and state in ("", summary.state)
+            if among and is_of(stored, function, node):
+                found.append(summary)
+        return Page(found[:limit], found[limit - 1].id if len(found) > limit else "")
 
     def prune(self, *, count_max: int, bytes_max: int, before_ms: int) -> int:
         settled = [s for s in reversed(self._stored.values()) if s.outcome is not None]

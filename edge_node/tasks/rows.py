@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from edge_node.tasks.states import Status
-from edge_node.tasks.task import KNOWN_MS, Accepted, Attempt, Closed, Fenced, Noted, Outcome, Record, Task
+from edge_node.tasks.task import (
+    KNOWN_MS,
+    LOCAL,
+    Accepted,
+    Attempt,
+    Closed,
+    Fenced,
+    Noted,
+    Outcome,
+    Record,
+    Task,
+)
 from security.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -32,6 +43,12 @@ LOST_KEPT = 100_000
 PRUNED_AT_ONCE = 5_000
 """Ids of tasks that go, held at a time."""
 NOTES_PER_TASK_MAX = 64
+HEAD_BYTES = 400
+"""Of an accepting record: the task's id and its function's name lie within."""
+WINDOW = 10_000
+"""Tasks that one page with filters looks at: some 20 ms of a reader. A page may end short, and go on."""
+READ_MAX = 500
+"""Tasks that one page reads whole to find those of a place."""
 
 
 class StoreDamaged(Unavailable):
@@ -70,6 +87,13 @@ class Row(NamedTuple):
     crc: int
 
 
+class Page(NamedTuple):
+    """Part of a list of tasks, newest first. `after`: where the rest begins; empty: there is none."""
+
+    found: list[Summary]
+    after: str
+
+
 class Settled(NamedTuple):
     """What pruning must know of a settled task. `bytes`: the bodies of all its rows."""
 
@@ -99,6 +123,16 @@ class LedgerStore(Protocol):
 
     def beginning(self, prefix: str, limit: int) -> Sequence[str]:
         """Accepted, whose ids begin so, ascending."""
+
+    def below(
+        self, task_id: str, *, limit: int, window: int, state: str = "", mention: bytes = b"", least: str = ""
+    ) -> tuple[Sequence[str], str]:
+        """Accepted, newest first: ids below *task_id* (empty: all) down to *least*.
+
+        Args: limit: as many are returned at most.   window: as many are looked at where *state* (as in
+            ``newest``) or *mention* leaves some out: it stands in the accepting record's first `HEAD_BYTES`.
+        Returns: the ids; and from which id to go on, empty: there is nothing more.
+        """
 
     def settled(self) -> Iterable[Settled]:
         """Closed, newest first by the order of closing; those that were told may be deleted meanwhile."""
@@ -150,6 +184,16 @@ class JournalPort(Protocol):
     def get(self, task_id: str) -> Stored | None: ...
     def ids(self, prefix: str, limit: int) -> Sequence[str]: ...
     def list(self, limit: int = 100, state: str = "") -> list[Summary]: ...
+    def page(
+        self,
+        after: str = "",
+        *,
+        limit: int = 100,
+        state: str = "",
+        function: str = "",
+        node: str = "",
+        least: str = "",
+    ) -> Page: ...
     def prune(self, *, count_max: int, bytes_max: int, before_ms: int) -> int: ...
     def close(self) -> None: ...
 
@@ -331,9 +375,56 @@ class Reading:
         stored = map(self.get, self._store.newest(limit, state))
         return [summary_of(each) for each in stored if each is not None]
 
+    def page(
+        self,
+        after: str = "",
+        *,
+        limit: int = 100,
+        state: str = "",
+        function: str = "",
+        node: str = "",
+        least: str = "",
+    ) -> Page:
+        """The next tasks below the id *after*, by id: what was accepted later changes nothing of the rest.
+
+        Args: node: where it ended; open tasks are all told, as where they are is not in the ledger.
+            least: ids below are left out (ids begin with the time of their acceptance).
+        A page may be shorter than *limit*, or empty, and not the last: filters look at `WINDOW` tasks.
+        """
+        found: list[Summary] = []
+        read = 0
+        while True:
+            wanted = limit - len(found)
+            ids, then = self._store.below(
+                after,
+                limit=wanted,
+                window=WINDOW,
+                state=state,
+                mention=_encode(function) if function else b"",
+                least=least,
+            )
+            for task_id in ids:
+                stored = self.get(task_id)
+                if stored is not None and is_of(stored, function, node):
+                    found.append(summary_of(stored))
+            read += len(ids)
+            if len(ids) < wanted or len(found) >= limit or read >= READ_MAX:
+                return Page(found, then)
+            after = then
+
     def ids(self, prefix: str, limit: int) -> Sequence[str]:
         """Accepted tasks whose ids begin so, ascending."""
         return self._store.beginning(prefix, limit)
+
+
+def is_of(stored: Stored, function: str, node: str) -> bool:
+    """Is it this function's, and ended at this node (or may still)? Empty: of any."""
+    if function and stored.task.function != function:
+        return False
+    if not node or stored.outcome is None:
+        return True
+    place = stored.outcome.place
+    return (stored.task.origin if place == LOCAL else place) == node
 
 
 def aged(at_ms: int, before_ms: int) -> bool:

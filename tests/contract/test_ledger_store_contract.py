@@ -207,6 +207,24 @@ def test_the_newest_are_listed_by_state(medium):
     assert list(store.newest(9, "expired")) == []
 
 
+def test_pages_go_down_by_id_and_filters_look_at_a_window(medium):
+    store = medium.store()
+    for n in (3, 0, 5, 1, 4, 2):
+        store.insert([a_row(f"t{n}", 0, b"even" if n % 2 == 0 else b"odd")])
+        if n != 3:
+            store.insert([a_row(f"t{n}", 1, state="done" if n % 2 else "failed")])
+
+    assert store.below("", limit=4, window=9) == (["t5", "t4", "t3", "t2"], "t2")
+    assert store.below("t2", limit=4, window=9) == (["t1", "t0"], "")
+    assert store.below("t5", limit=9, window=9, least="t2") == (["t4", "t3", "t2"], "")
+    assert store.below("", limit=9, window=9, state="open") == (["t3"], "")
+    assert store.below("", limit=9, window=3, state="done") == (["t5"], "t3"), "the window ended there"
+    assert store.below("t3", limit=9, window=3, state="done") == (["t1"], "t0")
+    assert store.below("t0", limit=9, window=3, state="done") == ([], "")
+    assert store.below("", limit=2, window=9, mention=b"even") == (["t4", "t2"], "t2")
+    assert store.below("", limit=9, window=9, state="failed", mention=b"odd") == ([], "")
+
+
 def test_settled_tasks_tell_their_sizes_and_can_be_deleted(medium):
     store = medium.store()
     for n in range(30):
@@ -271,6 +289,29 @@ def test_everything_is_answered_in_the_order_of_the_appends(medium):
 
     assert running.persisted == list(range(1, 1501))
     assert [task.id for task, _ in running.journal.open_tasks()] == [f"t{n}" for n in range(1500)]
+
+
+def test_a_journal_tells_its_tasks_page_by_page(medium):
+    running = Running(medium, medium.journal())
+    names = [f"t{n:03}" for n in range(60)]
+    running.write(*(Accepted(a_task(name)) for name in names))
+    running.write(*(Closed(f"t{n:03}", Outcome("done", place=("local", "pi-2")[n % 2])) for n in range(40)))
+
+    def walked(**filters):
+        found, after = [], ""
+        while True:
+            page = running.journal.page(after, limit=7, **filters)
+            found += [each.id for each in page.found]
+            if not page.after:
+                return found
+            after = page.after
+
+    assert walked() == names[::-1]
+    assert walked(state="open") == names[:39:-1]
+    assert walked(state="done", node="pi-2") == names[39::-2]
+    assert walked(state="done", node="pi-1") == names[38::-2], "local is the node itself"
+    assert walked(function="f.noop", least="t050") == names[:49:-1]
+    assert walked(function="f.other") == []
 
 
 def test_it_is_all_there_after_a_close(medium):
