@@ -44,7 +44,6 @@ from edge_node.functions.runtimes.pool import WorkerPool
 from edge_node.home import Home
 from edge_node.membership.standing import why_out
 from edge_node.store.hlc import AHEAD_MS_MAX
-from edge_node.store.replica import Limits
 from security.certificates import floor_s, not_after_s, renewal_due_s, spelled_minute
 from security.errors import BadInput, EdgeweaveError
 from security.keystore import KeyStore
@@ -566,6 +565,8 @@ def _stories(stories: Mapping[str, int]) -> list[Finding]:
 
 def tables(state: Mapping[str, Any]) -> list[Finding]:
     """The replicated tables: how full they are, and what of them waits or is undecided."""
+    from edge_node.store.replica import Limits  # for every other command it would be 40 ms of nothing
+
     limits = Limits()
     keys, size, log = (int(state.get(name, 0)) for name in ("keys", "bytes", "log_bytes"))
     findings = []

@@ -22,8 +22,9 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple
 
+from edge_node.commands.looking import PAGE, Calls, documents_of, elements_of, tables_of
 from edge_node.store.batch import FIELD_BYTES_MAX, KEY_BYTES_MAX, TABLE_BYTES_MAX, VALUE_BYTES_MAX
 from edge_node.store.identity import doc_id_for
 from edge_node.store.replica import Limits
@@ -34,7 +35,6 @@ OURS: Final = ".edgeweave"
 SCHEMA: Final = 1
 BYTES_MAX: Final = 256 * 1024 * 1024
 """Of a file: all that a mesh may hold, spelt as wastefully as JSON can."""
-PAGE: Final = 1000
 WRITE_BYTES: Final = 1024 * 1024
 WRITE_FIELDS: Final = 2000
 """Half of what one write may change: others' turns come between two of ours."""
@@ -44,12 +44,6 @@ _ID = re.compile(r"-?(?:0|[1-9][0-9]{0,18})\Z")
 
 Merge = Literal["keep", "update", "replace"]
 Document = dict[str, Any]
-
-
-class Calls(Protocol):
-    """Whoever answers ``state.*``."""
-
-    async def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any: ...
 
 
 # ── out ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -80,7 +74,7 @@ async def exported(calls: Calls, names: Sequence[str], *, mesh: str, node: str, 
         match row["kind"]:
             case "documents":
                 ours.append({"what": "table", "table": name, "key": row["key"], "writers": row["writers"]})
-                documents = [document async for document in found(calls, name)]
+                documents = [document async for document in documents_of(calls, name)]
                 body = ",\n".join(f'  "{doc_id}": {text}' for doc_id, text in documents)
                 parts.append(f"{_text(name)}: {{\n{body}\n}}" if documents else f"{_text(name)}: {{}}")
                 counts[name] = len(documents)
@@ -95,37 +89,6 @@ async def exported(calls: Calls, names: Sequence[str], *, mesh: str, node: str, 
     table = ",\n".join(f'  "{number}": {_text(each)}' for number, each in enumerate(ours, 1))
     parts.append(f"{_text(OURS)}: {{\n{table}\n}}")
     return Exported("{\n" + ",\n".join(parts) + "\n}\n", counts, sum(row["conflicts"] for row in chosen))
-
-
-async def tables_of(calls: Calls) -> list[dict[str, Any]]:
-    """Rows of ``state.tables`` in the order of their names, without what is the mesh's own."""
-    rows: list[dict[str, Any]] = (await calls.call("state.tables"))["tables"]
-    own = [row for row in rows if not row["name"].startswith(".")]
-    return sorted(own, key=lambda row: (row["name"], row["kind"]))
-
-
-async def elements_of(calls: Calls, name: str) -> list[str]:
-    """All elements of a set, page by page."""
-    elements: list[str] = []
-    while True:
-        after = {"after": elements[-1]} if elements else {}
-        page = await calls.call("state.set", {"name": name, **after})
-        elements += page["elements"]
-        if not page["more"]:
-            return elements
-
-
-async def found(calls: Calls, table: str, **narrowed: Any) -> Any:
-    """(id, JSON) of all documents, page by page; what is written meanwhile may be in it or not."""
-    after: int | None = None
-    while True:
-        params = {"table": table, "limit": PAGE, **narrowed}
-        page = await calls.call("state.find", params if after is None else {**params, "after": after})
-        for doc_id, text in page["documents"]:
-            yield doc_id, text
-        if not page["more"] or not page["documents"]:
-            return
-        after = page["documents"][-1][0]
 
 
 def _text(value: object) -> str:
@@ -373,7 +336,7 @@ def _keyed(table: str, key: str, rows: Sequence[tuple[int, Document]]) -> dict[i
 async def _there(calls: Calls, table: str, ids: Sequence[int]) -> dict[int, Document]:
     there: dict[int, Document] = {}
     for at in range(0, len(ids), PAGE):
-        async for doc_id, text in found(calls, table, ids=list(ids[at : at + PAGE])):
+        async for doc_id, text in documents_of(calls, table, ids=list(ids[at : at + PAGE])):
             there[doc_id] = json.loads(text)
     return there
 

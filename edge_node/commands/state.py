@@ -9,34 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Annotated, Any, Final
 
 import typer
 
 from edge_node.client import Mesh, MeshUnavailable
-from edge_node.commands import conditions, interchange
+from edge_node.commands import state_files
 from edge_node.commands.door import Program
-from edge_node.commands.inputs import parse_duration
-from edge_node.commands.interchange import Calls, Merge, tables_of
+from edge_node.commands.looking import (
+    Calls,
+    Fresh,
+    documents_of,
+    elements_of,
+    freshened,
+    plural,
+    reading,
+    tables_of,
+)
 from edge_node.commands.rendering import cell
 from edge_node.commands.terminal import Terminal
 from edge_node.commands.why import when
 from edge_node.store.identity import doc_id_for
 from security.errors import BadInput, Refused
 
-T = TypeVar("T")
-
 COLUMNS: Final = ("name", "kind", "count", "key", "writers", "conflicts")
 CONFLICT_COLUMNS: Final = ("table", "key", "field", "value", "node", "written_at_ms", "wins")
 SHOWN_MAX: Final = 1000
-FRESH_WAIT_S: Final = 10.0
 WATCH_MS: Final = 30_000
 BACK_S_MAX: Final = 60.0
 """How long a watch waits for a daemon that went away."""
@@ -63,14 +64,6 @@ Where = Annotated[
     ),
 ]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=100_000, help="At most this many.")]
-Fresh = Annotated[
-    str | None,
-    typer.Option(
-        "--fresh",
-        metavar="S",
-        help="First exchange with whoever has not said the same for S seconds (or 1m).",
-    ),
-]
 
 
 def add_commands(program: Program) -> None:
@@ -131,13 +124,13 @@ def add_commands(program: Program) -> None:
         query = _query(key, where)
 
         async def work(calls: Calls) -> tuple[str | None, list[tuple[int, Any]], bool]:
-            await _freshened(terminal, calls, fresh)
+            await freshened(terminal, calls, fresh)
             row = await _table(calls, table, terminal.program)
             narrowed: dict[str, Any] = {} if query is None else {"where": query}
             if key is not None:
                 narrowed["ids"] = [doc_id for doc_id, _ in _meant(row, key)]
             documents: list[tuple[int, Any]] = []
-            async for doc_id, text in interchange.found(calls, table, **narrowed):
+            async for doc_id, text in documents_of(calls, table, **narrowed):
                 if len(documents) == limit:
                     return row["key"], documents, True
                 documents.append((doc_id, json.loads(text)))
@@ -203,7 +196,7 @@ def add_commands(program: Program) -> None:
         if terminal.json:
             terminal.value({"doc_ids": [str(each) for each in gone]})
         else:
-            terminal.text(f"{table}: {_plural(len(gone), 'document')} removed")
+            terminal.text(f"{table}: {plural(len(gone), 'document')} removed")
 
     @program.command("watch", app=app)
     def watch(
@@ -329,7 +322,7 @@ def add_commands(program: Program) -> None:
             if add or discard:
                 params = {"name": name, "add": add or [], "discard": discard or []}
                 await calls.call("state.set", params)
-            return await interchange.elements_of(calls, name)
+            return await elements_of(calls, name)
 
         there = terminal.with_mesh(work) if add or discard else reading(terminal, work)
         if terminal.json:
@@ -340,126 +333,16 @@ def add_commands(program: Program) -> None:
         if not there:
             terminal.note(f"{name} is empty")
 
-    @program.command("export", app=app)
-    def export(
-        terminal: Terminal,
-        file: Annotated[str, typer.Argument(metavar="FILE|-", help="The file to write; - is stdout.")],
-        table: Annotated[
-            list[str] | None,
-            typer.Argument(metavar="[TABLE]...", help="Tables, sets and counters; none: all of them."),
-        ] = None,
-        fresh: Fresh = None,
-    ) -> None:
-        """Write tables to a JSON file that plain TinyDB opens."""
-
-        async def work(calls: Calls) -> interchange.Exported:
-            await _freshened(terminal, calls, fresh)
-            status = await calls.call("status")
-            return await interchange.exported(
-                calls,
-                table or [],
-                mesh=status["mesh"],
-                node=status["node"],
-                at_ms=time.time_ns() // 1_000_000,
-            )
-
-        with terminal.waiting("reading the tables"):
-            made = reading(terminal, work)
-        if made.conflicts:
-            terminal.note(f"{_plural(made.conflicts, 'conflict')}: of each the value that wins was exported")
-        if file == "-":
-            sys.stdout.write(made.text)
-            sys.stdout.flush()
-            return
-        _write_whole(Path(file), made.text)
-        if terminal.json:
-            terminal.value({"file": file, "tables": made.tables})
-        else:
-            terminal.text(f"{file}: {_plural(len(made.tables), 'table')}, {len(made.text.encode())} bytes")
-
-    @program.command("import", app=app)
-    def import_(
-        terminal: Terminal,
-        file: Annotated[
-            str, typer.Argument(metavar="FILE|-", help="What `state export` wrote, or TinyDB; - is stdin.")
-        ],
-        merge: Annotated[
-            str,
-            typer.Option(
-                "--merge",
-                metavar="keep|update|replace",
-                help="Of a document that is here: keep it, write the file's fields over it, or replace it.",
-            ),
-        ] = "keep",
-        from_another_mesh: Annotated[
-            bool, typer.Option("--from-another-mesh", help="Take an export of another mesh.")
-        ] = False,
-        dry_run: Annotated[
-            bool, typer.Option("--dry-run", help="Say what would be written; write nothing.")
-        ] = False,
-    ) -> None:
-        """Write a file's documents, set elements and counts into the tables; checked whole before."""
-        if merge not in ("keep", "update", "replace"):
-            raise BadInput(f"--merge {merge!r} is not known", fix="choose keep, update or replace")
-        way: Merge = merge  # type: ignore[assignment]  # one of them
-        told = interchange.read(_read_whole(file), "stdin" if file == "-" else file)
-
-        async def work(calls: Calls) -> interchange.Plan:
-            status = await calls.call("status")
-            plan = await interchange.planned(
-                calls,
-                told,
-                mesh=status["mesh"],
-                node=status["node"],
-                merge=way,
-                from_another_mesh=from_another_mesh,
-            )
-            if not dry_run:
-                await interchange.carried_out(calls, plan, way)
-            return plan
-
-        with terminal.waiting("importing"):
-            plan = reading(terminal, work) if dry_run else terminal.with_mesh(work)
-        _tell_import(terminal, plan, dry_run=dry_run)
+    state_files.add_commands(program, app)
 
 
 # ── asking ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def reading(terminal: Terminal, work: Callable[[Calls], Awaitable[T]]) -> T:
-    """*work* against the daemon, or over this home's disk if none runs. It may only look."""
-    try:
-        return terminal.with_mesh(work)
-    except MeshUnavailable as nobody:
-        from edge_node.store import at_rest
-
-        if not terminal.home.state.exists():
-            raise nobody
-        calls = at_rest.tables(terminal.home)
-        terminal.note(f"no daemon runs in {terminal.home.path}: its disk is read, nobody else is asked")
-        if calls.losses:
-            terminal.note(f"the disk is damaged: {calls.losses}")
-
-        async def alone() -> T:
-            return await work(calls)
-
-        return asyncio.run(alone())
 
 
 def listing(terminal: Terminal) -> None:
     """All tables, sets and counters."""
     rows = reading(terminal, tables_of)
     terminal.table(rows, COLUMNS, empty="no tables; programs make them, or `state declare`")
-
-
-async def _freshened(terminal: Terminal, calls: Calls, fresh: str | None) -> None:
-    """Wait for an exchange with whoever is there; who could not be reached is said."""
-    if fresh is None:
-        return
-    params = {"max_age_s": parse_duration(fresh), "wait_s": FRESH_WAIT_S}
-    answer = await calls.call("state.fresh", params)
-    if answer["missing"]:
-        terminal.note(f"not reached, so their writes may be missing: {', '.join(answer['missing'])}")
 
 
 async def _table(calls: Calls, name: str, program: str) -> dict[str, Any]:
@@ -483,6 +366,8 @@ def _query(key: str | None, where: str | None) -> list[Any] | None:
         return None
     if key is not None:
         raise BadInput("a KEY and --where were given", fix="give one of them")
+    from edge_node.commands import conditions  # it loads Python's parser of patterns
+
     return conditions.parsed(where)
 
 
@@ -510,9 +395,7 @@ def _meant(row: Mapping[str, Any], key: str) -> list[tuple[int, str | int | None
 
 async def _there(calls: Calls, row: Mapping[str, Any], key: str) -> tuple[int, Any]:
     ids = [doc_id for doc_id, _ in _meant(row, key)]
-    found = [
-        (doc_id, json.loads(text)) async for doc_id, text in interchange.found(calls, row["name"], ids=ids)
-    ]
+    found = [(doc_id, json.loads(text)) async for doc_id, text in documents_of(calls, row["name"], ids=ids)]
     return _the_one(row["name"], key, row["key"], found)
 
 
@@ -538,7 +421,7 @@ async def _written(
         return int((await calls.call("state.insert", params))["ids"][0])
     meant = _meant(row, key)
     ids = [doc_id for doc_id, _ in meant]
-    there = {doc_id: json.loads(text) async for doc_id, text in interchange.found(calls, name, ids=ids)}
+    there = {doc_id: json.loads(text) async for doc_id, text in documents_of(calls, name, ids=ids)}
     doc_id, value = next((each for each in meant if each[0] in there), meant[0])
     if named is not None:
         if named in delete:
@@ -693,74 +576,3 @@ def _name_of(document: Mapping[str, Any], doc_id: str) -> str:
         if isinstance(document.get(field), (str, int)):
             return str(document[field])
     return doc_id
-
-
-def _tell_import(terminal: Terminal, plan: interchange.Plan, *, dry_run: bool) -> None:
-    for note in plan.notes:
-        terminal.note(note)
-    added = sum(len(each) for each in plan.fresh.values())
-    added += sum(len(each) for each in plan.inserted.values())
-    changed = sum(len(each) for each in plan.changed.values())
-    kept = sum(plan.kept.values())
-    if terminal.json:
-        terminal.value(
-            {
-                "added": added,
-                "changed": changed,
-                "same": plan.same,
-                "kept": plan.kept,
-                "elements_added": plan.added,
-                "elements_discarded": plan.discarded,
-                "counted": plan.counted,
-                "dry_run": dry_run,
-            }
-        )
-        return
-    would = "would be " if dry_run else ""
-    told = [f"{_plural(added, 'document')} {would}added", f"{changed} changed", f"{plan.same} the same"]
-    if kept:
-        told.append(f"{kept} kept that differ here (--merge update or replace takes the file's)")
-    for name, elements in plan.added.items():
-        if elements:
-            told.append(f"{name}: {_plural(len(elements), 'element')} {would}added")
-    for name, elements in plan.discarded.items():
-        if elements:
-            told.append(f"{name}: {_plural(len(elements), 'element')} {would}taken out")
-    for name, amount in plan.counted.items():
-        if amount:
-            told.append(f"{name}: {amount:+d}")
-    terminal.text("; ".join(told))
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-# ── files ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _read_whole(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read(interchange.BYTES_MAX + 1)
-    try:
-        with Path(file).open("rb") as opened:
-            return opened.read(interchange.BYTES_MAX + 1)
-    except OSError as error:
-        raise BadInput(f"cannot read {file}: {error.strerror}", fix="check the file's name") from None
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """All of it, or the file as it was; readable by its owner alone, as the tables are."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as opened:
-                opened.write(text)
-                opened.flush()
-                os.fsync(opened.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}", fix="choose another place") from None
