@@ -16,8 +16,9 @@ ahead; it was away for longer than the others wait, or its disk is an old one, a
 Then its writes did not know of what happened since; who wins is decided by the stamps of then, and who
 loses stays on record as a rival.
 
-A stamp more than 60 s ahead of a trusted clock waits, also over restarts, until its time has come. Without a
-trusted clock nobody is judged.
+A stamp more than 60 s ahead of a trusted clock waits, also over restarts, until its time has come or its writer
+has corrected it. Without a trusted clock nobody is judged; so if another than the writer has applied it, who
+may have written since, everybody does: else a writer that never comes back would part them for ever.
 
 In: events with both clocks; out: effects. Not here: merging (`cells`, `crdt`), the cut (`stability`), whom to
 ask (`antientropy`), keys, disk and roster (ports). Tried and dropped: state-based exchange (a document's
@@ -347,6 +348,8 @@ class Replica:
         self._wrong = False  # a batch of a former life came back, with a stamp that nobody takes
         self._excused: dict[Writer, int] = {}
         """First seq of an epoch whose stamps its writer has corrected."""
+        self._shared: dict[Writer, int] = {}
+        """Last seq that waits here for its time and that another than its writer has applied."""
         self._next = 1  # seq of the next own change
         self._news: dict[Writer, int] = {}  # learnt since our last batch
         self._log: dict[Writer, list[Logged]] = {}
@@ -415,6 +418,10 @@ class Replica:
 
     def reported(self, now_ns: int, peer: str, vector: Vector) -> bool:
         """False: the peer lacks what nobody keeps for it any more; it needs a snapshot."""
+        for (node, epoch, _), wait in self._waiting.items():
+            if wait.reason == AHEAD and node != peer and vector.covers(node, epoch, wait.batch.last):
+                last = self._shared.get((node, epoch), 0)
+                self._shared[node, epoch] = max(last, wait.batch.last)  # `tick` takes it
         within = self._stability.reported(now_ns, peer, vector, self._known)
         return within and not any(
             key[0] == peer and wait.reason == BEHIND for key, wait in self._waiting.items()
@@ -637,6 +644,8 @@ class Replica:
 
     def _is_ahead(self, wall_ms: int, batch: Batch) -> bool:
         excused = self._excused.get((batch.node, batch.epoch))
+        if batch.last <= self._shared.get((batch.node, batch.epoch), 0):
+            return False
         return (excused is None or batch.first < excused) and self._too_far(wall_ms, batch.stamp)
 
     def _hear(self, wall_ms: int, stamp: int) -> None:

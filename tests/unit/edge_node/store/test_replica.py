@@ -250,3 +250,27 @@ def test_what_is_under_way_bears_the_new_key_after_a_renewal():
     assert not more and renewed.open(data)[0] == "n1" and renewed.read(data)
     assert [entry.data for entry in n1.disk.load().logged] == [data]
     n1.replica.check()
+
+
+def test_a_stamp_of_the_future_that_another_has_taken_parts_nobody_when_its_writer_is_dead():
+    """n2 had no trusted clock, took it, and wrote on; n1 never comes back to correct it."""
+    mesh = ReplicaMesh(1)
+    writer, believer = mesh.peers["n1"], mesh.peers["n2"]
+    writer.skew_ms, writer.trusted, believer.trusted = 10 * 365 * 86_400_000, False, False
+    for peer in (writer, believer):
+        peer.start()
+    written(mesh, "n1", Put("t", "k", "f", b"of the future"))
+    mesh.drain()
+    written(mesh, "n2", Put("t", "k", "g", b"knew of it"))
+    waits = mesh.peers["n3"].replica.waits()
+    assert [reason for *_, reason in waits] == ["its clock is ahead"]
+
+    mesh.names = ("gateway", "n2", "n3")
+    believer.trust()
+    mesh.exchange(4)
+
+    assert len({mesh.canonical()[name] for name in mesh.names}) == 1
+    held = mesh.peers["n3"].replica
+    assert held.cells.document("t", "k") == {"f": b"of the future", "g": b"knew of it"}
+    written(mesh, "n3", Put("t", "k", "h", b"now"))
+    assert held.cells.register(CellId(FIELD, "t", "k", "h"))[0].stamp >> 16 == mesh.wall_ms, "no clock moved"
