@@ -10,6 +10,7 @@ from security.errors import BadInput, Unavailable
 
 WAIT_S: Final = 5.0
 WAIT_S_MAX: Final = 60.0
+AGE_S_MAX: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Freshness:
 
 def fresh(max_age_s: float, wait_s: float, strict: bool) -> Exchange[Freshness]:
     """Raises: BadInput.   Unavailable: *strict*, and some live members were not reached."""
-    if not 0 < max_age_s <= 3600:
-        raise BadInput(f"an age of {max_age_s} s", fix="choose more than 0, up to 3600 seconds")
+    if not 0 <= max_age_s <= AGE_S_MAX:
+        raise BadInput(f"an age of {max_age_s} s", fix=f"choose 0 (as of now) to {AGE_S_MAX:g} seconds")
     if not 0 <= wait_s <= WAIT_S_MAX:
         raise BadInput(f"waiting {wait_s} s", fix=f"choose 0 to {WAIT_S_MAX:g} seconds")
     answer: dict[str, Any] = yield Ask(

@@ -129,7 +129,7 @@ class Table(PlainTable):
     async def fresh(
         self, max_age_s: float = 1.0, *, wait_s: float = WAIT_S, strict: bool = False
     ) -> Freshness:
-        """Wait until what live members had written *max_age_s* ago is here; at most *wait_s*.
+        """Wait until what live members had written *max_age_s* ago is here; at most *wait_s*. 0: as of now.
 
         Raises: Unavailable: *strict*, and some were not reached. BadInput.
         """
