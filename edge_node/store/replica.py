@@ -16,9 +16,9 @@ ahead; it was away for longer than the others wait, or its disk is an old one, a
 Then its writes did not know of what happened since; who wins is decided by the stamps of then, and who
 loses stays on record as a rival.
 
-A stamp more than 60 s ahead of a trusted clock waits, also over restarts, until its time has come or its writer
-has corrected it. Without a trusted clock nobody is judged; so if another than the writer has applied it, who
-may have written since, everybody does: else a writer that never comes back would part them for ever.
+A stamp more than 60 s ahead of a trusted clock waits, also over restarts, until its time has come or its
+writer has corrected it. Without a trusted clock nobody is judged; so if another than the writer has applied
+it, who may have written since, everybody does: else a writer that never comes back would part them for ever.
 
 In: events with both clocks; out: effects. Not here: merging (`cells`, `crdt`), the cut (`stability`), whom to
 ask (`antientropy`), keys, disk and roster (ports). Tried and dropped: state-based exchange (a document's
