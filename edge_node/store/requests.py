@@ -57,6 +57,8 @@ WAIT_MS_MAX: Final = 60_000
 UNWATCHED_NS: Final = 10 * MINUTE
 """A table that nobody asked about for so long is watched no longer."""
 DISK: Final = "the tables' disk failed"
+_FULL: Final = ("disk is full", "No space left", "quota exceeded")
+"""As SQLite and Linux say it."""
 
 T = TypeVar("T")
 Params = dict[str, Any]
@@ -449,7 +451,7 @@ class _Writing:
         (result, answer), *behind = self.after
         answer(result() if error is None else error)
         for result, answer in behind:  # they changed nothing, and wait for what was there before them
-            if isinstance(error, Unavailable):
+            if error is not None and error.cause.startswith(DISK):
                 answer(error)
             elif self._queue:
                 self._queue[-1].after.append((result, answer))
@@ -461,7 +463,9 @@ def _error_of(reason: str, changes: tuple[Change, ...]) -> EdgeweaveError | None
     if not reason:
         return None
     if reason.startswith(DISK):
-        return Unavailable(reason)
+        if any(words in reason for words in _FULL):  # and it was taken back: it is surely not there
+            return Refused(reason, fix="free disk space; the tables take writes again by themselves")
+        return Unavailable(reason, fix="check that disk; what was not confirmed may be lost")
     try:
         for change in changes:
             batches.checked(change)
