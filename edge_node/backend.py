@@ -256,7 +256,7 @@ class AgentBackend:
         return rows[:limit]
 
     async def _tasks_page(self, params: dict[str, Any]) -> object:
-        """Newest first, after the id ``after``: what is accepted meanwhile moves nothing. See ``Reading.page``."""
+        """Newest first, below the id ``after``: what is accepted meanwhile moves nothing."""
         limit, since_ms = params.get("limit", 100), params.get("since_ms") or 0
         if not isinstance(limit, int) or not 1 <= limit <= PAGE_ROWS_MAX:
             raise BadInput(f"limit is a whole number from 1 to {PAGE_ROWS_MAX}")
