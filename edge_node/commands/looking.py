@@ -79,7 +79,7 @@ def reading(terminal: Terminal, work: Callable[[Calls], Awaitable[T]]) -> T:
         calls = at_rest.tables(terminal.home)
         terminal.note(f"no daemon runs in {terminal.home.path}: its disk is read, nobody else is asked")
         if calls.losses:
-            terminal.note(f"the disk is damaged: {calls.losses}")
+            terminal.note(f"its tables are damaged; what a copy of them gave is shown: {calls.losses}")
 
         async def alone() -> T:
             return await work(calls)

@@ -29,7 +29,7 @@ def add_command(program: Program) -> None:
             str,
             typer.Argument(
                 metavar="ID",
-                help="A task's id (its beginning is enough), a cause (r-… or n-…), a node or a function.",
+                help="A task's id (its beginning is enough), a cause (r-…, n-…), a node, function or table.",
             ),
         ],
         here: Annotated[

@@ -230,6 +230,47 @@ def test_a_watch_tells_each_change_in_a_line(rooms, capsys, home, daemon):
     assert "  changed  r2  setpoint_c: 26 → 30  by n1" in out
 
 
+def test_a_watch_outlives_its_daemon_and_says_what_may_be_missing(capsys, home):
+    """The second daemon knows nothing of the first one's cursor."""
+    waits = threading.Event()
+
+    class Watched(StateBackend):
+        async def call(self, method, params):
+            if method == "state.watch" and params["after"] is not None:
+                waits.set()
+            return await super().call(method, params)
+
+    def run(*words):
+        return cli.program.enter(["--home", str(home.path), "state", *words])
+
+    def lives():
+        for life in (1, 2):
+            with serving(home, Watched()):
+                run("declare", "rooms", "--key", "id")
+                started.set()
+                assert waits.wait(20)
+                waits.clear()
+                if life == 2:
+                    assert waits.wait(20), "after the missed ones it waits again"
+                    run("set", "rooms", "r1", "on=true")
+                    done.wait(20)
+
+    started, done = threading.Event(), threading.Event()
+    daemons = threading.Thread(target=lives)
+    daemons.start()
+    assert started.wait(20)
+
+    code = run("watch", "rooms", "--count", "1", "--json")
+    done.set()
+    daemons.join(30)
+
+    out, err = capsys.readouterr()
+    (change,) = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert (code, change["before"], change["after"]) == (0, None, {"id": "r1", "on": True})
+    assert "the daemon went away: waiting for it" in err
+    assert "changes were missed: `edge-node state get rooms` shows what holds now" in err
+
+
 def test_changes_are_told_with_what_was_before():
     change = {"id": "7", "node": "pi-2", "at_ms": 0}
 
