@@ -183,7 +183,13 @@ class Cells:
 
     def keys(self, table: str) -> list[str]:
         """Documents of a table, in order."""
-        return sorted(key for key in self._tables.get((FIELD, table), ()) if self.document(table, key))
+        return sorted(key for key in self._tables.get((FIELD, table), ()) if self.has_document(table, key))
+
+    def has_document(self, table: str, key: str) -> bool:
+        for state in self._docs.get((FIELD, table, key), {}).values():
+            if not isinstance(state, Tally) and state[-1].value is not None:
+                return True
+        return False
 
     def tables(self) -> list[tuple[int, str]]:
         """(kind, name) of whatever has cells, be they deletions only."""

@@ -245,6 +245,17 @@ def plan(data: object) -> list[Lookup]:
     return found
 
 
+def fields_of(data: list[Any]) -> set[str]:
+    """The top-level fields that it looks at. *data*: what `decoded` has taken."""
+    name, *operands = data
+    if name == "noop":
+        return set()
+    if name in ("and", "or", "not"):
+        return {field for each in operands for field in fields_of(each)}
+    path: list[str] = operands[0]
+    return {path[0]} if path else set(operands[1])  # a fragment of the document itself
+
+
 def is_scalar(value: object) -> bool:
     """Is it what an index holds? A list or an object never equals one of these."""
     return value is None or type(value) in (bool, int, float, str)

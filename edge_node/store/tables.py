@@ -45,6 +45,8 @@ WRITERS: Final = ".writers"
 PAGE_BYTES_MAX: Final = 4 * 2**20
 INDEXED_FROM: Final = 256
 """Documents from which on a search makes its index: below it, looking at all is as quick."""
+READ_WHOLE_MAX: Final = 20_000
+"""Documents of a table up to which those looked at stay decoded; beyond it only a query's fields are read."""
 INDEXES_MAX: Final = 8
 """A table's; the one that was not used for longest goes. Each costs some 200 bytes a document."""
 ROWS_BYTES_MAX: Final = 4 * 2**20
@@ -328,7 +330,7 @@ class Tables:
         found: list[tuple[int, str]] = []
         size = 0
         keys, test = self._candidates(table, where, ids, start)
-        for row in self._matching(table, keys, test):
+        for row in self._matching(table, keys, test, where):
             size += len(row.text) + 16
             if found and size > PAGE_BYTES_MAX:
                 return found, True
@@ -341,7 +343,7 @@ class Tables:
         table = self._open(name)
         if where is None:
             return len(table.order)
-        return sum(1 for _ in self._matching(table, *self._candidates(table, where)))
+        return sum(1 for _ in self._matching(table, *self._candidates(table, where), where))
 
     def _key_after(self, table: _Table, doc_id: int) -> str:
         key = table.ids.get(doc_id) or table.gone.get(doc_id)
@@ -369,16 +371,36 @@ class Tables:
                 keys = sorted(narrowed)
         return (keys if start is None else keys[bisect_right(keys, start) :]), test
 
-    def _matching(self, table: _Table, keys: Iterable[str], test: queries.Predicate | None) -> Iterator[_Row]:
+    def _matching(
+        self,
+        table: _Table,
+        keys: Sequence[str],
+        test: queries.Predicate | None,
+        where: list[Any] | None,
+    ) -> Iterator[_Row]:
+        fields = None
+        if where is not None and len(keys) > READ_WHOLE_MAX:
+            fields = sorted(queries.fields_of(where))
         for key in keys:
-            row = self._row(table.name, key)
-            assert row is not None, f"{table.name}/{key} is in the order and not there"
             try:
-                meant = test is None or test(row.document)
+                if fields is not None and test is not None and not test(self._part(table.name, key, fields)):
+                    continue
+                row = self._row(table.name, key)
+                assert row is not None, f"{table.name}/{key} is in the order and not there"
+                meant = test is None or fields is not None or test(row.document)
             except TypeError as error:
                 raise queries.Incomparable(error) from error
             if meant:
                 yield row
+
+    def _part(self, name: str, key: str, fields: list[str]) -> dict[str, Any]:
+        """A document as far as a query looks at it."""
+        part = {}
+        for field in fields:
+            value = self._value_at(name, key, field)
+            if value is not _Absent:
+                part[field] = value
+        return part
 
     def _narrowed(self, table: _Table, where: list[Any]) -> Sequence[str] | None:
         """Cell keys among which are all that match; None: it may be any."""
@@ -616,13 +638,13 @@ class Tables:
     ) -> list[tuple[_Row, str]]:
         """Documents that a write is about, in the order given or by cell key; all, before any moves."""
         if ids is None:
-            found = self._matching(table, *self._candidates(table, where))
+            found = self._matching(table, *self._candidates(table, where), where)
             return [(row, table.ids[row.id]) for row in found]
         test = None if where is None else queries.decoded(where)
         keys = [
             table.ids[each] for each in dict.fromkeys(ids) if each in table.ids
         ]  # TinyDB skips the others
-        return [(row, table.ids[row.id]) for row in self._matching(table, keys, test)]
+        return [(row, table.ids[row.id]) for row in self._matching(table, keys, test, where)]
 
     def _updated(self, table: _Table, key: str, fields: dict[str, bytes]) -> list[Change]:
         declared = self.declaration(table.name)[1]
@@ -843,7 +865,7 @@ class Tables:
                 raise Unavailable(f"{WATCHED_MAX} tables are watched already", fix="watch fewer")
             watched = self._watched[name] = _Watched(self._seq)
             for key in table.order:
-                row = self._row(name, key)
+                row = self._rows.get((name, key)) or self._composed(name, key)
                 assert row is not None
                 watched.texts[key] = row.text
         watched.used_ns = now_ns
