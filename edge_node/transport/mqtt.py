@@ -145,8 +145,9 @@ class MqttLink:
 
     async def run(self) -> None:
         failures = 0
+        loop = asyncio.get_running_loop()
         while True:
-            number = self._number
+            number, begun_s = self._number, loop.time()
             reason = "no broker address is known"
             for address in self._addresses():
                 reason = await self._session(address)
@@ -154,8 +155,7 @@ class MqttLink:
                     break  # it was up: begin again with the first address
             failures = 0 if self._number != number else failures + 1
             self._down(reason)
-            ceiling_s = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2 ** min(failures, 8))
-            await asyncio.sleep(ceiling_s * self._rng.uniform(0.2, 1.0))
+            await asyncio.sleep(pause_s(failures, loop.time() - begun_s) * self._rng.uniform(0.2, 1.0))
 
     async def _session(self, address: tuple[str, int]) -> str:
         """One connection from its first SYN to its end; returns why it ended."""
@@ -609,6 +609,16 @@ class _Client(aiomqtt.Client):
                 self._inbox.put_local(Sent(token, LINK_DOWN))
         self._open.clear()
         self._told_when_written.clear()
+
+
+def pause_s(failures: int, spent_s: float) -> float:
+    """Before the next round of attempts, at most; jitter comes on top.
+
+    From attempt to attempt: one that waited in vain for an answer has waited, and a network that is whole again
+    should not wait for us.
+    """
+    ceiling_s = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2 ** min(failures, 8))
+    return max(BACKOFF_S_FIRST, ceiling_s - spent_s)
 
 
 def _length(number: int) -> bytes:
