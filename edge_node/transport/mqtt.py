@@ -614,10 +614,10 @@ class _Client(aiomqtt.Client):
 def pause_s(failures: int, spent_s: float) -> float:
     """Before the next round of attempts, at most; jitter comes on top.
 
-    From attempt to attempt: one that waited in vain for an answer has waited, and a network that is whole again
-    should not wait for us.
+    From attempt to attempt: one that waited in vain for an answer has waited, and a network that is whole
+    again should not wait for us.
     """
-    ceiling_s = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2 ** min(failures, 8))
+    ceiling_s: float = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0 ** min(failures, 8))
     return max(BACKOFF_S_FIRST, ceiling_s - spent_s)
 
 
