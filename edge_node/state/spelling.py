@@ -38,19 +38,24 @@ def spelt(document: object) -> str:
     for name, value in document.items():
         if type(name) is not str and not isinstance(name, str):
             raise NotPlain(f"a field is named {name!r}, which is no text", fix="name fields by text")
-        _check(value, name, 1)
         key = _text(name, repr(name))
-        text = _text(value, name)
         if len(name.encode()) > FIELD_BYTES_MAX:
             raise BadInput(f"a field's name is over {FIELD_BYTES_MAX} bytes", fix="use a shorter name")
-        size = len(text) if text.isascii() else len(text.encode())
-        if size > VALUE_BYTES_MAX:
-            raise BadInput(
-                f"field {name!r} has {size} bytes, at most {VALUE_BYTES_MAX} fit",
-                fix="split it into fields, or keep it elsewhere and name it by digest",
-            )
-        parts.append(f"{key}:{text}")
+        parts.append(f"{key}:{spelt_value(value, name)}")
     return "{" + ",".join(parts) + "}"
+
+
+def spelt_value(value: object, name: str) -> str:
+    """What the field *name* is to hold, as JSON text. Raises: NotPlain, BadInput: as ``spelt``."""
+    _check(value, name, 1)
+    text = _text(value, name)
+    size = len(text) if text.isascii() else len(text.encode())
+    if size > VALUE_BYTES_MAX:
+        raise BadInput(
+            f"field {name!r} has {size} bytes, at most {VALUE_BYTES_MAX} fit",
+            fix="split it into fields, or keep it elsewhere and name it by digest",
+        )
+    return text
 
 
 def read(text: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from edge_node.state.blocking import BlockingConnection
 from edge_node.state.collected import Counter, Set
 from edge_node.state.exchange import Ask, AwaitedCall, Call, Exchange
 from edge_node.state.links import Links
-from edge_node.state.spelling import check_text
+from edge_node.state.spelling import check_text, read, spelt_value
 from edge_node.state.table import Table
 from edge_node.state.twin import DESIRED, KEY, REPORTED, Twin, TwinExchanges
 from edge_node.store.batch import FIELD_BYTES_MAX, TABLE_BYTES_MAX
@@ -42,16 +42,21 @@ class TableInfo:
 
 
 class Rival(NamedTuple):
-    """One of several values that were written without knowledge of each other. present: False: a deletion."""
+    """One of several values that were written without knowledge of each other.
 
-    text: str | None
+    deleted: the field was taken out, *value* is None. at_ms: by its writer's clock (Unix time).
+    wins: it is what readers see meanwhile.
+    """
+
+    value: Any
+    deleted: bool
     node: str
     at_ms: int
     wins: bool
 
 
 class Conflict(NamedTuple):
-    """A field with more than one value. See `State.resolve`."""
+    """A field with more than one value, until somebody who has seen them writes it. key: for people."""
 
     table: str
     id: int
@@ -174,6 +179,13 @@ class State:
         """Fields that were written at once by those who did not know of each other, with all values."""
         return self._links.block(_conflicts(table, limit))
 
+    def resolve(self, conflict: Conflict, *value: Any) -> None:
+        """Settle a conflict: the winner stays, or *value* takes its place.
+
+        Raises: BadInput: there is none any more, or the value does not fit.
+        """
+        self._links.block(_resolved(conflict, value))
+
 
 class AwaitedState:
     """``State.aio``."""
@@ -186,6 +198,9 @@ class AwaitedState:
 
     async def conflicts(self, table: str | None = None, *, limit: int = CONFLICTS_MAX) -> list[Conflict]:
         return await self._links.wait(_conflicts(table, limit))
+
+    async def resolve(self, conflict: Conflict, *value: Any) -> None:
+        await self._links.wait(_resolved(conflict, value))
 
 
 def _tables() -> Exchange[list[TableInfo]]:
@@ -209,7 +224,24 @@ def _conflicts(table: str | None, limit: int) -> Exchange[list[Conflict]]:
     return [
         Conflict(
             row["table"], row["id"], row["key"], row["field"],
-            tuple(Rival(each["value"], each["node"], each["at_ms"], each["wins"]) for each in row["values"]),
+            tuple(map(_rival, row["values"])),
         )
         for row in answer["conflicts"]
     ]  # fmt: skip
+
+
+def _rival(row: Mapping[str, Any]) -> Rival:
+    text = row["value"]
+    return Rival(
+        None if text is None else read(f'{{"":{text}}}')[""], text is None, row["node"], row["at_ms"],
+        row["wins"],
+    )  # fmt: skip
+
+
+def _resolved(conflict: Conflict, value: tuple[Any, ...]) -> Exchange[None]:
+    params: dict[str, Any] = {"table": conflict.table, "id": conflict.id, "field": conflict.field}
+    if len(value) > 1:
+        raise BadInput(f"{len(value)} values for one field", fix="give one, or none to keep the winner")
+    if value:
+        params["value"] = spelt_value(value[0], conflict.field)
+    yield Ask("state.resolve", params)

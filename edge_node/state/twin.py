@@ -155,14 +155,14 @@ class AwaitedTwin:
         condition = Condition(self._exchanges.mine)
         sides = (self._exchanges.desired, self._exchanges.reported)
         feeds = [self._links.follow(Feed(side, condition)) for side in sides]
-        waiting = {asyncio.ensure_future(_next(feed)): feed for feed in feeds}
+        waiting = {asyncio.create_task(_next(feed), name="twin.watch"): feed for feed in feeds}
         try:
             while True:
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in sorted(done, key=lambda task: feeds.index(waiting[task])):
                     feed = waiting.pop(task)
                     change = task.result()
-                    waiting[asyncio.ensure_future(_next(feed))] = feed
+                    waiting[asyncio.create_task(_next(feed), name="twin.watch")] = feed
                     yield change
         finally:
             for task in waiting:

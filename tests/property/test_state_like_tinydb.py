@@ -27,7 +27,7 @@ def sorted_answer(answer, step):
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(operations, max_size=20))
 def test_a_programs_table_answers_as_tinydbs_does(script):
     plain = TinyDB(storage=MemoryStorage).table("t")

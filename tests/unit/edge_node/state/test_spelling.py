@@ -20,7 +20,7 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(st.dictionaries(texts, plain, max_size=4))
 def test_plain_documents_come_back_as_they_were(document):
     assert read(spelt(document)) == document

@@ -17,6 +17,8 @@ from edge_node.state.table import AwaitedTable, Table
 from edge_node.state.twin import AwaitedTwin, Twin, same
 from security.errors import BadInput, Unavailable
 from tests.support.opened_states import opened
+from tests.support.state_backend import exchanged
+from tests.support.state_backend import opened as real
 
 
 class Daemon:
@@ -180,6 +182,45 @@ def test_tables_and_conflicts_are_listed(daemon, state):
         ("rooms", "documents", 1, "id"),
     ]
     assert state.conflicts() == state.conflicts("rooms", limit=3) == []
+
+
+@pytest.fixture
+def disagreeing():
+    """n1's tables, where n2 wrote at the same time: two fields differ, one of them n2 has deleted."""
+    one, other = real("n1"), real("n2")
+    State(one.call).table("rooms", key="id").insert({"id": "r1", "t": 1, "fan": "low"})
+    exchanged(one, other)
+    State(other.call).table("rooms").update(lambda room: [room.update(t=24), room.pop("fan")])
+    State(one.call).table("rooms").update({"t": 18, "fan": "high"})
+    exchanged(one, other)
+    return State(one.call)
+
+
+def test_who_wrote_what_is_told_and_decided(disagreeing):
+    fan, t = disagreeing.conflicts()
+    assert {(each.value, each.deleted, each.node) for each in fan.values} == {
+        ("high", False, "n1"),
+        (None, True, "n2"),
+    }
+    assert {(each.value, each.deleted, each.node) for each in t.values} == {
+        (18, False, "n1"),
+        (24, False, "n2"),
+    }
+    assert [each.wins for each in t.values] == [True, False] and t.values[0].at_ms > 0
+    rooms = disagreeing.table("rooms")
+    winner = rooms.all()[0]["t"]
+    assert (t.table, t.id, t.key, t.field) == ("rooms", rooms.all()[0].doc_id, "r1", "t")
+
+    disagreeing.resolve(t)
+    disagreeing.resolve(fan, {"low": True})
+    assert disagreeing.conflicts() == []
+    assert rooms.all() == [{"id": "r1", "t": winner, "fan": {"low": True}}]
+    with pytest.raises(BadInput, match="nothing is in conflict at 't'"):
+        disagreeing.resolve(t, 5)
+    with pytest.raises(NotPlain, match="t is set"):
+        disagreeing.resolve(t, {5})
+    with pytest.raises(BadInput, match="2 values for one field"):
+        disagreeing.resolve(t, 5, 6)
 
 
 async def test_lists_are_awaited_alike(state):
