@@ -186,6 +186,22 @@ def test_every_flipped_or_cut_file_is_seen_or_does_not_matter(home, tmp_path):
     assert seen > 18
 
 
+def test_what_was_dropped_on_purpose_is_not_missed(home, tmp_path):
+    """The newest batch may be forgotten, or a snapshot may take the place of all: the mark knew of them."""
+    fill(home, 10).commit([Commit(forgotten=list(range(10)), head=b"all know")])
+    other = home.kill(tmp_path / "forgotten")
+    file = other.life()
+    assert (file.load().head, file.losses) == (b"all know", "")
+
+    file.commit([Commit({CellId(0, "t", "k", "f"): b"theirs"}, head=b"taken", anew=True)])
+    last = other.kill(tmp_path / "replaced")
+    other.end()
+
+    file = last.life()
+    assert (file.load().head, file.losses) == (b"taken", "")
+    last.end()
+
+
 def test_a_strangers_file_is_not_set_aside(home):
     fill(home)
     home.end()
