@@ -33,7 +33,7 @@ from edge_node.commands.rendering import cell
 from edge_node.commands.terminal import Terminal
 from edge_node.commands.why import when
 from edge_node.store.identity import doc_id_for
-from security.errors import BadInput, Refused
+from security.errors import BadInput, Refused, Unavailable
 
 COLUMNS: Final = ("name", "kind", "count", "key", "writers", "conflicts")
 CONFLICT_COLUMNS: Final = ("table", "key", "field", "value", "node", "written_at_ms", "wins")
@@ -41,6 +41,8 @@ SHOWN_MAX: Final = 1000
 WATCH_MS: Final = 30_000
 BACK_S_MAX: Final = 60.0
 """How long a watch waits for a daemon that went away."""
+AGAIN_MAX: Final = 16
+"""Tries to delete a field that others write meanwhile."""
 _INT = re.compile(r"-?(?:0|[1-9][0-9]{0,18})\Z")
 
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="A table's name, as `state` lists it.")]
@@ -409,6 +411,10 @@ def _the_one(table: str, key: str, named: str | None, found: Sequence[tuple[int,
     return found[0]
 
 
+async def _texts(calls: Calls, table: str, ids: list[int]) -> dict[int, str]:
+    return {doc_id: text async for doc_id, text in documents_of(calls, table, ids=ids)}
+
+
 async def _written(
     calls: Calls, row: Mapping[str, Any], key: str, document: dict[str, Any], delete: Sequence[str]
 ) -> int:
@@ -420,23 +426,26 @@ async def _written(
         params = {"table": name, "documents": [[None, _json(document)]]}
         return int((await calls.call("state.insert", params))["ids"][0])
     meant = _meant(row, key)
-    ids = [doc_id for doc_id, _ in meant]
-    there = {doc_id: json.loads(text) async for doc_id, text in documents_of(calls, name, ids=ids)}
+    there = await _texts(calls, name, [doc_id for doc_id, _ in meant])
     doc_id, value = next((each for each in meant if each[0] in there), meant[0])
     if named is not None:
         if named in delete:
             raise BadInput(f"{named} is the table's key", fix=f"`state remove {name} {key}` removes it all")
         document = {named: value, **document}
-    if delete:
+    for _ in range(AGAIN_MAX if delete else 0):
         if doc_id not in there:
             raise BadInput(f"table {name!r} has no document {key[:80]}", fix=f"see `state get {name}`")
-        whole = {**there[doc_id], **document}
+        whole = {**json.loads(there[doc_id]), **document}
         missing = [field for field in delete if field not in whole]
         if missing:
             raise BadInput(f"document {key[:80]} has no field {missing[0]!r}", fix="see what it has")
         kept = {field: each for field, each in whole.items() if field not in delete}
-        await calls.call("state.put", {"table": name, "documents": [[doc_id, _json(kept)]]})
-        return doc_id
+        params = {"table": name, "documents": [[doc_id, _json(kept)]], "seen": [there[doc_id]]}
+        if not (await calls.call("state.put", params)).get("stale"):
+            return doc_id
+        there = await _texts(calls, name, [doc_id])
+    if delete:
+        raise Unavailable(f"document {key[:80]} changes all the time", fix="try again")
     await calls.call("state.upsert", {"table": name, "document": _json(document), "id": doc_id})
     return doc_id
 

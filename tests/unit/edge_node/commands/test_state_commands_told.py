@@ -89,6 +89,29 @@ def test_a_document_is_written_field_by_field_and_shown(rooms):
     assert value(rooms("get", "rooms", "r1")) == {"id": "r1", "setpoint_c": 23}
 
 
+def test_deleting_a_field_leaves_what_others_write_meanwhile(rooms, daemon):
+    """Between reading and writing another program changes the field itself, and adds one."""
+    inner, meanwhile = daemon.call, [{"site": "b"}, {"note": "new"}]
+
+    async def disturbed(method, params):
+        if method == "state.put" and meanwhile:
+            change = {
+                "table": "rooms",
+                "set": json.dumps(meanwhile.pop()),
+                "ids": [doc_id_for("rooms", "r1")],
+            }
+            daemon.state.call("state.update", change)
+        return await inner(method, params)
+
+    daemon.call = disturbed
+
+    assert rooms("set", "rooms", "r1", "--delete", "setpoint_c")[0] == 0
+    assert value(rooms("get", "rooms", "r1")) == {"id": "r1", "site": "a", "note": "new"}
+    assert rooms("set", "rooms", "r1", "--delete", "site")[0] == 0
+    assert value(rooms("get", "rooms", "r1")) == {"id": "r1", "note": "new"}
+    assert not meanwhile
+
+
 def test_a_table_is_shown_as_columns_with_its_key_first(rooms):
     assert rooms("get", "rooms")[1].splitlines() == [
         "id  setpoint c  site  tags",
