@@ -13,7 +13,7 @@ Blocking calls may be made from any thread, one at a time leaves; within a runni
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
 from tinydb.table import Document
 from tinydb.table import Table as PlainTable
@@ -62,7 +62,25 @@ class Table(PlainTable):
     def search(self, cond: QueryLike) -> list[Document]:
         return self._done(self._questions.search(cond))
 
-    def get(  # type: ignore[override]  # TinyDB's six overloads, one signature
+    @overload  # type: ignore[override]  # as TinyDB's, more of them by keyword
+    def get(self) -> NoReturn: ...
+    @overload
+    def get(self, cond: QueryLike, doc_id: None = ..., doc_ids: None = ...) -> Document | None: ...
+    @overload
+    def get(
+        self, cond: QueryLike | None = ..., *, doc_id: int, doc_ids: Iterable[int] | None = ...
+    ) -> Document | None: ...
+    @overload
+    def get(
+        self, cond: QueryLike | None, doc_id: int, doc_ids: Iterable[int] | None = ...
+    ) -> Document | None: ...
+    @overload
+    def get(
+        self, cond: QueryLike | None = ..., doc_id: None = ..., *, doc_ids: Iterable[int]
+    ) -> list[Document]: ...
+    @overload
+    def get(self, cond: QueryLike | None, doc_id: None, doc_ids: Iterable[int]) -> list[Document]: ...
+    def get(
         self,
         cond: QueryLike | None = None,
         doc_id: int | None = None,
@@ -168,6 +186,12 @@ class AwaitedTable:
     async def search(self, cond: QueryLike) -> list[Document]:
         return await self._links.wait(self._questions.search(cond))
 
+    @overload
+    async def get(self, cond: QueryLike) -> Document | None: ...
+    @overload
+    async def get(self, cond: QueryLike | None = ..., *, doc_id: int) -> Document | None: ...
+    @overload
+    async def get(self, cond: QueryLike | None = ..., *, doc_ids: Iterable[int]) -> list[Document]: ...
     async def get(
         self,
         cond: QueryLike | None = None,

@@ -6,6 +6,7 @@ test that needs it does. Its files are run as they are, but for the name ``TinyD
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
@@ -15,7 +16,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import tinydb
@@ -42,6 +43,7 @@ def pinned() -> tuple[str, str]:
     return found[1], found[2]
 
 
+@functools.cache
 def sources() -> dict[str, str]:
     """The text of each file of the suite, by its name."""
     version, digest = pinned()
@@ -73,10 +75,15 @@ def fetch() -> None:
 def suite(name: str, database: Callable[..., Any]) -> ModuleType:
     """One file of it, whose TinyDB is *database*."""
     module = ModuleType(f"tinydb_suite_{name}")
-    exec(compile(sources()[name], f"tinydb/tests/{name}.py", "exec"), module.__dict__)
+    exec(_compiled(name), module.__dict__)
     if hasattr(module, "TinyDB"):
         module.TinyDB = database
     return module
+
+
+@functools.cache
+def _compiled(name: str) -> CodeType:
+    return compile(sources()[name], f"tinydb/tests/{name}.py", "exec")
 
 
 def names(name: str) -> list[str]:
