@@ -1078,6 +1078,11 @@ class Replica:
             for entry in self._entries()
             if not theirs.covers(entry.node, entry.epoch, entry.last) or self._unheard_of(entry, theirs)
         ]
+        shared = [
+            entry
+            for entry in self._entries()
+            if theirs.covers(entry.node, entry.epoch, entry.last) and not self._unheard_of(entry, theirs)
+        ]
         own = [batch for batch, _ in left if batch.node == self._me]
         before = {cell: self.cells.state(cell) for cell in _touched(own)}
         past = self._past_of(own[-1]) if own else None
@@ -1091,6 +1096,12 @@ class Replica:
         self._hear(wall_ms, copy.head.clock)
         self._epoch, self._news = 0, {}
         self._commit = Commit(cells={cell: pack(state) for cell, state in cells}, anew=True)
+        for entry in shared:  # whoever gave us the snapshot may take an older one from somebody else
+            if entry.last > self._stability.cut.get((entry.node, entry.epoch), 0) and (
+                entry.epoch > self._known.floor(entry.node)
+            ):
+                self._keep(entry)
+                self._commit.logged.append(entry)
         out.append(Noted("snapshot taken", node, f"{len(cells)} cells"))
         void: list[Batch] = []
         self._installing = True

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from edge_node.store.cell_store import MemoryCellStore
-from tests.support.replica_plays import RESTORED, Play, Violation
+from tests.support.replica_plays import RESTORED, Play, Violation, play
 
 COMPARED = 48
 """Rounds of half a minute in which the trees of all pairs have been compared."""
@@ -38,19 +38,21 @@ def converged(game):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(8), 229, 247])
 def test_less_than_half_of_the_disks_may_be_old(seed):
+    """The last two: who gave a snapshot took an older one; its reader had kept no batch of its own."""
     old_disks(seed, few=True).judge()
 
 
 @pytest.mark.slow
-def test_the_trees_find_what_vectors_do_not_tell():
-    game = old_disks(5293, few=False)
-    with pytest.raises(Violation, match="replicas differ"):
-        game.judge()
+@pytest.mark.parametrize("seed", [972, 1004, 1186])
+def test_more_of_them_often_end_equal_too(seed):
+    assert converged(old_disks(seed, few=False))
 
-    assert converged(game)
-    game.judge()
+
+@pytest.mark.slow
+def test_one_that_never_forgets_is_equal_after_snapshots_to_and_fro():
+    play(5293, RESTORED)
 
 
 @pytest.mark.slow
