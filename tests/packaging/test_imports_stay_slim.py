@@ -82,6 +82,7 @@ ROOMS = {
     "edge_node/store/crdt": set(),
     "edge_node/tasks": {"journal"},
     "edge_node/transport": {"inbox", "link", "memory", "mqtt", "slim_paho"},
+    "gateway/access": {"access", "audit", "passwords"},
     "gateway/broker": {"broker", "door_list", "embedded", "mosquitto", "process"},
     "gateway/fleet": set(),
     "device_sim": {"cli", "screen"},
