@@ -227,9 +227,9 @@ class Chronicle:
             self._note(wall_ms, Subject.TABLES, node or self.me, what, cause, node, 0, details)
 
     def cell(self, now_ns: int, wall_ms: int, what: What, cell: tuple[str, str, str], node: str = "") -> None:
-        """A field that two wrote without knowing of each other, or over which somebody has decided.
+        """A field that two wrote without knowing of each other.
 
-        Args: cell: table, key, field; never a value.   node: who wrote last, or decided.
+        Args: cell: table, key, field; never a value.   node: one of them, if it can be told.
         """
         table, key, field = cell
         if self._tables.take(now_ns, wall_ms, node if node != self.me else ""):

@@ -82,7 +82,6 @@ class What(StrEnum):
     # Replicated tables. As `store.replica` names what it notes.
     CONFLICT = "conflict"
     CONFLICT_CUT = "conflict cut"
-    CONFLICT_RESOLVED = "conflict resolved"
     BATCH_WAITS = "batch waits"  # quarantined: kept, not applied, tried again
     BATCH_NOT_KEPT = "batch not kept"
     BATCH_DROPPED = "batch dropped"

@@ -325,7 +325,6 @@ def _tables(text: str) -> Callable[[Entry, _Words], str]:
             "key": key[1:] if key[:1] in ("s", "i") else key,
             "field": words.text("field", "?"),
             "whose": f" of {each.place}" if each.place else "",
-            "by": f" by {each.place}" if each.place else "",
             "who": f"{each.place} and another" if each.place else "two members",
         }
         said = text.format_map(_Gaps(fields, node=each.node, id=each.id, place=each.place or "somebody"))
@@ -371,7 +370,6 @@ _TELLERS: dict[str, Callable[[Entry, _Words], str]] = {
         "{node}: {who} wrote {field} of {key} in {id} without knowing of each other; both are kept"
     ),
     What.CONFLICT_CUT: _tables("{node} dropped a losing value{whose}: more rivals than a field holds"),
-    What.CONFLICT_RESOLVED: _tables("{node}: the conflict over {field} of {key} in {id} was resolved{by}"),
     What.BATCH_WAITS: _tables("{node} keeps writes{whose} apart and tries them again later"),
     What.BATCH_NOT_KEPT: _tables("{node} did not take writes{whose}; they are offered again"),
     What.BATCH_DROPPED: _tables("{node} dropped writes{whose} that are none"),

@@ -175,10 +175,6 @@ SENTENCES = [
         "pi-1 dropped a losing value of pi-2: more rivals than a field holds: rooms/sr1/note",
     ),
     (
-        entry(What.CONFLICT_RESOLVED, **ROOMS | {"place": "pi-1"}, key="#7", field="on"),
-        "pi-1: the conflict over on of #7 in rooms was resolved by pi-1",
-    ),
-    (
         entry(What.BATCH_WAITS, **TABLES, detail="its clock is ahead"),
         "pi-1 keeps writes of pi-2 apart and tries them again later: its clock is ahead",
     ),
