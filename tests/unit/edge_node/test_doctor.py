@@ -402,6 +402,13 @@ def test_a_clock_that_nobody_can_be_compared_with_is_no_trouble():
     assert finding.verdict == "ok" and "three members" in finding.detail
 
 
+def test_the_gateways_own_clock_is_what_others_are_held_against():
+    (finding,) = [
+        each for each in doctor.of_status(HEALTHY | {"node": "gateway"}, NOW_S) if each.check == "skew"
+    ]
+    assert (finding.verdict, finding.detail) == ("ok", "the mesh goes by this gateway's clock")
+
+
 def test_who_lacks_writes_is_named_without_alarm():
     (finding,) = [each for each in doctor.of_status(HEALTHY, NOW_S) if each.check == "tables"]
 
