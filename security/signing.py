@@ -15,6 +15,7 @@ the hash of a signed message: digests are taken over payloads. Not here: who is 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -34,6 +35,7 @@ from security.canonical import (
     decode,
     each,
     encode,
+    encode_bytes,
     read_head,
 )
 from security.certificates import read_certificate
@@ -70,21 +72,27 @@ def sign1(
     assert x5chain or spki, "the reader must learn which key to try"
     signature = key.sign(_to_be_signed(context, payload), _DETERMINISTIC)
     r, s = decode_dss_signature(signature)
-    header: dict[int, Any] = {}
-    if x5chain:
-        header[_X5CHAIN] = list(x5chain) if len(x5chain) > 1 else x5chain[0]
-    if spki:
-        header[_SPKI] = spki
     return b"".join(
         (
             _TAG,
-            encode(header),
-            encode(payload),
+            _header(tuple(x5chain or ()), spki),
+            encode_bytes(payload),
             b"\x58\x40",
             r.to_bytes(32, "big"),
             s.to_bytes(32, "big"),
         )
     )
+
+
+@functools.lru_cache(maxsize=8)
+def _header(x5chain: tuple[bytes, ...], spki: bytes | None) -> bytes:
+    """Kept: whoever signs much does it with one key."""
+    header: dict[int, Any] = {}
+    if x5chain:
+        header[_X5CHAIN] = list(x5chain) if len(x5chain) > 1 else x5chain[0]
+    if spki:
+        header[_SPKI] = spki
+    return encode(header)
 
 
 def verify1(message: bytes, *, context: bytes, trusted_spki_sha256: Collection[bytes]) -> Signed:
@@ -164,7 +172,8 @@ def _header_end(message: bytes, at: int) -> int:
 
 
 def _to_be_signed(context: bytes, payload: bytes) -> bytes:
-    return encode(["Signature1", _PROTECTED, context, payload])
+    """["Signature1", protected, context, payload]"""
+    return b"\x84\x6aSignature1\x43" + _PROTECTED + encode_bytes(context) + encode_bytes(payload)
 
 
 def _check(key: ec.EllipticCurvePublicKey, signature: bytes, context: bytes, payload: bytes) -> None:

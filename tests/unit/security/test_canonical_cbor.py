@@ -1,7 +1,7 @@
 import cbor2
 import pytest
 
-from security.canonical import decode, encode
+from security.canonical import decode, encode, encode_bytes
 from security.errors import ProtocolViolation
 
 
@@ -47,3 +47,8 @@ def test_key_order_is_cbor2_canonical_order():
 
     assert decode(cbor2.dumps(value, canonical=True)) == value
     assert list(decode(encode(value))) == [5, b"x", "a", 300, "bb"]
+
+
+@pytest.mark.parametrize("length", [0, 1, 23, 24, 255, 256, 65_535, 65_536, 2**17])
+def test_a_byte_string_is_spelt_as_by_the_encoder(length):
+    assert encode_bytes(bytes(length)) == encode(bytes(length))
