@@ -18,6 +18,7 @@ one table by key.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -26,9 +27,9 @@ import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from tinydb import TinyDB, where
@@ -46,6 +47,7 @@ from security.identity import spki_der
 
 MESH, NODE, TABLE = "0123456789abcdef", "pi-1", "rooms"
 HITS = 10
+Name = TypeVar("Name", bound=Hashable)
 KEYS = {
     name: ec.derive_private_key(number, ec.SECP256R1())
     for number, name in enumerate([NODE, *(f"n{i}" for i in range(256))], 1000)
@@ -75,12 +77,12 @@ def document(number: int, documents: int, setpoint_c: float) -> dict[str, Any]:
 class Ours:
     """A store of so many documents on a disk."""
 
-    def __init__(self, directory: Path, documents: int, *, nodes: int = 1) -> None:
+    def __init__(self, directory: Path, documents: int, *, nodes: int = 1, before: int = 0) -> None:
         self.documents = documents
         self.rng = random.Random(1)
         store = SqliteCellStore(directory / "state.db", MESH, NODE, b"k" * 32)
         self.state = OpenedState(NODE, store, author_of(NODE))
-        self.state.handle(Members(("gateway", NODE)))
+        self.state.handle(Members(frozenset({"gateway", NODE})))
         self.state.call("state.declare", {"table": TABLE, "key": "id", "indexes": ["zone"]})
         for first in range(0, documents, 500):
             numbers = range(first, min(first + 500, documents))
@@ -88,6 +90,8 @@ class Ours:
             self.state.call("state.insert", {"table": TABLE, "documents": texts})
         for number in range(nodes - 1):
             self._hear(f"n{number}")
+        for _ in range(before):
+            self.upsert()
         self.search()
 
     def _hear(self, node: str) -> None:
@@ -167,9 +171,9 @@ def each_us(what: Callable[[], None], times: int) -> float:
     return (time.perf_counter() - begin) / times * 1e6
 
 
-def in_turns(rounds: int, turns: dict[str, tuple[Callable[[], None], int]]) -> dict[str, float]:
+def in_turns(rounds: int, turns: dict[Name, tuple[Callable[[], None], int]]) -> dict[Name, float]:
     """Microseconds an operation: medians over rounds in which each has its turn."""
-    taken: dict[str, list[float]] = {name: [] for name in turns}
+    taken: dict[Name, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
         for name, (what, times) in turns.items():
             taken[name].append(each_us(what, times))
@@ -206,33 +210,23 @@ def beside_others(directory: Path, documents: int, rounds: int) -> None:
 
 
 def costs(rounds: int, directory: Path) -> Iterator[dict[str, Any]]:
-    """Points of the chart."""
-
-    def told(ours: Ours, by: str, at: int) -> Iterator[dict[str, Any]]:
-        turns = {"upsert": (ours.upsert, 100), "get": (ours.get, 500), "search": (ours.search, 100)}
-        for cost, us in in_turns(rounds, turns).items():
-            yield {"cost": cost, "by": by, "at": at, "us": round(us, 2)}
-
-    for documents in (100, 1_000, 10_000, 30_000):
-        with tempfile.TemporaryDirectory(dir=directory) as name:
-            ours = Ours(Path(name), documents)
-            yield from told(ours, "documents", documents)
-            ours.state.close()
-    for nodes in (1, 16, 64, 256):
-        with tempfile.TemporaryDirectory(dir=directory) as name:
-            ours = Ours(Path(name), 1_000, nodes=nodes)
-            yield from told(ours, "nodes", nodes)
-            ours.state.close()
-    with tempfile.TemporaryDirectory(dir=directory) as name:
-        ours = Ours(Path(name), 1_000)
-        made = 0
-        for upserts in (0, 1_000, 4_000, 16_000):
-            while made < upserts:
-                ours.upsert()
-                made += 1
-            yield from told(ours, "upserts before", upserts)
-            made += 100 * rounds
-        ours.state.close()
+    """Points of the chart; those of one curve take turns too."""
+    for by, stores in (
+        ("documents", {at: {"documents": at} for at in (100, 1_000, 10_000, 30_000)}),
+        ("nodes", {at: {"documents": 1_000, "nodes": at} for at in (1, 16, 64, 256)}),
+        ("upserts before", {at: {"documents": 1_000, "before": at} for at in (0, 1_000, 4_000, 16_000)}),
+    ):
+        with contextlib.ExitStack() as stack:
+            turns: dict[tuple[str, int], tuple[Callable[[], None], int]] = {}
+            for at, options in stores.items():
+                folder = stack.enter_context(tempfile.TemporaryDirectory(dir=directory))
+                ours = Ours(Path(folder), **options)
+                stack.callback(ours.state.close)
+                turns["upsert", at] = ours.upsert, 100
+                turns["get", at] = ours.get, 500
+                turns["search", at] = ours.search, 100
+            for (cost, at), us in in_turns(rounds, turns).items():
+                yield {"cost": cost, "by": by, "at": at, "us": round(us, 2)}
 
 
 def draw(points: list[dict[str, Any]], path: Path) -> bool:
