@@ -135,6 +135,7 @@ class SqliteCellStore:
         }
         with self._told():
             self._write_many(rows, anew=False)
+        self._rescued.update(names)
         self._note()
 
     def tidy(self) -> bool:
@@ -199,22 +200,18 @@ class SqliteCellStore:
         return rows, anew, newest
 
     def _write_many(self, rows: dict[bytes, bytes | None], anew: bool) -> None:
+        """What fails on the way is taken back when the connection is closed, which every failure ends in."""
         db = self._db
         db.execute("BEGIN IMMEDIATE")
-        try:
-            if anew:
-                db.execute("DELETE FROM rows WHERE name < ?", (HEAD,))
-            gone = [(name,) for name, body in rows.items() if body is None]
-            if gone and not (anew and len(gone) == len(rows)):
-                db.executemany("DELETE FROM rows WHERE name = ?", gone)
-            put = [(name, body) for name, body in rows.items() if body is not None]
-            for first in range(0, len(put), SIZES[-1]):
-                self._put(put[first : first + SIZES[-1]])
-            db.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                db.execute("ROLLBACK")
-            raise
+        if anew:
+            db.execute("DELETE FROM rows WHERE name < ?", (HEAD,))
+        gone = [(name,) for name, body in rows.items() if body is None]
+        if gone:
+            db.executemany("DELETE FROM rows WHERE name = ?", gone)
+        put = [(name, body) for name, body in rows.items() if body is not None]
+        for first in range(0, len(put), SIZES[-1]):
+            self._put(put[first : first + SIZES[-1]])
+        db.execute("COMMIT")
 
     def _put(self, rows: Sequence[tuple[bytes, bytes | None]]) -> None:
         """One statement of one of few sizes, so that few are kept prepared: the first row fills it up."""

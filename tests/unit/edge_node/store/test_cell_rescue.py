@@ -138,6 +138,28 @@ def test_behind_a_bad_frame_batches_are_saved_and_the_file_goes_on(home, tmp_pat
     other.end()
 
 
+def test_frames_before_a_bad_one_do_not_lie_over_newer_pages(home, tmp_path):
+    """The log was copied into the file already; SQLite would read its first half as the newest there is."""
+    file = fill(home)
+    for n in range(60, 90):
+        file.commit([Commit({CellId(0, "t", f"k{n - 60}", "f"): b"newer"}, [log(n)], head=b"h%d" % n)])
+    file._opened()._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    other = home.kill(tmp_path / "other")
+    frame = 24 + 4096
+    frames = (other.wal().stat().st_size - 32) // frame
+    data = bytearray(other.wal().read_bytes())
+    data[32 + frames // 2 * frame + 50] ^= 1
+    other.wal().write_bytes(data)
+
+    file = other.life()
+    image = file.load()
+
+    assert "an earlier state goes on" in file.losses
+    assert (len(image.cells), image.head, len(image.logged)) == (60, b"h89", 90)
+    assert sum(body == b"newer" for _, body in image.cells) == 30
+    other.end()
+
+
 def test_a_damaged_page_costs_the_cells_and_saves_the_batches(home):
     fill(home).commit([Commit(logged=[log(60, "n2")])])
     home.end()
@@ -307,6 +329,7 @@ def test_the_rescued_wait_behind_what_is_sound(home):
     store.rescue([Waiting("n1", 7, 1, b"one"), Waiting("n1", 7, 2, b"two")])
     store.commit([Commit(logged=[Logged(0, "n1", 7, 1, 1, b"one")])])
 
-    image = store.load()
-    assert [each.data for each in image.waiting] == [b"two"]
+    assert [each.data for each in store.load().waiting] == [b"two"]
+    store.commit([Commit(forgotten=[0])])
+    assert [each.data for each in store.load().waiting] == [b"two"], "what everybody has waits no more"
     store.close()
