@@ -96,13 +96,16 @@ def add_commands(program: Program) -> None:
             ),
         ] = None,
     ) -> None:
-        """Say what identifies a table's documents, and who may write it."""
-        params: dict[str, Any] = {"table": table, "key": key}
+        """Say what identifies a table's documents, and who may write it; without options: it has no key."""
+        params: dict[str, Any] = {"table": table}
+        if key is not None or writers is None:
+            params["key"] = key
         if writers is not None:
+            named = "" if key is None else f"--key {key} "
             if terminal.program != "edge-gateway":
                 raise Refused(
                     f"only the gateway says who may write {table}",
-                    fix=f"run `edge-gateway state declare {table} --writers {writers}` there",
+                    fix=f"run `edge-gateway state declare {table} {named}--writers {writers}` there",
                 )
             params["writers"] = [name.strip() for name in writers.split(",") if name.strip()]
         answer = terminal.call("state.declare", params)

@@ -186,7 +186,13 @@ def test_only_the_gateway_names_writers(state, daemon):
     assert not daemon.calls, "nobody was asked"
     told = state("declare", "limits", "--writers", "gateway, n1", program=gateway_cli.program)
     assert told[0] == 4, "this one is no gateway, and its daemon says so"
-    assert daemon.calls[-1][1]["writers"] == ["gateway", "n1"]
+    assert daemon.calls[-1] == ("state.declare", {"table": "limits", "writers": ["gateway", "n1"]})
+
+
+def test_a_table_without_a_key_is_declared_to_be_so(state):
+    assert state("declare", "notes")[1] == "notes: no key, written by every member\n"
+    assert state("set", "notes", "new", "text=x")[0] == 0
+    assert "was declared with no key, not the key 'id'" in refused(state("declare", "notes", "--key", "id"))
 
 
 def test_a_conflict_is_listed_with_who_wrote_what_and_decided_by_hand(state, daemon):
