@@ -26,6 +26,7 @@ def test_doctor_follows_a_mesh_from_health_to_its_end(tmp_path):
             assert told.code == 0, told.out
             assert found["link"]["verdict"] == found["gateway"]["verdict"] == "ok"
             assert found["gateway clock"]["verdict"] == "ok", "one machine, one clock"
+            assert found["skew"]["verdict"] == found["tables"]["verdict"] == "ok"
             assert "10 messages" in found["latency"]["detail"]
             assert "off (--mdns none)" in found["mdns"]["detail"], "the daemon's silence is kept"
         assert "broker cert" in findings(bed.cli(gateway, "doctor", "--json"))
