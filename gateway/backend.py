@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
+
+import msgspec
 
 from edge_node.backend import AgentBackend
 from edge_node.clock import FlooredClock
+from gateway.access.access import asking, token_facts, user_facts
+from gateway.access.roles import role_of
+from gateway.changes import CHANGES, noted, whoever
 from gateway.house import House
 from gateway.renewal import doubt_of
 from security.errors import BadInput
@@ -32,6 +38,22 @@ class GatewayBackend(AgentBackend):
         self.add("settle", self._settle)
         self.add("status", self._gateway_status)
         self.add("rollback", self._rollback)
+        self.add("users", self._users)
+        self.add("user-add", self._user_add)
+        self.add("user-passwd", self._user_passwd)
+        self.add("user-role", self._user_role)
+        self.add("user-remove", self._user_remove)
+        self.add("tokens", self._tokens)
+        self.add("token-add", self._token_add)
+        self.add("token-revoke", self._token_revoke)
+        self.add("audit", self._audit)
+
+    async def call(self, method: str, params: dict[str, Any]) -> object:
+        """As every node's; what changes something is noted in the audit log."""
+        change = CHANGES.get(method)
+        if change is None or (change.through_api and asking.get() is None):
+            return await super().call(method, params)
+        return await noted(self._house, change, method, params, super().call)
 
     async def _invite(self, params: dict[str, Any]) -> object:
         ttl_s = params.get("ttl_s", 3600)
@@ -131,6 +153,58 @@ class GatewayBackend(AgentBackend):
             raise BadInput("rollback needs a function's name")
         return {"functions": [await self.agent.publisher.rollback(name)]}
 
+    # ── accounts ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _users(self, params: dict[str, Any]) -> object:
+        return [user_facts(user) for user in self._house.access.users()]
+
+    async def _user_add(self, params: dict[str, Any]) -> object:
+        name, role = _given(params, "name"), role_of(_given(params, "role"))
+        return user_facts(
+            await self._house.access.add_user(whoever(), name, _given(params, "password"), role)
+        )
+
+    async def _user_passwd(self, params: dict[str, Any]) -> object:
+        name, password = _given(params, "name"), _given(params, "password")
+        return user_facts(await self._house.access.set_password(whoever(), name, password))
+
+    async def _user_role(self, params: dict[str, Any]) -> object:
+        name, role = _given(params, "name"), role_of(_given(params, "role"))
+        return user_facts(await self._house.access.set_role(whoever(), name, role))
+
+    async def _user_remove(self, params: dict[str, Any]) -> object:
+        await self._house.access.remove_user(whoever(), _given(params, "name"))
+        return {"name": params["name"]}
+
+    async def _tokens(self, params: dict[str, Any]) -> object:
+        return [token_facts(token) for token in self._house.access.tokens()]
+
+    async def _token_add(self, params: dict[str, Any]) -> object:
+        scopes, ttl_s = params.get("scopes"), params.get("ttl_s")
+        if scopes is not None and not (isinstance(scopes, list) and all(isinstance(s, str) for s in scopes)):
+            raise BadInput("scopes is a list of texts", fix="as nodes:read")
+        if not isinstance(ttl_s, int | float):
+            raise BadInput("ttl_s is missing or no number", fix="give seconds, as 86400")
+        token, secret = await self._house.access.add_token(
+            whoever(), _given(params, "name"), role_of(_given(params, "role")), scopes, int(ttl_s)
+        )
+        return token_facts(token) | {"secret": secret}
+
+    async def _token_revoke(self, params: dict[str, Any]) -> object:
+        await self._house.access.revoke_token(whoever(), _given(params, "id"))
+        return {"id": params["id"]}
+
+    async def _audit(self, params: dict[str, Any]) -> object:
+        after, limit = params.get("after", 0), params.get("limit", 100)
+        if not isinstance(after, int) or not isinstance(limit, int):
+            raise BadInput("after and limit are whole numbers", fix="as after 0, limit 100")
+        audit = self._house.access.audit
+        if after < 0:  # the last ones
+            after = max(0, audit.head.n - limit)
+        return [msgspec.to_builtins(each) for each in await asyncio.to_thread(audit.read, after, limit)]
+
+    # ── the fleet ─────────────────────────────────────────────────────────────────────────────────
+
     async def _all_nodes(self, params: dict[str, Any]) -> object:
         house = self._house
         now_ns, wall_ms = house.clock.now_ns(), house.clock.wall_ms()
@@ -176,6 +250,13 @@ def _name(params: dict[str, Any]) -> str:
     if not isinstance(name, str) or not is_node_id(name):
         raise BadInput(f"{name!r:.60} is no node's name", fix="see `edge-gateway nodes`")
     return name
+
+
+def _given(params: dict[str, Any], key: str) -> str:
+    value = params.get(key)
+    if not isinstance(value, str) or not value:
+        raise BadInput(f"{key} is missing or no text", fix="see --help")
+    return value
 
 
 def _end_of(member: Member | None) -> dict[str, Any]:

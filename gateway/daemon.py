@@ -58,6 +58,8 @@ async def _gateway(options: dict[str, str], as_json: bool) -> None:
                     "broker_address": f"{host}:{port}",
                     "joining": f"{settings.joining.listen}:{house.joining.port}",
                 }
+                if link := house.setup_link():  # told once, here: whoever reads it becomes administrator
+                    ready["setup"] = link
                 async with asyncio.TaskGroup() as group:
                     running = group.create_task(house.run(), name="house")
                     await serve(agent, GatewayBackend(house), home, ready=ready, as_json=as_json)

@@ -32,6 +32,7 @@ from edge_node.functions.runtimes.runtime import OnDone, OnStarted, Runtime
 from edge_node.home import Home
 from edge_node.transport.inbox import Inbox
 from edge_node.wire.ids import GATEWAY
+from gateway.access.access import Access
 from gateway.broker.broker import Broker
 from gateway.broker.door_list import DoorList, admitted
 from gateway.duties import Duties
@@ -133,6 +134,7 @@ class House(Duties):
         self.home = home
         self.settings = settings
         self.trust = trust
+        self.access = Access(home.path, clock=self.clock)
         self.enroller = Enroller(trust.authority, self.keeper, clock=self.clock)
         self.renewals = Renewals(
             keystore,
@@ -155,6 +157,7 @@ class House(Duties):
         Raises: BadInput, Unavailable: a port in use, a key file, a setting; one line with its fix.
         """
         settings, trust = self.settings, self.trust
+        await self.access.open()
         mesh_id = trust.authority.mesh_id
         listen = settings.joining.listen
         port = settings.broker.port or self._last_broker_port() or free_port(listen)
@@ -289,6 +292,7 @@ class House(Duties):
         """Stop the broker too: a gateway that stops in order takes it along, a killed one leaves it."""
         if self.broker is not None:
             await self.broker.stop()
+        await self.access.close()
 
     async def shut_out(self, node: str, *, by: str, reason: str) -> bool:
         """Revoke, and take back what the node has open at the joining desk. See ``Duties.revoke``."""
@@ -312,6 +316,16 @@ class House(Duties):
         except Unavailable as error:
             log.warning("the broker will learn of the new member later", extra={"cause": str(error)})
         return answer
+
+    def setup_link(self) -> str:
+        """Where the first administrator is made, once; "" where there are users."""
+        secret = self.access.setup_secret
+        if secret is None:
+            return ""
+        assert self.joining is not None
+        listen = self.settings.joining.listen
+        host = "127.0.0.1" if listen in ANY_ADDRESS else listen
+        return f"https://{format_address((host, self.joining.port))}/setup#{secret}"
 
     def join_addresses(self) -> tuple[str, ...]:
         assert self.joining is not None

@@ -18,10 +18,12 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import contextvars
 import logging
 import os
 import socket
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
@@ -54,6 +56,10 @@ WRITE_BYTES_MAX: Final = 256 * 1024 * 1024  # … and before it is cut: every an
 LARGE_BYTES: Final = 4 * 1024  # an outcome above this is not held for a program that does not read
 FETCHED_MAX: Final = 4  # of those, read again at once
 _BACKLOG = 512
+_PEER = struct.Struct("3i")  # Linux: pid, uid, gid
+
+caller: contextvars.ContextVar[int | None] = contextvars.ContextVar("caller", default=None)
+"""Within an administrative method: the user id of the program that asked, as the kernel tells it."""
 
 log = logging.getLogger(__name__)
 
@@ -171,11 +177,14 @@ class ControlServer:
     def _lost(self, connection: _Connection) -> None:
         self._connections.discard(connection)
 
-    def _call(self, request: Call, reply: Reply) -> None:
+    def _call(self, request: Call, reply: Reply, uid: int | None) -> None:
         if self._calls is None or self._calls_running >= CALLS_MAX:
             raise Unavailable("too many administrative requests at once", fix="try again")
         self._calls_running += 1
-        self._calls.create_task(self._answer(request, reply), name=f"control.{request.method}")
+        context = contextvars.copy_context()
+        context.run(caller.set, uid)
+        name = f"control.{request.method}"
+        self._calls.create_task(self._answer(request, reply), name=name, context=context)
 
     async def _answer(self, request: Call, reply: Reply) -> None:
         try:
@@ -308,13 +317,21 @@ class _Connection(asyncio.Protocol):
                 case Cancel():
                     self._backend.cancel(request, reply)
                 case Call():
-                    self._server._call(request, reply)
+                    self._server._call(request, reply, self._uid())
         except EdgeweaveError as error:
             reply(failure_for(request.id, error))
         except Exception as error:  # a door: one request must not end the others of this program
             log.exception("control request %s failed", type(request).__name__)
             with contextlib.suppress(AssertionError):  # it may have been answered before it broke
                 reply(failure_for(request.id, error))
+
+    def _uid(self) -> int | None:
+        """Whose program this is; None: it has hung up."""
+        try:
+            peer = cast("asyncio.Transport", self._transport).get_extra_info("socket")
+            return int(_PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[1])
+        except (OSError, AttributeError):
+            return None
 
     def _reply_for(self, size: int) -> Reply:
         self._outstanding += 1
