@@ -70,8 +70,12 @@ class AgentBackend:
 
     # ── work ──────────────────────────────────────────────────────────────────────────────────────
 
-    def submit(self, request: protocol.Submit, reply: Reply) -> None:
-        task = self._task(request)
+    def submit(self, request: protocol.Submit, reply: Reply, *, task: str = "") -> None:
+        """Args: task: the id that it shall bear; empty: a new one. One that is known is not made twice."""
+        made = self._task(request)
+        self._submit(msgspec.structs.replace(made, id=task) if task else made, request, reply)
+
+    def _submit(self, task: Task, request: protocol.Submit, reply: Reply) -> None:
 
         def answered(answer: desk_events.Reply) -> None:
             accepted = answer.accepted

@@ -61,9 +61,22 @@ class EngineSettings(Section, frozen=True, kw_only=True):
     ] = 0
 
 
+class ApiSettings(Section, frozen=True, kw_only=True):
+    """The HTTP API, on the port of joining."""
+
+    lan: Annotated[
+        bool,
+        Meta(
+            description="Serve the API to other machines too. Every request needs an account; what that "
+            "risks is a guessed password, where before somebody had to be on this machine."
+        ),
+    ] = False
+
+
 class GatewaySettings(NodeSettings, frozen=True, kw_only=True):
     """Everything that may be chosen about a gateway; each field is a section."""
 
     joining: JoiningSettings = JoiningSettings()
     broker: BrokerSettings = BrokerSettings()
     engine: EngineSettings = EngineSettings()
+    api: ApiSettings = ApiSettings()

@@ -1,0 +1,245 @@
+"""The guard: who asks, and whether they may. Every route says what it needs, where it is written:
+
+    @router.post("/nodes/{node}/revoke")
+    @needs(Role.OPERATOR, "nodes:write")
+    async def revoke(ask: Asking, node: NodeName, body: Revoke) -> Response: ...
+
+A route that says nothing cannot be made. For each request, in this order, and before its body is read: the
+peer is on this machine (or ``[api] lan`` is set); a bearer token, or a session's cookie, is valid; a
+browser's change bears the session's CSRF token and comes from our own pages; role and scope are enough.
+Then the body is read, bounded in bytes and seconds. What goes wrong is told as a problem (``problems``).
+
+A request with an ``Authorization`` header is never answered on the strength of a cookie. Cookies are
+``__Host-``: bound to this host by the browser, sent over TLS only and never along with another site's
+request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import os
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
+
+from gateway.access.access import asking
+from gateway.access.roles import Principal, Role
+from gateway.api.app import read_body
+from gateway.api.problems import Problem, cause_of, problem_of
+
+if TYPE_CHECKING:
+    from gateway.api.services import Services
+
+COOKIE: Final = "__Host-edgeweave"
+CSRF: Final = "x-csrf-token"
+BODY_BYTES_MAX: Final = 64 * 1024
+LARGE_BODIES_MAX: Final = 3
+"""Bodies over ``BODY_BYTES_MAX`` that are worked at at once: each may be 8 MiB, parsed a few times that."""
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+SECURE: Final = (
+    ("cache-control", "no-store"),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("x-frame-options", "DENY"),
+)
+_NEED: Final = "__edgeweave_need__"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a request must bring. role None: nothing, anybody may ask.
+
+    Args: lan: served to other machines too, whatever ``[api] lan`` says.   bytes_max: of the body.
+    """
+
+    role: Role | None
+    scope: str
+    lan: bool = False
+    bytes_max: int = BODY_BYTES_MAX
+
+
+def needs(role: Role, scope: str, *, bytes_max: int = BODY_BYTES_MAX) -> Callable[[F], F]:
+    """The route is for *role* and above, and for tokens that bear *scope*; "": any scope is enough."""
+    return _marked(Need(role, scope, bytes_max=bytes_max))
+
+
+def for_anybody(*, lan: bool = False) -> Callable[[F], F]:
+    """The route asks for no account: it says itself what it needs."""
+    return _marked(Need(None, "", lan=lan))
+
+
+def _marked(need: Need) -> Callable[[F], F]:
+    def mark(endpoint: F) -> F:
+        setattr(endpoint, _NEED, need)
+        return endpoint
+
+    return mark
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request that was let through."""
+
+    by: Principal
+    services: Services
+    request: Request
+
+    @property
+    def address(self) -> str:
+        return self.request.client.host if self.request.client else ""
+
+
+NOBODY: Final = Principal("nobody", Role.VIEWER, "setup", frozenset())
+
+
+def _ask(request: Request) -> Ask:
+    return Ask(request.state.principal, request.app.state.services, request)
+
+
+Asking = Annotated[Ask, Depends(_ask)]
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Guarded(APIRoute):
+    """A route behind the guard. Raises (constructor): TypeError: its endpoint says not what it needs."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **kwargs: Any) -> None:
+        need = getattr(endpoint, _NEED, None)
+        if need is None:
+            raise TypeError(f"{path}: say what it needs, with @needs(role, scope) or @for_anybody()")
+        self.need: Need = need
+        super().__init__(path, endpoint, **kwargs)
+
+    def get_route_handler(self) -> Handler:
+        inner, need = super().get_route_handler(), self.need
+
+        async def guarded(request: Request) -> Response:
+            request.state.cause = f"q-{os.urandom(8).hex()}"
+            try:
+                response = await _let_in(request, need, inner)
+            except Exception as error:
+                response = problem_of(error, request).response(request)
+            for name, value in SECURE:
+                response.headers.setdefault(name, value)
+            response.headers["x-request-id"] = cause_of(request)
+            return response
+
+        return guarded
+
+
+async def _let_in(request: Request, need: Need, inner: Handler) -> Response:
+    services: Services = request.app.state.services
+    if not (need.lan or services.lan or is_here(request)):
+        raise Problem(
+            "forbidden", "the API is served to this machine only", fix="set [api] lan = true on the gateway"
+        )
+    principal = _who(request, services) if need.role is not None else NOBODY
+    if need.role is not None:
+        missing = principal.lacks(need.role, need.scope) if need.scope else _short_of(principal, need.role)
+        if missing:
+            raise Problem("forbidden", missing, fix="ask an administrator for it")
+    elif request.method not in SAFE:
+        _check_origin(request)
+    request.state.principal = principal
+    token = asking.set(principal)
+    try:
+        if request.method in SAFE:
+            return await inner(request)
+        if need.bytes_max <= BODY_BYTES_MAX:
+            return await _with_body(request, need, inner)
+        async with _large(services.large_bodies):
+            return await _with_body(request, need, inner)
+    finally:
+        asking.reset(token)
+
+
+class _large:  # noqa: N801  reads as a word at its only place
+    """A turn at reading a large body, or a refusal at once."""
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self._turns = turns
+
+    async def __aenter__(self) -> None:
+        if self._turns.locked():
+            raise Problem(
+                "unavailable", "too many large requests at once", fix="send them one after another",
+                headers={"Retry-After": "1"},
+            )  # fmt: skip
+        await self._turns.acquire()
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._turns.release()
+
+
+async def _with_body(request: Request, need: Need, inner: Handler) -> Response:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and len(announced) < 20 and int(announced) > need.bytes_max:
+        raise Problem(
+            "too-large", f"at most {need.bytes_max} bytes", fix="send less; large inputs go in parts",
+            headers={"connection": "close"},
+        )  # fmt: skip
+    request._body = await read_body(request, bytes_max=need.bytes_max)
+    return await inner(request)
+
+
+def _short_of(principal: Principal, role: Role) -> str:
+    if principal.role < role:
+        return f"this needs the role {role.word}, and {principal.name} is {principal.role.word}"
+    return ""
+
+
+def _who(request: Request, services: Services) -> Principal:
+    """Raises: Problem: 401, 403."""
+    authorization = request.headers.get("authorization")
+    if authorization is not None:
+        kind, _, bearer = authorization.partition(" ")
+        principal = services.access.by_token(bearer.strip()) if kind.lower() == "bearer" else None
+        if principal is None:
+            raise Problem(
+                "not-authenticated", "the token is unknown, revoked, or its time is over",
+                fix="make one with `edge-gateway tokens add`",
+                headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
+            )  # fmt: skip
+        return principal
+    cookie = request.cookies.get(COOKIE)
+    principal = services.access.by_cookie(cookie) if cookie else None
+    if principal is None:
+        raise Problem(
+            "not-authenticated", "the session has ended" if cookie else "this needs a token or a session",
+            fix="log in, or send `Authorization: Bearer ewt_…`", headers={"WWW-Authenticate": "Bearer"},
+        )  # fmt: skip
+    if request.method not in SAFE:
+        _check_origin(request)
+        given = request.headers.get(CSRF, "").encode("latin-1", "replace")
+        if not hmac.compare_digest(given, principal.csrf.encode()):
+            raise Problem(
+                "forbidden", "the header X-CSRF-Token is missing or not this session's",
+                fix="send the token that /v1/me tells",
+            )  # fmt: skip
+    return principal
+
+
+def _check_origin(request: Request) -> None:
+    """A browser says which page asks. Raises: Problem: it is not one of ours."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin != f"https://{request.headers.get('host', '')}":
+        raise Problem("forbidden", "the request comes from another site", fix="use the gateway's own pages")
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise Problem("forbidden", "the request comes from another site", fix="use the gateway's own pages")
+
+
+def is_here(request: Request) -> bool:
+    """Is the peer on this machine?"""
+    try:
+        address = ipaddress.ip_address(request.client.host if request.client else "")
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

@@ -1,0 +1,128 @@
+"""Nodes: who is in the mesh, and what an operator does with them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.access.roles import Role
+from gateway.api.answers import Cursor, Limit, NodeName, example, room, told
+from gateway.api.guard import Asking, needs
+from gateway.api.paging import after_of, cursor_for
+from gateway.api.problems import Problem
+from gateway.api.services import Services
+
+router = room("nodes")
+NODE = {
+    "id": "pi-1",
+    "status": "active",
+    "up": True,
+    "roles": ["node"],
+    "labels": {"site": "a"},
+    "workers": 4,
+    "load": "0.2 s",
+    "last_seen_at_ms": 1790000000000,
+    "restarts": 0,
+    "reason": "",
+}
+
+
+class Revocation(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    reason: Annotated[str, Field(max_length=200, examples=["stolen"])] = ""
+
+
+class Replacement(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    ttl_s: Annotated[float, Field(ge=1, le=30 * 86400, description="Seconds that the code is good for.")] = (
+        3600
+    )
+    approval: Literal["auto", "manual"] = "auto"
+
+
+@router.get("/nodes", responses=example({"nodes": [NODE], "next": ""}, "Members by name."))
+@needs(Role.VIEWER, "nodes:read")
+async def nodes(
+    ask: Asking,
+    status: Annotated[
+        Literal["", "active", "pending", "revoked", "left"], Query(description="Only those that stand so.")
+    ] = "",
+    up: Annotated[bool | None, Query(description="Only those that are there, or are not.")] = None,
+    role: Annotated[str, Query(max_length=32)] = "",
+    label: Annotated[
+        str, Query(max_length=130, description="`key=value`, or `key`.", examples=["site=a"])
+    ] = "",
+    limit: Limit = 100,
+    cursor: Cursor = "",
+) -> Response:
+    """Members of the mesh and those that wait to be let in, by name, page by page."""
+    after = after_of(cursor, status, up, role, label)
+    key, equals, value = label.partition("=")
+    rows = [
+        row
+        for row in await ask.services.call("nodes")
+        if (not status or row["status"] == status)
+        and (up is None or row["up"] == up)
+        and (not role or role in row["roles"])
+        and (not label or (row["labels"].get(key) == value if equals else key in row["labels"]))
+        and str(row["id"]) > after
+    ]
+    rows.sort(key=lambda row: str(row["id"]))
+    page = rows[:limit]
+    last = str(page[-1]["id"]) if len(rows) > limit else ""
+    return told({"nodes": page, "next": cursor_for(last, status, up, role, label)})
+
+
+@router.get("/nodes/{node}", responses=example(NODE, "The node."))
+@needs(Role.VIEWER, "nodes:read")
+async def one_node(ask: Asking, node: NodeName) -> Response:
+    """One member."""
+    return told(await found_node(ask.services, node))
+
+
+@router.post(
+    "/nodes/{node}/revoke",
+    responses=example(
+        {"node": "pi-1", "already": False, "cut": True}, "It is shut out, on disk and everywhere."
+    ),
+)
+@needs(Role.OPERATOR, "nodes:write")
+async def revoke(ask: Asking, node: NodeName, body: Revocation) -> Response:
+    """Shut a member out of the mesh, for good."""
+    await found_node(ask.services, node)
+    return told(await ask.services.call("revoke", node=node, by=ask.by.name[:64], reason=body.reason))
+
+
+@router.post(
+    "/nodes/{node}/replace",
+    status_code=201,
+    responses=example(
+        {"code": "ew1…", "expires_at_ms": 1790003600000, "addresses": ["192.0.2.7:8443"]},
+        "A join code for the new board.",
+        201,
+    ),
+)
+@needs(Role.OPERATOR, "nodes:write")
+async def replace(ask: Asking, node: NodeName, body: Replacement) -> Response:
+    """A code with which another board takes this member's name and place."""
+    await found_node(ask.services, node)
+    code = await ask.services.call("replace", node=node, ttl_s=body.ttl_s, approval=body.approval)
+    return told(code, 201)
+
+
+@router.post("/nodes/{node}/ping", responses=example({"rtt_ms": 3.2}, "It answered."))
+@needs(Role.VIEWER, "nodes:read")
+async def ping(ask: Asking, node: NodeName) -> Response:
+    """Ask a member for a sign of life."""
+    await found_node(ask.services, node)
+    return told(await ask.services.call("ping", node=node))
+
+
+async def found_node(services: Services, node: str) -> dict[str, Any]:
+    """Raises: Problem: nobody is named so."""
+    for row in await services.call("nodes"):
+        if row["id"] == node:
+            return dict(row)
+    raise Problem("not-found", f"no member is named {node}", fix="see /v1/nodes")

@@ -1,0 +1,252 @@
+"""State: the replicated tables, their conflicts, and the twins of nodes.
+
+A document's ETag names its content. With If-Match a write is made only onto that content; without it, onto
+whatever is there: fields are merged as everywhere in the mesh. Ids are 63 bits and told as text, as
+JavaScript's numbers have 53.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import Body, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.access.roles import Role
+from gateway.api.answers import Limit, NodeName, check_unchanged, etag, example, nothing, room, told
+from gateway.api.guard import Ask, Asking, needs
+from gateway.api.paging import after_of, cursor_for
+from gateway.api.problems import Problem
+from security.errors import BadInput
+
+router = room("state")
+BYTES_MAX = 1024 * 1024
+"""Of a document: a value takes at most 64 KiB, and a write is replicated to every member."""
+Table = Annotated[str, Path(min_length=1, max_length=128, examples=["rooms"])]
+DocId = Annotated[
+    str, Path(pattern=r"^[0-9]{1,19}$", examples=["5577006791947779410"], description="Its id.")
+]
+Fields = Annotated[dict[str, Any], Body(examples=[{"setpoint_c": 21.5, "fan": "low"}])]
+DOCUMENT = {"id": "5577006791947779410", "document": {"id": "r1", "setpoint_c": 21.5}}
+
+
+class Resolution(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"value": 20}, {}]})
+    table: Annotated[str, Field(min_length=1, max_length=128)]
+    id: Annotated[str, Field(pattern=r"^[0-9]{1,19}$", description="The document.")]
+    field: Annotated[str, Field(min_length=1, max_length=256)]
+    value: Annotated[Any, Field(description="What shall stand; left out: the winner.")] = None
+
+
+@router.get(
+    "/state/tables",
+    responses=example(
+        {"tables": [{"name": "rooms", "kind": "documents", "count": 2, "key": "id", "conflicts": 0}]},
+        "By name.",
+    ),
+)
+@needs(Role.VIEWER, "state:read")
+async def tables(ask: Asking) -> Response:
+    """Tables, sets and counters of the mesh."""
+    return told(await ask.services.call("state.tables"))
+
+
+@router.get(
+    "/state/tables/{table}",
+    responses=example({"documents": [DOCUMENT], "next": ""}, "Its documents, by their key."),
+)
+@needs(Role.VIEWER, "state:read")
+async def documents(
+    ask: Asking,
+    table: Table,
+    where: Annotated[
+        str,
+        Query(
+            max_length=2000, description="A query as data, in JSON.", examples=['[">", ["setpoint_c"], 25]']
+        ),
+    ] = "",
+    limit: Limit = 100,
+    cursor: Annotated[str, Query(max_length=512)] = "",
+) -> Response:
+    """Documents of a table, page by page."""
+    after = after_of(cursor, table, where)
+    asked: dict[str, Any] = {"table": table, "limit": limit}
+    if where:
+        asked["where"] = _query(where)
+    if after:
+        asked["after"] = int(after)
+    page = await ask.services.call("state.find", **asked)
+    rows = [{"id": str(doc_id), "document": json.loads(text)} for doc_id, text in page["documents"]]
+    last = rows[-1]["id"] if page["more"] and rows else ""
+    return told({"documents": rows, "next": cursor_for(last, table, where)})
+
+
+@router.post(
+    "/state/tables/{table}",
+    status_code=201,
+    responses=example({"id": "5577006791947779410"}, "It is durable.", 201),
+)
+@needs(Role.OPERATOR, "state:write", bytes_max=BYTES_MAX)
+async def insert(ask: Asking, table: Table, body: Fields) -> Response:
+    """Add a document. In a table with a key, one that bears the same key is merged with it."""
+    done = await ask.services.call("state.insert", table=table, documents=[[None, _text(body)]])
+    made = str(done["ids"][0])
+    return told({"id": made}, 201, {"location": f"/v1/state/tables/{quote(table, safe='')}/{made}"})
+
+
+@router.get(
+    "/state/tables/{table}/{doc_id}", responses=example(DOCUMENT, "The document; its ETag names the content.")
+)
+@needs(Role.VIEWER, "state:read")
+async def document(ask: Asking, table: Table, doc_id: DocId) -> Response:
+    """One document."""
+    text = await _there(ask, table, doc_id)
+    return told({"id": doc_id, "document": json.loads(text)}, headers={"etag": etag(text)})
+
+
+@router.put(
+    "/state/tables/{table}/{doc_id}", responses=example({"id": "5577006791947779410"}, "It is durable.")
+)
+@needs(Role.OPERATOR, "state:write", bytes_max=BYTES_MAX)
+async def put(ask: Asking, request: Request, table: Table, doc_id: DocId, body: Fields) -> Response:
+    """Make a document exactly this. With If-Match only if it is still what was read."""
+    seen = await _there(ask, table, doc_id)
+    check_unchanged(request, etag(seen))
+    asked: dict[str, Any] = {"table": table, "documents": [[int(doc_id), _text(body)]]}
+    if "if-match" in request.headers:
+        asked["seen"] = [seen]
+    done = await ask.services.call("state.put", **asked)
+    if done.get("stale"):
+        raise _stale()
+    return told({"id": doc_id})
+
+
+@router.patch(
+    "/state/tables/{table}/{doc_id}", responses=example({"id": "5577006791947779410"}, "It is durable.")
+)
+@needs(Role.OPERATOR, "state:write", bytes_max=BYTES_MAX)
+async def patch(ask: Asking, request: Request, table: Table, doc_id: DocId, body: Fields) -> Response:
+    """Write these fields of a document; the others stay."""
+    async with ask.services.changing:
+        check_unchanged(request, etag(await _there(ask, table, doc_id)))
+        await ask.services.call("state.update", table=table, set=_text(body), ids=[int(doc_id)])
+    return told({"id": doc_id})
+
+
+@router.delete("/state/tables/{table}/{doc_id}", status_code=204)
+@needs(Role.OPERATOR, "state:write")
+async def remove(ask: Asking, request: Request, table: Table, doc_id: DocId) -> Response:
+    """Remove a document. With If-Match only if it is still what was read."""
+    async with ask.services.changing:
+        check_unchanged(request, etag(await _there(ask, table, doc_id)))
+        await ask.services.call("state.remove", table=table, ids=[int(doc_id)])
+    return nothing()
+
+
+@router.get(
+    "/state/conflicts",
+    responses=example(
+        {"conflicts": [{"table": "rooms", "key": "r1", "field": "setpoint_c"}], "total": 1}, "Rivals."
+    ),
+)
+@needs(Role.VIEWER, "state:read")
+async def conflicts(
+    ask: Asking,
+    table: Annotated[str, Query(max_length=128, description="Only of this table.")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """Values that were written at once by several, and which of them wins."""
+    found = await ask.services.call("state.conflicts", limit=limit, **({"table": table} if table else {}))
+    rows = [row | {"id": str(row["id"])} if "id" in row else row for row in found["conflicts"]]
+    return told({"conflicts": rows, "total": found["total"]})
+
+
+@router.post("/state/conflicts/resolve", status_code=204)
+@needs(Role.OPERATOR, "state:write", bytes_max=128 * 1024)
+async def resolve(ask: Asking, body: Resolution) -> Response:
+    """End a conflict: the winner, or another value, stands."""
+    asked: dict[str, Any] = {"table": body.table, "id": int(body.id), "field": body.field}
+    if "value" in body.model_fields_set:
+        asked["value"] = _text(body.value)
+    await ask.services.call("state.resolve", **asked)
+    return nothing()
+
+
+@router.get(
+    "/twins/{node}",
+    responses=example(
+        {"node": "pi-1", "desired": {"fan": "low"}, "reported": {}, "delta": {"fan": "low"}}, "Both sides."
+    ),
+)
+@needs(Role.VIEWER, "state:read")
+async def twin(ask: Asking, node: NodeName) -> Response:
+    """What a node should be set to, what it says it is, and what still differs."""
+    desired, reported = await _twin(ask, "desired", node), await _twin(ask, "reported", node)
+    delta = {
+        name: value
+        for name, value in desired.items()
+        if name not in reported or json.dumps(reported[name]) != json.dumps(value)
+    }
+    return told({"node": node, "desired": desired, "reported": reported, "delta": delta})
+
+
+@router.patch("/twins/{node}", status_code=204)
+@needs(Role.OPERATOR, "state:write", bytes_max=BYTES_MAX)
+async def desire(ask: Asking, node: NodeName, body: Fields) -> Response:
+    """Wish settings of a node; those that are not named stay."""
+    if "node" in body:
+        raise Problem(
+            "invalid", "node is the twin's name, no setting", field="body.node", fix="name it otherwise"
+        )
+    await ask.services.call("state.declare", table="twins.desired", key="node")
+    if body:
+        await ask.services.call("state.upsert", table="twins.desired", document=_text({"node": node, **body}))
+    return nothing()
+
+
+async def _twin(ask: Ask, side: str, node: str) -> dict[str, Any]:
+    found = await ask.services.call(
+        "state.find", table=f"twins.{side}", where=["==", ["node"], node], limit=1
+    )
+    fields = json.loads(found["documents"][0][1]) if found["documents"] else {}
+    return {name: value for name, value in fields.items() if name != "node"}
+
+
+async def _there(ask: Ask, table: str, doc_id: str) -> str:
+    """The document's JSON. Raises: Problem: there is none."""
+    number = int(doc_id)
+    found = await ask.services.call("state.find", table=table, ids=[number]) if number < 2**63 else {}
+    if not found.get("documents"):
+        raise Problem(
+            "not-found", f"there is no document {doc_id} in this table", fix="list the table for the ids"
+        )
+    return str(found["documents"][0][1])
+
+
+def _stale() -> Problem:
+    return Problem("stale", "the document was changed meanwhile", fix="read it again, then write it")
+
+
+def _text(value: object) -> str:
+    """Raises: BadInput: not plain JSON."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise BadInput("NaN and infinities cannot be kept", fix="use null, or a text") from None
+
+
+def _query(text: str) -> list[Any]:
+    try:
+        query = json.loads(text)
+    except (ValueError, RecursionError):
+        query = None
+    if not isinstance(query, list):
+        raise Problem(
+            "invalid",
+            "where is no query",
+            field="query.where",
+            fix='a JSON list, as [">", ["setpoint_c"], 25]',
+        )
+    return query

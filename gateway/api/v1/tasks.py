@@ -1,0 +1,236 @@
+"""Tasks: work is handed in, looked for, cancelled and explained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Header, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from edge_node.commands.rendering import to_json
+from edge_node.control import protocol
+from edge_node.functions import values
+from edge_node.functions.invocation import TaskError
+from edge_node.tasks.task import INPUT_BYTES_MAX
+from gateway.access.roles import Role
+from gateway.api.answers import Cursor, Limit, example, room, told
+from gateway.api.guard import Asking, needs
+from gateway.api.idempotency import checked_key
+from gateway.api.paging import after_of, cursor_for
+from gateway.api.services import checked_task, digest_of
+from security.errors import EdgeweaveError
+
+router = room("tasks")
+ID = "06qxw7c0d2f4g6h8j0k2m4n"
+TaskId = Annotated[str, Path(max_length=64, examples=[ID], description="As it was told at the submit.")]
+ROW = {
+    "id": ID,
+    "function": "toys.add",
+    "state": "done",
+    "place": "pi-1",
+    "origin": "gateway",
+    "accepted_at_ms": 1790000000000,
+    "settled_at_ms": 1790000000120,
+}
+WAIT_S_MAX = 30.0
+
+
+class Work(BaseModel):
+    """What shall be run, with what, where and until when."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"function": "toys.add", "kwargs": {"a": 1, "b": 2}, "deadline_s": 30}]
+        },
+    )
+    function: Annotated[str, Field(min_length=1, max_length=200, description="As /v1/functions names it.")]
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    where: Annotated[
+        str, Field(pattern=r"^[a-z0-9-]{1,32}$", description="`any`, `local`, `gateway` or a member's name.")
+    ] = "any"
+    deadline_s: Annotated[
+        float | None, Field(gt=0, le=366 * 86400, description="Until when it counts, from now.")
+    ] = None
+    ttl_s: Annotated[
+        float | None,
+        Field(gt=0, le=366 * 86400, description="How long it is kept trying; null: the gateway's."),
+    ] = None
+    priority: Annotated[int, Field(ge=-1000, le=1000, description="Higher first.")] = 0
+    labels: Annotated[dict[str, str], Field(max_length=32, description="That a place must bear.")] = {}
+
+
+@router.post(
+    "/tasks",
+    status_code=202,
+    responses=example({"task": ID, "state": "accepted"}, "It is on disk and will be settled once.", 202),
+)
+@needs(Role.OPERATOR, "tasks:write", bytes_max=INPUT_BYTES_MAX)
+async def submit(
+    ask: Asking,
+    body: Work,
+    idempotency_key: Annotated[
+        str | None,
+        Header(max_length=300, description="The same key with the same body makes one task, for 24 hours."),
+    ] = None,
+) -> Response:
+    """Hand in a task."""
+    request = protocol.Submit(
+        id=0,
+        function=body.function,
+        input=values.encode_call(body.args, body.kwargs),
+        where=body.where,
+        deadline_ms=_ms(body.deadline_s),
+        ttl_ms=_ms(body.ttl_s),
+        priority=body.priority,
+        labels=body.labels,
+    )
+    if idempotency_key is None:
+        task = await ask.services.submit(request)
+    else:
+        key = checked_key(idempotency_key)
+        same = digest_of(protocol.encode(request))
+        async with ask.services.keys.turn(ask.by.name, key, same) as turn:
+            task = await ask.services.submit_once(request, turn)
+    return told({"task": task, "state": "accepted"}, 202, {"location": f"/v1/tasks/{task}"})
+
+
+@router.get("/tasks", responses=example({"tasks": [ROW], "next": "kq…"}, "Tasks, the newest first."))
+@needs(Role.VIEWER, "tasks:read")
+async def tasks(
+    ask: Asking,
+    state: Annotated[
+        str, Query(max_length=32, description="`open`, or how it ended: done, failed, expired, cancelled, …")
+    ] = "",
+    function: Annotated[str, Query(max_length=200)] = "",
+    node: Annotated[str, Query(pattern=r"^[a-z0-9-]{0,32}$", description="Where it ran or runs.")] = "",
+    since_ms: Annotated[int, Query(ge=0, lt=2**48, description="Accepted since; ms since 1970.")] = 0,
+    limit: Limit = 100,
+    cursor: Cursor = "",
+) -> Response:
+    """What this gateway accepted, the newest first, page by page.
+
+    With filters a page may be short, or empty, and have a next one.
+    """
+    filters = (state, function, node, since_ms)
+    page = await ask.services.call(
+        "tasks-page",
+        after=after_of(cursor, *filters),
+        state=state,
+        function=function,
+        node=node,
+        since_ms=since_ms,
+        limit=limit,
+    )
+    return told({"tasks": page["tasks"], "next": cursor_for(page["next"], *filters)})
+
+
+@router.get("/tasks/{task}", responses=example({**ROW, "attempts": []}, "Where it stands."))
+@needs(Role.VIEWER, "tasks:read")
+async def one_task(ask: Asking, task: TaskId) -> Response:
+    """Where one task stands; without its value."""
+    found = await ask.services.result(task)
+    if isinstance(found, protocol.Pending):
+        return told({"id": found.task, "state": found.state, "settled": False})
+    return told(_ended(found))
+
+
+@router.get(
+    "/tasks/{task}/result",
+    responses=example({**ROW, "value": 3, "log": "", "attempts": []}, "How it ended, and its value.")
+    | example({"id": ID, "state": "placed at pi-1", "settled": False}, "It has not ended yet.", 202),
+)
+@needs(Role.VIEWER, "tasks:read")
+async def result(
+    ask: Asking,
+    task: TaskId,
+    wait_s: Annotated[float, Query(ge=0, le=WAIT_S_MAX, description="Wait for it as long.")] = 0.0,
+) -> Response:
+    """A task's value, or how it failed.
+
+    JSON lacks some of what functions return: bytes are told as `{"base64": …}`, dates as ISO 8601, arrays
+    as lists, infinities and NaN as null.
+    """
+    found = await ask.services.result(task, wait_s)
+    if isinstance(found, protocol.Pending):
+        return told({"id": found.task, "state": found.state, "settled": False}, 202)
+    row = _ended(found)
+    row["log"] = found.log.decode("utf-8", "replace")
+    row["value"] = values.decode(found.output) if found.status == protocol.DONE else None
+    return Response(to_json(row, strict=True).encode("utf-8", "replace"), media_type="application/json")
+
+
+@router.post(
+    "/tasks/{task}/cancel", responses=example({"task": ID, "cancelled": True}, "False: it had ended before.")
+)
+@needs(Role.OPERATOR, "tasks:write")
+async def cancel(ask: Asking, task: TaskId) -> Response:
+    """Call a task off."""
+    return told({"task": task, "cancelled": await ask.services.cancel(task)})
+
+
+@router.get("/tasks/{task}/why", responses=example({"about": ID, "entries": []}, "Its story."))
+@needs(Role.VIEWER, "tasks:read")
+async def why(
+    ask: Asking,
+    task: TaskId,
+    alone: Annotated[bool, Query(description="Ask nobody else: what the gateway noted itself.")] = False,
+) -> Response:
+    """Why a task went as it did, as told by everybody who had part in it."""
+    return _story(await ask.services.call("why", about=checked_task(task), alone=alone))
+
+
+@router.get("/why/{about}", responses=example({"about": "r-gateway-1", "entries": []}, "Its story."))
+@needs(Role.VIEWER, "events:read")
+async def why_of_anything(
+    ask: Asking,
+    about: Annotated[str, Path(min_length=1, max_length=200, examples=["r-gateway-1"])],
+    alone: bool = False,
+) -> Response:
+    """The story of any id: a task, a refusal, a loss, a node, a function."""
+    return _story(await ask.services.call("why", about=about, alone=alone))
+
+
+def _story(story: Any) -> Response:
+    return Response(to_json(story, strict=True).encode("utf-8", "replace"), media_type="application/json")
+
+
+def _ended(found: protocol.Outcome) -> dict[str, Any]:
+    place = found.origin if found.place == "local" else found.place
+    return {
+        "id": found.task,
+        "function": found.function,
+        "state": found.status,
+        "settled": True,
+        "place": place,
+        "origin": found.origin,
+        "accepted_at_ms": found.accepted_at_ms,
+        "settled_at_ms": found.settled_at_ms,
+        "reason": found.reason,
+        "error": _error(found.error),
+        "attempts": [
+            {
+                "node": each.node,
+                "started_at_ms": each.started_at_ms,
+                "ended_at_ms": each.ended_at_ms,
+                "ended_as": each.status,
+            }
+            for each in found.attempts
+        ],
+    }
+
+
+def _error(data: bytes) -> dict[str, str] | None:
+    """What the function raised. Its traceback names files of a node: the command line shows it."""
+    if not data:
+        return None
+    try:
+        error = TaskError.decode(data)
+    except EdgeweaveError as unreadable:
+        return {"kind": "output", "type": "", "message": unreadable.cause}
+    return {"kind": error.kind, "type": error.type, "message": error.message}
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else max(1, round(seconds * 1000))
