@@ -369,7 +369,7 @@ def _possible(ids: Iterable[object]) -> list[int]:
 
 def _as_asked(ids: Iterable[int], done: Iterable[int]) -> list[int]:
     known = set(done)
-    return [doc_id for doc_id in ids if doc_id in known]
+    return [doc_id for doc_id in dict.fromkeys(ids) if doc_id in known]
 
 
 def _end_of_write(entries: Sequence[tuple[int | None, str]], sizes: Sequence[int], start: int) -> int:

@@ -33,6 +33,8 @@ def test_a_programs_table_answers_as_tinydbs_does(script):
     plain = TinyDB(storage=MemoryStorage).table("t")
     ours = State(opened().call).table("t")
     for step in script:
+        if step[0] in ("update_ids", "remove_ids"):  # TinyDB does twice what is named twice, or raises
+            step = (*step[:-1], list(dict.fromkeys(step[-1])))
         if step[0] == "insert_multiple":  # TinyDB's memory keeps half of a failed batch; ours keeps none
             new = [doc_id for _, doc_id in step[1]]
             if {d.doc_id for d in plain} & {*new} or len({*new}) != len(new):

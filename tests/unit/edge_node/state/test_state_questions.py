@@ -141,8 +141,9 @@ def test_what_can_be_no_id_names_no_document(daemon, table, doc_id):
 def test_ids_come_back_in_the_order_in_which_they_were_named(table):
     table.insert_multiple([Document({"a": n}, n) for n in (1, 2, 3)])
 
-    assert table.update({"a": 0}, doc_ids=[3, 9, 1]) == [3, 1]
-    assert table.update(increment("a"), doc_ids=[2, 9, 1]) == [2, 1]
+    assert table.update({"a": 0}, doc_ids=[3, 9, 1, 3]) == [3, 1]
+    assert table.update(increment("a"), doc_ids=[2, 9, 1, 2]) == [2, 1]
+    assert table.get(doc_id=2) == {"a": 3}
     assert table.remove(doc_ids=[3, 9, 2]) == [3, 2]
 
 
@@ -212,6 +213,13 @@ def test_a_function_that_never_sees_the_latest_gives_up(daemon, table):
 
 def set_field(doc_id, name, value):
     return "state.update", {"table": "t", "set": json.dumps({name: value}), "ids": [doc_id]}
+
+
+def test_a_function_that_changes_nothing_writes_nothing(daemon, table):
+    table.insert(Document({"a": 1}, 7))
+
+    assert table.update(lambda document: None, where("a") == 1) == [7]
+    assert "put" not in daemon.methods()
 
 
 def test_a_function_that_raises_writes_nothing(daemon, table):
