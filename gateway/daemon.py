@@ -50,6 +50,8 @@ async def _gateway(options: dict[str, str], as_json: bool) -> None:
         house = House(home, settings, keystore, trust, clock=clock)
         try:
             agent = await house.open()
+            backend = GatewayBackend(house)
+            house.serve_api(backend)
             async with house.doors():
                 assert house.joining is not None and house.broker is not None
                 host, port = house.broker.address
@@ -62,7 +64,7 @@ async def _gateway(options: dict[str, str], as_json: bool) -> None:
                     ready["setup"] = link
                 async with asyncio.TaskGroup() as group:
                     running = group.create_task(house.run(), name="house")
-                    await serve(agent, GatewayBackend(house), home, ready=ready, as_json=as_json)
+                    await serve(agent, backend, home, ready=ready, as_json=as_json)
                     running.cancel()
         finally:
             await house.close()

@@ -33,6 +33,8 @@ from edge_node.home import Home
 from edge_node.transport.inbox import Inbox
 from edge_node.wire.ids import GATEWAY
 from gateway.access.access import Access
+from gateway.api import routes
+from gateway.api.services import Backend, Services
 from gateway.broker.broker import Broker
 from gateway.broker.door_list import DoorList, admitted
 from gateway.duties import Duties
@@ -135,6 +137,7 @@ class House(Duties):
         self.settings = settings
         self.trust = trust
         self.access = Access(home.path, clock=self.clock)
+        self.api: Services | None = None
         self.enroller = Enroller(trust.authority, self.keeper, clock=self.clock)
         self.renewals = Renewals(
             keystore,
@@ -242,6 +245,19 @@ class House(Duties):
             clock=self.clock,
         )
 
+    def serve_api(self, backend: Backend) -> None:
+        """The HTTP API, in the app of the joining port: after ``open``, before ``doors``."""
+        assert self.joining is not None
+        self.api = Services(
+            backend,
+            self.access,
+            home=self.home.path,
+            clock=self.clock,
+            lan=self.settings.api.lan,
+            entropy=os.urandom,
+        )
+        routes.install(self.joining.app, self.api)
+
     @contextlib.asynccontextmanager
     async def doors(self) -> AsyncIterator[None]:
         """Joining is open, and announced, for as long as the block lasts."""
@@ -257,7 +273,11 @@ class House(Duties):
             self.agent.advertise(
                 Advert(self.agent.mesh_id, GATEWAY, GATEWAY, brokers, self.joining.port, (listen,))
             )
-            yield
+            try:
+                yield
+            finally:
+                if self.api is not None:
+                    self.api.close()  # ends what is streamed, so that the server need not wait for it
 
     def _last_broker_port(self) -> int:
         """The port that our members know; a gateway with `--broker-port 0` keeps it."""
