@@ -353,7 +353,9 @@ class Replication:
     def _judge_clock(self, now_ns: int, wall_ms: int) -> None:
         offset = self.clock.offset_ms(now_ns, wall_ms)
         known = self._offset_ms
-        if (offset is None) == (known is None) and abs((offset or 0) - (known or 0)) < CLOCK_STEP_MS:
+        moved = (offset is None) != (known is None) or abs((offset or 0) - (known or 0)) >= CLOCK_STEP_MS
+        # The gateway's offset is always 0: that its clock was set back, its own stamps alone can tell.
+        if not moved and (offset is None or not self.replica.runs_ahead(wall_ms + offset)):
             return
         self._offset_ms = offset
         self._handle(now_ns, wall_ms, Trusted(offset))
