@@ -26,6 +26,7 @@ from device_sim.scenario.tables import (
     RunTable,
     Scenario,
     ServiceTable,
+    StateTable,
 )
 
 VERSION: Final = 1
@@ -45,6 +46,8 @@ PARTITIONS: Final = ("full", "to", "from", "flapping", "gateway", "60 s")
 PARCELS: Final = ("loss 1 %", "loss 10 %", "loss 30 %", "duplicates 10 %", "delay 2 s", "reorder 64")
 CLOCKS: Final = ("+1 h", "-1 h", "+10 years at boot", "-10 years at boot", "-5 min", "500 ppm")
 DISKS: Final = ("owner full", "owner EIO", "gateway full", "gateway EIO")
+
+TABLES: Final = ("power cuts", "partitions", "lost parcels", "clocks", "full disks", "flips", "old disks")
 
 
 class Focus(NamedTuple):
@@ -283,6 +286,43 @@ def _flip(rng: Random, seed: int, nodes: int) -> Scenario:
     return _fleet(rng, seed, nodes, duration_s, faults, rate_hz=1.0, mean_ms=100.0, gateway_hz=2.0)
 
 
+def _old_disks(rng: Random, seed: int, nodes: int) -> Scenario:
+    """Tables of less than half of the members go back, again and again, to copies of seconds before."""
+    duration_s, faults = 40.0, list[Fault]()
+    for node in rng.sample([*_names(nodes), GATEWAY], max(1, nodes // 2)):
+        at_s = rng.uniform(3.0, 12.0)
+        while at_s < duration_s - 3:
+            back_s = min(at_s, rng.choice((0.5, 3.0, 15.0)))
+            faults.append(Fault(at_s=at_s, do="restore-tables", node=node, back_s=back_s))
+            at_s += rng.uniform(4.0, 16.0)
+    return _fleet(rng, seed, nodes, duration_s, faults)
+
+
+def _tables(rng: Random, seed: int, nodes: int) -> Scenario:
+    """One of the other faults after the other, of members that write tables and do little else."""
+    kind, number = TABLES[seed % len(TABLES)], seed // len(TABLES)
+    struck = {
+        "power cuts": _power_cut,
+        "partitions": _partition,
+        "lost parcels": _parcels,
+        "clocks": _clocks,
+        "full disks": _disk,
+        "flips": _flip,
+        "old disks": _old_disks,
+    }[kind](rng, number, nodes)
+    idle = tuple(msgspec.structs.replace(device, arrivals=()) for device in struck.devices)
+    table = StateTable(
+        rate_hz=rng.choice((0.5, 2.0)),
+        keys=rng.choice((2, 10)),
+        own=0.3,
+        removals=rng.choice((0.05, 0.3)),
+        counters=0.2,
+        sets=0.15,
+    )
+    gateway = msgspec.structs.replace(struck.gateway, arrivals=())
+    return msgspec.structs.replace(struck, devices=idle, gateway=gateway, state=table)
+
+
 FOCUSES: Final[dict[str, Focus]] = {
     "worker-kill": Focus("kill -9 of workers and nodes in the middle of tasks", _worker_kill),
     "gateway-kill": Focus("the gateway's end around every operation of its disk", _gateway_kill),
@@ -292,4 +332,5 @@ FOCUSES: Final[dict[str, Focus]] = {
     "clocks": Focus("wrong by an hour, by ten years at boot, by -5 min, by 500 ppm", _clocks, CLOCKS),
     "disk": Focus("full at the nth write, EIO at the nth fsync", _disk, DISKS),
     "flip": Focus("a flipped bit of a ledger", _flip),
+    "tables": Focus("replicated tables under one of these, and under old disks", _tables, TABLES),
 }

@@ -152,9 +152,14 @@ class StateClient:
         return f"t{number % self._table.tables}", f"k{number // self._table.tables}"
 
     def _declare(self, process: Process, table: str) -> None:
-        if self._declared.get(table) != self.machine.lives:
-            self._declared[table] = self.machine.lives
-            _call(process, "state.declare", {"table": table, "key": KEY}, lambda answer: None)
+        life = self.machine.lives
+
+        def declared(answer: Answer) -> None:
+            if not isinstance(answer, EdgeweaveError):
+                self._declared[table] = life
+
+        if self._declared.get(table) != life:
+            _call(process, "state.declare", {"table": table, "key": KEY}, declared)
 
     def _there(
         self, process: Process, table: str, key: str

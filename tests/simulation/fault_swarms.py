@@ -158,6 +158,7 @@ AIMS: Final[dict[str, Aim]] = {
     "clocks": Aim("7", 8, 0.5, _seeds(1_000, "clocks", each=False)),
     "disk": Aim("8", 4, 1.5, _seeds(800, "disk", each=False)),
     "flip": Aim("9", 5, 0.8, _struck(1_000, "disk-flip")),
+    "tables": Aim("4 to 9, at tables", 5, 2.0, _seeds(300, "tables", each=True)),
 }
 
 

@@ -21,6 +21,7 @@ from device_sim.scenario.tables import (
     RunTable,
     Scenario,
     ServiceTable,
+    StateTable,
 )
 from device_sim.virtual.recorded import prepared
 
@@ -35,6 +36,7 @@ class Named(NamedTuple):
 
 
 SEEDS: Final = (
+    Named(10, 6, 3, "writes that rested on a dead member's future stamp, kept back for ever", "3742ed3"),
     Named(20121, 12, 2, "beats that a slowed machine let through at once, counted as too many", "98fc972"),
 )
 
@@ -76,4 +78,21 @@ def slow_lines_full_of_inputs() -> Prepared:
     return prepared(scenario, 4)
 
 
-SCENARIOS: Final[tuple[Callable[[], Prepared], ...]] = (a_clock_jumps_ten_years, slow_lines_full_of_inputs)
+def the_gateways_clock_is_set_back() -> Prepared:
+    """Its offset to itself is always 0: it stamped an hour ahead, and nobody took its writes
+    (fixed by 81c6a0b)."""
+    scenario = Scenario(
+        fleet=FleetTable(name="the gateway's clock is set back", duration_s=20.0, seed=7),
+        run=RunTable(liveness_s=40.0),
+        devices=(DevicesTable(prefix="n", count=3),),
+        state=StateTable(rate_hz=1.0, own=0.6),
+        faults=(Fault(at_s=8.0, do="clock-step", node="gateway", by_s=-3600.0),),
+    )
+    return prepared(scenario, 7)
+
+
+SCENARIOS: Final[tuple[Callable[[], Prepared], ...]] = (
+    a_clock_jumps_ten_years,
+    slow_lines_full_of_inputs,
+    the_gateways_clock_is_set_back,
+)

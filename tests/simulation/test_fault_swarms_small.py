@@ -21,6 +21,7 @@ SEEDS = {
     "clocks": (3, 2),
     "disk": (2, 2),
     "flip": (3, 1),
+    "tables": (3, 7),
 }
 """Focus -> nodes, seeds."""
 STRUCK = {
@@ -31,6 +32,7 @@ STRUCK = {
     "clocks": ("clock-step",),
     "disk": ("disk-full", "disk-error"),
     "flip": ("disk-flip",),
+    "tables": ("restore-tables", "power-cut", "partition", "clock-step", "disk-flip"),
 }
 
 
