@@ -7,7 +7,8 @@
 
 A digest of 8 bytes stands for a vector, so that a round of members that know the same costs four small
 frames a node: sent and received 30 to 60 bytes each before sealing. Vectors tell what lies on the disk, and
-serve as acknowledgements for `stability`. A member that (re)appears is asked at once.
+serve as acknowledgements for `stability`. A member that (re)appears is asked at once. Who was cut off finds
+that all others know more: one of them tells it, and then the others are asked again.
 
 Who knows nothing asks the believed alone, and once a minute: a mesh without tables pays next to nothing.
 
@@ -94,9 +95,10 @@ class SendSnapshot(msgspec.Struct, frozen=True):
 
 
 class Apply(msgspec.Struct, frozen=True):
-    """Effect: batches for the replica."""
+    """Effect: batches for the replica; if `more` names a member, call ``go_on`` with it afterwards."""
 
     batches: tuple[bytes, ...]
+    more: str = ""
 
 
 class Diverged(msgspec.Struct, frozen=True):
@@ -127,6 +129,7 @@ class AntiEntropy:
         self._jitter = rng.random()
         self._compare_ns = now_ns + int(COMPARE_NS * (0.5 + rng.random() / 2))
         self._wanting: dict[str, int] = {}  # peer -> until when our Want is under way
+        self._later: dict[str, None] = {}  # who knows more than we do, while another one tells us
         self._answers: dict[str, int] = {}  # this round
         self._copied_ns: dict[str, int] = {}
         self._gaps: dict[str, int] = {}  # peer -> since when we cannot give it what it lacks
@@ -147,13 +150,19 @@ class AntiEntropy:
         self._up = now
         for gone in self._wanting.keys() - now.keys():
             del self._wanting[gone]
+        for gone in self._later.keys() - now.keys():
+            del self._later[gone]
         for gone in self._copied_ns.keys() - now.keys():
             del self._copied_ns[gone]
         for gone in self._gaps.keys() - now.keys():
             del self._gaps[gone]
 
     def deadline_ns(self) -> int:
-        return 0 if self._at_once else self._next_ns()
+        if self._at_once:
+            return 0
+        if self._later:
+            return min(self._next_ns(), max(self._wanting.values(), default=0))
+        return self._next_ns()
 
     def _next_ns(self) -> int:
         every_ns = EMPTY_ROUND_NS if self._replica.empty else ROUND_NS
@@ -166,6 +175,8 @@ class AntiEntropy:
 
     def tick(self, now_ns: int) -> list[Effect]:
         out: list[Effect] = []
+        if not self._is_told(now_ns):
+            self._ask_later()
         while self._at_once:
             self._ask(self._at_once.popleft(), out)
         if now_ns >= self._next_ns():
@@ -180,6 +191,15 @@ class AntiEntropy:
             if self._behind:
                 self._ask_for_snapshot(out)
         return out
+
+    def _is_told(self, now_ns: int) -> bool:
+        return any(until > now_ns for until in self._wanting.values())
+
+    def _ask_later(self) -> None:
+        """Most of them can tell nothing new by now."""
+        later, self._later = self._later, {}
+        for peer in later:
+            self.ask(peer)
 
     def _ask(self, peer: str, out: list[Effect]) -> None:
         out.append(Send(peer, StateAsk(self._replica.digest())))
@@ -208,17 +228,21 @@ class AntiEntropy:
                     self._wish_for(peer, out)
                 self._give(now_ns, peer, theirs, out)
                 if self._replica.lacks(theirs) and self._wanting.get(peer, 0) <= now_ns:
-                    self._wanting[peer] = now_ns + PATIENCE_NS
-                    out.append(Send(peer, StateWant(self._replica.durable.rows())))
+                    if not self._is_told(now_ns):
+                        self._wanting[peer] = now_ns + PATIENCE_NS
+                        out.append(Send(peer, StateWant(self._replica.durable.rows())))
+                    elif peer in self._up:
+                        self._later[peer] = None
             case StateWant(known) if self._may_answer(peer):
                 self._give(now_ns, peer, Vector.of(known), out)
             case StateBatches(batches, more):
                 self._wanting.pop(peer, None)
                 if batches:
-                    out.append(Apply(batches))
+                    out.append(Apply(batches, peer if more else ""))
                 if more and batches:
                     self._wanting[peer] = now_ns + PATIENCE_NS
-                    out.append(Send(peer, StateWant(self._replica.known.rows())))
+                elif not self._is_told(now_ns):
+                    self._ask_later()
             case StateBehind():
                 self._behind = True
                 if self._policy.believed(peer):
@@ -238,6 +262,11 @@ class AntiEntropy:
                 if digest == self._replica.digest() and self._comparable:
                     self._diverged(now_ns, peer, leaves, out)
         return out
+
+    def go_on(self, now_ns: int, peer: str) -> list[Effect]:
+        """Its batches are known by now, so that the next ones can be asked for, and not the same again."""
+        self._wanting[peer] = now_ns + PATIENCE_NS
+        return [Send(peer, StateWant(self._replica.known.rows()))]
 
     def behind(self) -> None:
         """Something cannot be had but by a snapshot: one is asked for in the next round."""
@@ -327,4 +356,4 @@ class AntiEntropy:
 
     def check(self) -> None:
         assert self._me not in self._up
-        assert self._wanting.keys() <= self._up.keys() | self._wanting.keys()
+        assert self._later.keys() <= self._up.keys()

@@ -423,9 +423,11 @@ class Replication:
                     node.tell(now_ns, to, message, bulk=True)
                 case SendSnapshot(to, data, wish):
                     self._offer(now_ns, to, data, wish)
-                case Apply(data_of_batches):
+                case Apply(data_of_batches, more):
                     for data in data_of_batches:
                         self._handle(now_ns, wall_ms, Arrived(data))
+                    if more:
+                        self._entropy_effects(now_ns, wall_ms, more, self.entropy.go_on(now_ns, more))
                 case Diverged(other, buckets):
                     self._noted(now_ns, wall_ms, What.DIVERGED, other, f"{len(buckets)} of 256 leaves")
 

@@ -120,9 +120,11 @@ class Peer:
                     self.mesh.bag.append((self.name, peer, message))
                 case SendSnapshot(peer):
                     self.mesh.bag.append((self.name, peer, effect))
-                case Apply(batches):
+                case Apply(batches, more):
                     for data in batches:
                         self.tell(Arrived(data))
+                    if more:
+                        self.perform(self.entropy.go_on(self.mesh.now_ns, more))
                 case Noted():
                     self.notes.append(effect)
                 case Diverged():

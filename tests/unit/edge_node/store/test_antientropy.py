@@ -158,3 +158,65 @@ def test_the_tree_computed_step_by_step_is_the_tree_computed_afresh():
             for cell, state in cells.all():
                 fresh.place(cell, state)
             assert cells.leaves() == fresh.leaves() and cells.root() == fresh.root()
+
+
+@pytest.mark.slow
+def test_who_was_cut_off_is_told_by_one_of_those_who_know_more_and_asks_the_others_then():
+    """Each of them would have sent all of it: as often over the line as there are members."""
+    mesh = ReplicaMesh(6, names=("gateway", "n1", "n2", "n3"))
+    for i in range(600):
+        mesh.write("gateway", Put("t", f"k{i}", "f", b"v" * 100))
+    mesh.peers["gateway"].fsync()
+    mesh.bag = [each for each in mesh.bag if each[1] != "n1"]
+    drained(mesh)
+    mesh.write("n3", Put("t", "only here", "f", b"v"))
+    mesh.peers["n3"].fsync()
+    mesh.bag.clear()
+    back = mesh.peers["n1"]
+
+    back.entropy._at_once.extend(("gateway", "n2", "n3"))
+    back.perform(back.entropy.tick(mesh.now_ns))
+    sent = drained(mesh)
+    back.fsync()
+    assert back.entropy.deadline_ns() == 0, "the others are asked now"
+    back.perform(back.entropy.tick(mesh.now_ns))
+    sent += drained(mesh)
+
+    told = sum(
+        len(message.batches) for _, to, message in sent if to == "n1" and type(message) is StateBatches
+    )
+    assert told == 601
+    assert len(back.replica.cells.keys("t")) == 601
+
+
+@pytest.mark.slow
+def test_who_does_not_tell_what_it_knows_is_not_waited_for():
+    mesh = ReplicaMesh(7, names=("gateway", "n1", "n2"))
+    mesh.write("gateway", Put("t", "k", "f", b"v"))
+    mesh.peers["gateway"].fsync()
+    mesh.bag = [each for each in mesh.bag if each[1] == "n2"]
+    drained(mesh)
+    back = mesh.peers["n1"]
+    back.entropy._at_once.extend(("gateway", "n2"))
+    back.perform(back.entropy.tick(mesh.now_ns))
+
+    drained(mesh, but=lambda source, message: source == "gateway" and type(message) is StateBatches)
+    assert not back.replica.cells.keys("t")
+    mesh.now_ns = back.entropy.deadline_ns()
+    back.perform(back.entropy.tick(mesh.now_ns))
+    drained(mesh)
+
+    assert mesh.now_ns <= 2 * SECOND
+    assert len(back.replica.cells.keys("t")) == 1
+
+
+def drained(mesh, but=lambda source, message: False):
+    """Everything is delivered and fsynced, save what is lost. What was delivered."""
+    sent = []
+    while mesh.bag:
+        source, to, message = mesh.bag.pop(0)
+        if not but(source, message):
+            sent.append((source, to, message))
+            mesh.peers[to].receive(source, message)
+            mesh.peers[to].fsync()
+    return sent
