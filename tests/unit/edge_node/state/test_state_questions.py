@@ -60,7 +60,8 @@ def test_a_function_looks_at_the_documents_here(daemon, table):
 
     assert table.search(where("n").test(lambda n: n > 2)) == [{"n": 3}]
     assert table.count(lambda document: document["n"] > 1) == 2
-    assert [params for _, params in daemon.asked] == [{"table": "t"}] * 2
+    assert table.get(lambda document: document["n"] == 2) == {"n": 2}
+    assert [params for _, params in daemon.asked] == [{"table": "t"}] * 3
 
 
 def test_one_document_is_asked_for_as_one(daemon, table):
