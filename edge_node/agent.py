@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_node.clock import Clock, SystemClock
 from edge_node.discovery.neighbours import Neighbours
@@ -38,6 +39,9 @@ from security.errors import EdgeweaveError
 from security.identity import NodeKeys
 from security.keystore import KeyStore
 from security.roster import RosterView
+
+if TYPE_CHECKING:
+    from edge_node.store.events_feed import EventsFeed
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +213,13 @@ class Agent(Node):
     async def why(self, about: str, *, alone: bool = False) -> dict[str, Any]:
         """The story of an id, with what others know of it. Raises: BadInput: nobody knows it. Unavailable."""
         return await _answered(lambda answer: self.correspondence.why(about, answer, alone=alone))
+
+    @functools.cached_property
+    def feed(self) -> EventsFeed:
+        """What this member notes, for whoever follows it."""
+        from edge_node.store.events_feed import EventsFeed  # most members are never followed
+
+        return EventsFeed(self._archive)
 
     async def state(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """A method of the replicated tables (`store.requests`). Raises: EdgeweaveError: as it says."""

@@ -61,6 +61,7 @@ class AgentBackend:
             "ping": self._ping,
             "renew": self._renew,
             "why": self._why,
+            "events": self._events,
             **{each: functools.partial(agent.state, each) for each in agent.replication.requests.methods},
         }
 
@@ -374,6 +375,15 @@ class AgentBackend:
 
     async def _why(self, params: dict[str, Any]) -> object:
         return await self.agent.why(_text(params, "about"), alone=bool(params.get("alone")))
+
+    async def _events(self, params: dict[str, Any]) -> object:
+        after, limit, wait_ms = params.get("after"), params.get("limit", 100), params.get("wait_ms", 0)
+        if not (after is None or isinstance(after, str)):
+            raise BadInput("after is a cursor, as it was told, or null")
+        if not isinstance(limit, int) or not isinstance(wait_ms, int):
+            raise BadInput("limit and wait_ms are whole numbers")
+        page = await self.agent.feed.page(after, limit, wait_ms)
+        return {"events": [each.told() for each in page.found], "next": page.cursor, "missed": page.missed}
 
     async def _ping(self, params: dict[str, Any]) -> object:
         peer = _text(params, "node")

@@ -22,7 +22,7 @@ import threading
 import time
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -117,6 +117,16 @@ class Shelf:
         return found
 
 
+class Excerpt(NamedTuple):
+    """Part of a chronicle as it lies there: (number, body) ascending; the least and the greatest number."""
+
+    rows: list[tuple[int, bytes]]
+    oldest: int
+    newest: int
+    before: bytes
+    """The body of the entry after which was asked; empty: it is not there."""
+
+
 class Archive:
     """Args: books: the journal of the same member.   wall_ms: its wall clock.
 
@@ -129,13 +139,15 @@ class Archive:
         self._me = me
         self._books = books
         self._wall_ms = wall_ms
-        self._queue: queue.SimpleQueue[list[Entry] | _Question | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Entry] | _Question | _Wanted | None] = queue.SimpleQueue()
         self._waiting = 0
         self._dropped = 0
         self._post: Callable[..., object] | None = None
         self._thread: threading.Thread | None = None
         self.last_life: list[Entry] = []
         """What is to be told of the life before this one; it is noted by this one."""
+        self.on_written: Callable[[list[tuple[int, bytes]]], None] | None = None
+        """Told on the loop what was written, in order: (number, body). One listener (``events_feed``)."""
         self._connection: sqlite3.Connection | None = None
         self._next = 1
         self._keeping = Keeping()
@@ -164,6 +176,10 @@ class Archive:
 
     def find(self, asked: str, found: Callable[[Account], None]) -> None:
         self._queue.put(_Question(asked, found))
+
+    def excerpt(self, after: int | None, limit: int, found: Callable[[Excerpt], None]) -> None:
+        """The next *limit* entries after that number; None: the last ones. Told on the loop."""
+        self._queue.put(_Wanted(after, limit, found))
 
     def close(self) -> None:
         """Write what waits, and that this life ended in order. Idempotent."""
@@ -199,6 +215,8 @@ class Archive:
                 batch = []
             if isinstance(item, _Question):
                 self._answer(item)
+            elif isinstance(item, _Wanted):
+                self._tell(item)
             elif item is None:
                 return
             if dirty and time.monotonic() >= checkpoint_s:
@@ -219,6 +237,9 @@ class Archive:
             self._next += len(rows)
             for row in rows:
                 self._keeping.added(row[0], len(row[5]))
+            if self.on_written is not None and self._post is not None:
+                with contextlib.suppress(RuntimeError):  # the loop is gone, and who listened with it
+                    self._post(self.on_written, [(row[0], row[5]) for row in rows])
             below = self._keeping.forgotten_below()
             if below:
                 self._do("DELETE FROM entries WHERE number < ?", (below,))
@@ -240,6 +261,32 @@ class Archive:
         assert self._post is not None
         with contextlib.suppress(RuntimeError):  # the loop is gone, and who asked with it
             self._post(question.found, account)
+
+    def _tell(self, wanted: _Wanted) -> None:
+        excerpt = Excerpt([], 0, 0, b"")
+        if self._connection is not None:
+            try:
+                excerpt = self._excerpt(self._connection, wanted.after, wanted.limit)
+            except sqlite3.Error as error:
+                log.error("the chronicle could not be read", extra={"cause": str(error)})
+        assert self._post is not None
+        with contextlib.suppress(RuntimeError):
+            self._post(wanted.found, excerpt)
+
+    def _excerpt(self, connection: sqlite3.Connection, after: int | None, limit: int) -> Excerpt:
+        oldest, newest = connection.execute("SELECT min(number), max(number) FROM entries").fetchone()
+        if newest is None:
+            return Excerpt([], 0, self._next - 1, b"")
+        if after is None:
+            rows = connection.execute(
+                "SELECT number, body FROM entries ORDER BY number DESC LIMIT ?", (limit,)
+            ).fetchall()[::-1]
+            return Excerpt(rows, oldest, newest, b"")
+        rows = connection.execute(
+            "SELECT number, body FROM entries WHERE number > ? ORDER BY number LIMIT ?", (after, limit)
+        ).fetchall()
+        before = connection.execute("SELECT body FROM entries WHERE number = ?", (after,)).fetchone()
+        return Excerpt(rows, oldest, newest, before[0] if before else b"")
 
     def _do(self, statement: str, values: tuple[Any, ...] = ()) -> bool:
         if self._connection is None:
@@ -322,6 +369,15 @@ class _Question:
 
     def __init__(self, asked: str, found: Callable[[Account], None]) -> None:
         self.asked = asked
+        self.found = found
+
+
+class _Wanted:
+    __slots__ = ("after", "found", "limit")
+
+    def __init__(self, after: int | None, limit: int, found: Callable[[Excerpt], None]) -> None:
+        self.after = after
+        self.limit = limit
         self.found = found
 
 
