@@ -96,11 +96,16 @@ class Policy:
         return table != WRITERS_TABLE or node == GATEWAY
 
     def believed(self, node: str) -> bool:
+        """A gateway that knows nothing, its store is lost, believes any member: who else is there to ask?"""
         if node == GATEWAY:
             return True
         roster = self._node.roster.current
         member = roster.member(node) if roster is not None else None
-        return member is not None and ROLE_STORE in member.roles
+        return member is not None and (ROLE_STORE in member.roles or self._bereft())
+
+    def _bereft(self) -> bool:
+        node = self._node
+        return node.node_id == GATEWAY and node.replication.replica.empty
 
 
 class _Fresh:

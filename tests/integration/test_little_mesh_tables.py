@@ -82,13 +82,7 @@ async def test_what_a_broadcast_missed_comes_by_asking_and_a_late_member_gets_a_
         filler = "x" * 60_000
         for number in range(PIECE_BYTES // 60_000 + 8):  # a snapshot of two pieces
             await put(pi_1, id=number, filler=filler)
-
-        async def forgotten():
-            for agent in little.agents.values():  # asks all at once, and so tells what is known by all
-                await agent.state("state.fresh", {"max_age_s": 0.0, "wait_s": 5.0})
-            return not any(agent.status()["state"]["log_batches"] for agent in little.agents.values())
-
-        await until(forgotten, within_s=60)
+        await settled_everywhere(little)
         assert await alike(gateway, pi_1, pi_2)
         little.keys["pi-3"] = NodeKeys.generate()
         little.names.append("pi-3")
@@ -100,6 +94,32 @@ async def test_what_a_broadcast_missed_comes_by_asking_and_a_late_member_gets_a_
 
         assert late.status()["state"]["counts"]["snapshot taken"] == 1
         assert gateway.replication.replica.cells.canonical() == late.replication.replica.cells.canonical()
+
+
+async def test_a_gateway_that_lost_its_store_gets_everything_from_any_member(tmp_path):
+    little = LittleMesh(tmp_path, ["gateway", "pi-1", "pi-2"])
+    async with little:
+        await whole(little)
+        for number in range(5):
+            await put(little.agents["pi-1"], id=number)
+        await settled_everywhere(little)
+        await little.stop("gateway")
+        for path in little.home("gateway").path.glob("state.db*"):
+            path.unlink()
+        gateway = await little.start("gateway")
+        await until(lambda: alike(little.agents["pi-1"], gateway), within_s=30)
+        assert gateway.status()["state"]["counts"]["snapshot taken"] == 1
+
+
+async def settled_everywhere(little):
+    """Everybody knows that everybody has everything: nothing is kept in the logs any more."""
+
+    async def forgotten():
+        for agent in little.agents.values():  # asks all at once, and so tells what is known by all
+            await agent.state("state.fresh", {"max_age_s": 0.0, "wait_s": 5.0})
+        return not any(agent.status()["state"]["log_batches"] for agent in little.agents.values())
+
+    await until(forgotten, within_s=60)
 
 
 async def test_only_the_listed_write_a_table_and_only_the_gateway_lists_them(tmp_path):
@@ -155,7 +175,7 @@ async def test_a_store_that_fails_takes_nothing_until_it_was_read_again(tmp_path
         row = await put(pi_1, id="a", value=1)
         store = pi_1._cells._store
         commit, store.commit = store.commit, failing
-        with pytest.raises(Unavailable, match="the tables' disk failed"):
+        with pytest.raises(Refused, match="the tables' disk failed"):
             await put(pi_1, id="a", value=2)
 
         store.commit = commit
@@ -163,7 +183,7 @@ async def test_a_store_that_fails_takes_nothing_until_it_was_read_again(tmp_path
         async def written():
             try:
                 return await put(pi_1, id="b", value=3)
-            except Unavailable:
+            except (Refused, Unavailable):
                 return None
 
         await until(written)

@@ -310,7 +310,7 @@ def test_a_nodes_traffic_does_not_grow_with_the_fleet():
     small, topics_small, heard_small = traffic_of(FOLLOWED_MAX + 1)
     large, topics_large, heard_large = traffic_of(120)
 
-    assert topics_small == topics_large == 3 + FOLLOWED_MAX
+    assert topics_small == topics_large == 4 + FOLLOWED_MAX
     assert large[Publish] <= small[Publish] + 1
     assert large[Probe] <= 4 and large[TellLoose] <= 4 * FOLLOWED_MAX
     assert heard_large <= heard_small * 1.25 + 30
