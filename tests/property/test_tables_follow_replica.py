@@ -17,7 +17,7 @@ from security.errors import BadInput
 from tests.support.opened_states import Unsigned, found, opened
 
 TABLE = "t"
-SEARCHES = [["==", ["a"], 1], ["<", ["a"], 2], ["one_of", ["b"], [1, "x", None]], ["exists", ["id"]]]
+SEARCHES = [["==", ["a"], 1], ["<", ["a"], 2], ["one_of", ["b"], [1, "x", None]], ["==", ["id"], "r1"]]
 cell_keys = st.sampled_from(["sr1", "sr2", "i1", "#1", "#2", "x", ""])
 fields = st.sampled_from(["a", "b", "id", ""])
 raw = st.sampled_from(
@@ -82,7 +82,7 @@ def perform(state, step, heard):
 @given(st.lists(steps, max_size=15))
 def test_a_table_and_who_watches_it_follow_every_change(script):
     with opened() as state:
-        state.call("state.declare", {"table": TABLE, "indexes": ["a", "b"]})
+        state.call("state.declare", {"table": TABLE, "indexes": ["a", "b", "id"]})
         follower, heard = Follower(state), {}
         for step in script:
             with contextlib.suppress(BadInput):  # a key that would change: nothing is written

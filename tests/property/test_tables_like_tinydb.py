@@ -52,7 +52,8 @@ def compared(path, operator, value):
             return query >= value
 
 
-operators = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
+OPERATORS = ["==", "!=", "<", "<=", ">", ">="]
+operators = st.sampled_from(OPERATORS)
 leaves = st.one_of(
     st.builds(compared, paths, operators, values),
     st.builds(compared, paths, operators, numbers),
@@ -183,7 +184,7 @@ def upserted_where(plain, state, step):
         assert sorted(ours) == sorted(updated)
 
 
-def agree(script):
+def agree(script, afterwards=()):
     plain = TinyDB(storage=MemoryStorage).table("t")
     looked_at, indexed = opened(), opened()
     indexed.call("state.declare", {"table": "t", "indexes": FIELDS[:3]})
@@ -197,6 +198,8 @@ def agree(script):
                 assert attempt(on_ours, state, step) == attempt(on_tinydb, other, step)
             assert found(state, "t") == {each.doc_id: dict(each) for each in other}
         plain = other
+    for step in afterwards:
+        assert attempt(on_ours, indexed, step) == attempt(on_tinydb, plain, step)
     looked_at.requests.check()
     indexed.requests.check()
 
@@ -227,8 +230,9 @@ def test_documents_of_any_kind_are_found_and_changed_as_in_tinydb(script):
     )
 )
 def test_an_index_never_changes_an_answer(script):
-    """Numbers only, so that orderings are used."""
-    agree(script)
+    """Numbers only, so that orderings are used; each of them at the values that there are."""
+    orderings = (compared(["a"], operator, value) for operator in OPERATORS for value in (-1, 0, 0.5, 1, 3))
+    agree(script, [("search", query) for query in orderings])
 
 
 @pytest.mark.slow

@@ -214,6 +214,16 @@ def test_documents_of_before_their_tables_key_was_heard_of_stay_visible(state):
     ]
 
 
+def test_an_index_of_the_key_knows_documents_whose_key_is_only_in_their_cell_key(state):
+    heard(state, Put("rooms", "#1", "id", b'"r1"'))
+    heard(state, Put(".keys", "rooms", "key", b'"id"'), node="pi-3")
+    state.call("state.declare", {"table": "rooms", "indexes": ["id"]})
+    assert list(found(state, "rooms", where("id") == "r1")) == [1]
+
+    heard(state, Put("rooms", "sr2", "a", b"1"), first=2)
+    assert list(found(state, "rooms", where("id") == "r2")) == [doc_id_for("rooms", "r2")]
+
+
 # -- what other members may have written -------------------------------------------------------------------
 
 
@@ -308,22 +318,27 @@ def test_a_page_is_bounded_by_its_bytes(state):
 
 
 def test_a_large_table_is_indexed_by_what_it_is_searched_for(state):
+    """The same documents as by looking at all, in the order of keys, page by page."""
     insert(state, *({"n": number % 100, "t": str(number)} for number in range(INDEXED_FROM)))
-    queries = [
-        where("n") == 3,
-        where("n") < 5,
-        where("n").one_of([1, 99]),
-        where("t") >= "9",
-        where("n") == "3",
-    ]
-    answers = [found(state, "rooms", query) for query in queries]
+    queries = {
+        where("n") == 3: 3,
+        where("n") < 5: 15,
+        where("n") <= 5: 18,
+        where("n") > 97: 4,
+        where("n") >= 97: 6,
+        where("n").one_of([99, 1]): 5,
+        where("t") >= "9": 11,
+        where("n") == "3": 0,
+    }
 
-    assert [len(answer) for answer in answers] == [3, 15, 5, 11, 0]
+    for query, count in queries.items():
+        assert len(found(state, "rooms", query, limit=2)) == count
     for doc_id in list(found(state, "rooms", where("n") < 50))[:20]:
         state.call("state.update", {"table": "rooms", "set": '{"n": 60}', "ids": [doc_id]})
     documents = found(state, "rooms")
     for query in queries:
-        assert found(state, "rooms", query) == {i: each for i, each in documents.items() if query(each)}
+        expected = [doc_id for doc_id, document in documents.items() if query(document)]
+        assert list(found(state, "rooms", query)) == list(found(state, "rooms", query, limit=3)) == expected
 
 
 def test_an_ordering_over_what_has_none_is_an_error_with_an_index_too(state):
