@@ -121,6 +121,7 @@ class Guarded(APIRoute):
         inner, need = super().get_route_handler(), self.need
 
         async def guarded(request: Request) -> Response:
+            request.state.need = need
             request.state.cause = f"q-{os.urandom(8).hex()}"
             try:
                 response = await _let_in(request, need, inner)
@@ -185,7 +186,9 @@ async def _with_body(request: Request, need: Need, inner: Handler) -> Response:
             "too-large", f"at most {need.bytes_max} bytes", fix="send less; large inputs go in parts",
             headers={"connection": "close"},
         )  # fmt: skip
-    request._body = await read_body(request, bytes_max=need.bytes_max)
+    request._body = await read_body(
+        request, bytes_max=need.bytes_max, within_s=request.app.state.services.body_s
+    )
     return await inner(request)
 
 
@@ -224,6 +227,17 @@ def _who(request: Request, services: Services) -> Principal:
                 fix="send the token that /v1/me tells",
             )  # fmt: skip
     return principal
+
+
+def still_may(ask: Ask) -> bool:
+    """May whoever asked for this go on? For answers that last."""
+    need: Need = ask.request.state.need
+    assert need.role is not None
+    try:
+        principal = _who(ask.request, ask.services)
+    except Problem:
+        return False
+    return not principal.lacks(need.role, need.scope)
 
 
 def _check_origin(request: Request) -> None:

@@ -18,6 +18,7 @@ from edge_node.clock import Clock
 from edge_node.control import protocol
 from edge_node.wire.ids import is_task_id, task_id
 from gateway.access.access import Access
+from gateway.api.app import BODY_S
 from gateway.api.guard import LARGE_BODIES_MAX
 from gateway.api.idempotency import Keys, Turn
 from gateway.api.problems import Problem, problem_for
@@ -40,7 +41,8 @@ class Backend(Protocol):
 
 
 class Services:
-    """Args: lan: the API is served to other machines too.   entropy: of task ids."""
+    """Args: lan: the API is served to other machines too.   entropy: of task ids.
+    body_s: a request's body must be there within."""
 
     def __init__(
         self,
@@ -51,15 +53,19 @@ class Services:
         clock: Clock,
         lan: bool,
         entropy: Callable[[int], bytes],
+        body_s: float = BODY_S,
     ) -> None:
         self.backend = backend
         self.access = access
         self.clock = clock
         self.lan = lan
+        self.body_s = body_s
         self.keys = Keys(home / KEYS, clock.wall_ms)
         self.large_bodies = asyncio.Semaphore(LARGE_BODIES_MAX)
         self.changing = asyncio.Lock()
         """Held from looking at a version until it was changed: code, and documents of the tables."""
+        self.streams = 0
+        """Of events, open now."""
         self.closing = asyncio.Event()
         """Set when the gateway ends: whoever streams ends too."""
         self._entropy = entropy

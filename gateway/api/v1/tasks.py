@@ -14,11 +14,12 @@ from edge_node.functions.invocation import TaskError
 from edge_node.tasks.task import INPUT_BYTES_MAX
 from gateway.access.roles import Role
 from gateway.api.answers import Cursor, Limit, example, room, told
-from gateway.api.guard import Asking, needs
+from gateway.api.guard import Ask, Asking, needs
 from gateway.api.idempotency import checked_key
 from gateway.api.paging import after_of, cursor_for
+from gateway.api.problems import Problem
 from gateway.api.services import checked_task, digest_of
-from security.errors import EdgeweaveError
+from security.errors import BadInput, EdgeweaveError
 
 router = room("tasks")
 ID = "06qxw7c0d2f4g6h8j0k2m4n"
@@ -178,7 +179,7 @@ async def why(
     alone: Annotated[bool, Query(description="Ask nobody else: what the gateway noted itself.")] = False,
 ) -> Response:
     """Why a task went as it did, as told by everybody who had part in it."""
-    return _story(await ask.services.call("why", about=checked_task(task), alone=alone))
+    return await _story(ask, checked_task(task), alone=alone)
 
 
 @router.get("/why/{about}", responses=example({"about": "r-gateway-1", "entries": []}, "Its story."))
@@ -189,10 +190,14 @@ async def why_of_anything(
     alone: bool = False,
 ) -> Response:
     """The story of any id: a task, a refusal, a loss, a node, a function."""
-    return _story(await ask.services.call("why", about=about, alone=alone))
+    return await _story(ask, about, alone=alone)
 
 
-def _story(story: Any) -> Response:
+async def _story(ask: Ask, about: str, *, alone: bool) -> Response:
+    try:
+        story = await ask.services.call("why", about=about, alone=alone)
+    except BadInput as error:
+        raise Problem("not-found", error.cause, fix=error.fix) from None
     return Response(to_json(story, strict=True).encode("utf-8", "replace"), media_type="application/json")
 
 
