@@ -1,14 +1,14 @@
 """Backup and restore: everything that makes the mesh, in one file under a passphrase.
 
     backup    keys (CA, gateway, broker, deployer, group secrets, roster), documents with the catalogue,
-              replicated tables, bundles, settings ─► entries ─► ``security.sealing`` ─► FILE (0600, whole
-              or not at all)
+              replicated tables, users and tokens, the audit log, bundles, settings ─► entries
+              ─► ``security.sealing`` ─► FILE (0600, whole or not at all)
     restore   FILE ─► <home>/.restoring ─► checked as a whole ─► the home, its keys last
 
 Left out on purpose: ``ledger.db`` (it names tasks that have ended since: brought back, they would run and
-end a second time), join codes (they may have been used since), a joining under way, the log, sockets and
-the broker's folder (made anew). An entry is CBOR [path, length], its own length in two bytes before it;
-then the content; an empty path ends.
+end a second time), join codes (they may have been used since), a joining under way, who is logged in, the
+log, sockets and the broker's folder (made anew). An entry is CBOR [path, length], its own length in two bytes
+before it; then the content; an empty path ends.
 
 The replicated tables go along, sealed, with their key: a member that comes back with an old disk catches up,
 and where no member is left, or none that is believed, they are all there is.
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from edge_node.home import Home
+from gateway.access.access import ACCESS, AUDIT
 from gateway.restoration import RECORD, Restored
 from security import sealing
 from security.canonical import a_count, a_list, a_map, a_text, decode, encode
@@ -48,7 +49,8 @@ ENTRY_BYTES_MAX: Final = 4 * 1024**3  # one entry; documents.db is the largest, 
 ENTRIES_MAX: Final = 100_000
 
 _PATH = re.compile(
-    r"(?:keys/[a-z0-9][a-z0-9._-]{0,63}|bundles/[0-9a-f]{64}|documents\.db|state\.db|settings\.toml|contents)\Z"
+    r"(?:keys/[a-z0-9][a-z0-9._-]{0,63}|bundles/[0-9a-f]{64}|documents\.db|state\.db"
+    r"|access\.json|audit\.log|settings\.toml|contents)\Z"
 )
 _DAMAGED = "the backup is damaged"
 
@@ -81,8 +83,9 @@ def write_backup(
     left_out: list[str] = []
     try:
         with tempfile.TemporaryDirectory(prefix=".backup-", dir=home.path) as folder:
-            databases = [_copy_of(path, Path(folder), left_out) for path in (home.documents, home.state)]
-            entries = _entries(keystore, home, bundles, databases, now_s=now_s, left_out=left_out)
+            copies = [_copy_of(path, Path(folder), left_out) for path in (home.documents, home.state)]
+            copies += _accounts(home, Path(folder))
+            entries = _entries(keystore, home, bundles, copies, now_s=now_s, left_out=left_out)
             pieces = sealing.seal(
                 entries, passphrase, salt=os.urandom(sealing.SALT_BYTES),
                 nonce=os.urandom(sealing.NONCE_BYTES), cost=cost,
@@ -146,17 +149,26 @@ def _copy_of(database: Path, folder: Path, left_out: list[str]) -> Path | None:
     return copy
 
 
+def _accounts(home: Home, folder: Path) -> list[Path]:
+    """Copies of the accounts and then of the audit log, which by then reaches at least as far as they say."""
+    copies = []
+    for name in (ACCESS, AUDIT):
+        with contextlib.suppress(FileNotFoundError):
+            copies.append(Path(shutil.copyfile(home.path / name, folder / name)))
+    return copies
+
+
 def _entries(
     keystore: KeyStore,
     home: Home,
     bundles: list[Path],
-    databases: Sequence[Path | None],
+    copies: Sequence[Path | None],
     *,
     now_s: int,
     left_out: list[str],
 ) -> Iterator[bytes]:
     yield from _entry(CONTENTS, encode({"v": 1, "made": now_s}))
-    for copy in databases:
+    for copy in copies:
         if copy is not None:
             yield from _file_entry(copy.name, copy)
     for bundle in bundles:
@@ -272,7 +284,7 @@ def _check_empty(home: Home) -> None:
         )
     if (home.path / STAGE).exists():
         return  # a restore was interrupted while it moved in: what lies here is its own
-    for path in (home.ledger, home.documents, home.state):
+    for path in (home.ledger, home.documents, home.state, home.path / ACCESS, home.path / AUDIT):
         if path.exists():
             raise Refused(
                 f"{home.path} is no new home: it holds {path.name}",
@@ -398,6 +410,9 @@ def _move_in(stage: Home, home: Home) -> None:
         stage.documents.replace(home.documents)
     if stage.state.exists():
         stage.state.replace(home.state)
+    for name in (AUDIT, ACCESS):
+        if (stage.path / name).exists():
+            (stage.path / name).replace(home.path / name)
     if stage.settings.exists() and not home.settings.exists():  # what was chosen for this machine stays
         stage.settings.replace(home.settings)
     _sync(home.path)

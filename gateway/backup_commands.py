@@ -68,7 +68,7 @@ def add_commands(program: Program) -> None:
         ] = None,
     ) -> None:
         """Make a new home the gateway that a file is the backup of; `up` then asks its members first."""
-        rosters = [_read(path, ROSTER_BYTES_MAX) for path in seen or []]
+        rosters = [beginning_of(path, ROSTER_BYTES_MAX) for path in seen or []]
         try:
             source = Path(file).open("rb")  # noqa: SIM115  closed below
         except OSError as error:
@@ -114,20 +114,20 @@ def _facts(told: copies.Summary) -> dict[str, Any]:
 def _passphrase(terminal: Terminal, path: str | None, *, twice: bool) -> bytes:
     """Raises: BadInput: too short, typed differently, or the file cannot be read."""
     if path is not None and path != "-":
-        return checked_passphrase(_first_line(_read(path, PASSPHRASE_BYTES_MAX + 2)))
+        return checked_passphrase(first_line(beginning_of(path, PASSPHRASE_BYTES_MAX + 2)))
     if path == "-" or not sys.stdin.isatty():
-        return checked_passphrase(_first_line(sys.stdin.buffer.readline(PASSPHRASE_BYTES_MAX + 2)))
+        return checked_passphrase(first_line(sys.stdin.buffer.readline(PASSPHRASE_BYTES_MAX + 2)))
     first = getpass.getpass("passphrase: ", stream=sys.stderr)
     if twice and getpass.getpass("again: ", stream=sys.stderr) != first:
         raise BadInput("the two passphrases differ", fix="try again")
     return checked_passphrase(first)
 
 
-def _first_line(data: bytes) -> str:
+def first_line(data: bytes) -> str:
     return data.split(b"\n", 1)[0].removesuffix(b"\r").decode("utf-8", "surrogateescape")
 
 
-def _read(path: str, most: int) -> bytes:
+def beginning_of(path: str, most: int) -> bytes:
     try:
         with Path(path).open("rb") as file:
             return file.read(most)

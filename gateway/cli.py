@@ -21,7 +21,7 @@ from edge_node.commands.inputs import parse_duration
 from edge_node.commands.terminal import Terminal
 from edge_node.home import gateway_home
 from edge_node.settings import load
-from gateway import backup_commands
+from gateway import access_commands, backup_commands
 from gateway import doctor as gateway_examination
 from gateway.settings import GatewaySettings
 from security.errors import BadInput, Unavailable
@@ -33,7 +33,8 @@ NODE_COLUMNS = (
 )  # fmt: skip
 MEMBER_COLUMNS = ("id", "status", "roles", "labels", "keys")
 
-GATEWAY_LIBRARIES = ("fastapi", "uvicorn")  # of the extra [gateway]; amqtt may be missing beside mosquitto
+# Of the extra [gateway]; amqtt may be missing beside mosquitto.
+GATEWAY_LIBRARIES = ("fastapi", "uvicorn", "argon2")
 
 FLAGS = {"broker.kind": "--broker", "broker.port": "--broker-port", "log.level": "--log-level"}
 
@@ -349,6 +350,7 @@ store.add_commands(program)
 state.add_commands(program)
 why.add_command(program)
 backup_commands.add_commands(program)
+access_commands.add_commands(program, confirmed)
 
 
 def main() -> None:

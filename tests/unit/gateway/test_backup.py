@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from edge_node.clock import SystemClock
+from edge_node.clock import ManualClock, SystemClock
 from edge_node.home import Home
 from edge_node.store.cell_store import Commit, Logged
 from edge_node.store.cells import CellId
 from edge_node.store.documents import Documents
 from edge_node.store.storage.cell_file import CellFile, state_key
+from gateway.access.access import Access
+from gateway.access.passwords import Cost
+from gateway.access.roles import Role
 from gateway.backup import check_whole, read_backup, write_backup
 from gateway.house import open_trust
 from gateway.restoration import RECORD, Restored
@@ -100,6 +103,27 @@ def test_replicated_tables_go_along_with_their_key(gateway, tmp_path, running):
     assert home.state.stat().st_mode & 0o777 == 0o600
     again.close()
     file.close()
+
+
+async def test_users_tokens_and_the_audit_log_go_along_and_who_is_logged_in_does_not(gateway, tmp_path):
+    clock, cheap = ManualClock(), Cost(memory_kib=64, passes=1)
+    access = Access(gateway.home.path, clock=clock, cost=cheap)
+    await access.open()
+    user = await access.set_up(access.setup_secret, "ann", "four words of dice")
+    cookie, ann = await access.log_in("ann", "four words of dice", "::1")
+    token, bearer = await access.add_token(ann, "ci", Role.VIEWER, None, 3600)
+    gateway.backup(tmp_path / "b")  # while the daemon holds them
+    await access.revoke_token(ann, token.id)
+    await access.close()
+
+    home = restored(tmp_path / "new", tmp_path / "b")
+    again = Access(home.path, clock=clock, cost=cheap)
+    await again.open()
+
+    assert (again.users(), again.setup_secret) == ([user], None)
+    assert again.by_token(bearer) is not None and again.by_cookie(cookie) is None
+    assert again.audit.verify().entries == 4 and again.audit.verify().broken_at is None
+    await again.close()
 
 
 def test_the_backup_is_for_its_owner_alone_and_shows_nothing(gateway, file):
