@@ -9,6 +9,7 @@
       ledger.db             tasks, the durable truth     documents.db   peers seen, catalogue, results
       chronicle.db          what was not plain, for `why`: bounded, may be thrown away
       settings.toml         written by people
+      access.json 0600, audit.log, sessions.json    gateway: users and tokens, what they changed, who is in
 
 Many homes fit one machine: every command takes ``--home DIR`` or ``EDGEWEAVE_HOME``. Not here: what the
 files contain.
