@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.." || exit 2
 wanted=()
 [[ -x /usr/sbin/mosquitto ]] || command -v mosquitto >/dev/null || wanted+=(mosquitto)
 command -v ip >/dev/null || wanted+=(iproute2)
+command -v tmux >/dev/null || wanted+=(tmux)
 command -v nft >/dev/null || [[ -x /usr/sbin/nft ]] || wanted+=(nftables)
 compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || wanted+=(libfaketime)
 if ((${#wanted[@]})); then
