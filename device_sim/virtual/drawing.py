@@ -33,7 +33,7 @@ from device_sim.virtual.focus import focused
 
 VERSION: Final = 3
 STREAM: Final = 1
-"""The version whose draws these still are, but for what was added beside them: `_is_patient`, `_state`."""
+"""The version whose draws these still are, but for what was added beside them: `_is_patient`, `_writing`."""
 NODES: Final = 12
 NODES_MIN: Final = 2
 NODES_MAX: Final = 200
@@ -68,7 +68,6 @@ def drawn_scenario(seed: int, nodes: int = NODES, focus: str = "") -> Prepared:
     rng = Random(f"swarm {STREAM}/{seed}/{nodes}")  # noqa: S311  a simulation is repeatable
     patient = _is_patient(seed, nodes)
     links = {name: _link(rng) for name in ("near", "far")}
-    state, old_disks = _state(seed, nodes)
     scenario = Scenario(
         fleet=FleetTable(name=f"seed {seed}", duration_s=DURATION_S, seed=seed),
         run=RunTable(liveness_s=PATIENT_LIVENESS_S if patient else LIVENESS_S),
@@ -79,9 +78,9 @@ def drawn_scenario(seed: int, nodes: int = NODES, focus: str = "") -> Prepared:
         if patient
         else _devices(rng, nodes, patient),
         faults=_revocation(rng, nodes),
-        state=state,
-        rates=msgspec.structs.replace(_rates(rng), **old_disks),
+        rates=_rates(rng),
     )
+    scenario = _writing(scenario, seed, nodes)
     document = Document(f"seed {seed}", scenario, {})
     return Prepared(document, scenario, seed, [], {}, {})
 
@@ -199,11 +198,12 @@ def _rates(rng: Random) -> Rates:
     return Rates(**table)
 
 
-def _state(seed: int, nodes: int) -> tuple[StateTable, dict[str, float]]:
-    """(what is written, rates of old copies): few keys, so that writers meet; all nodes and the gateway."""
+def _writing(scenario: Scenario, seed: int, nodes: int) -> Scenario:
+    """Tables, of few keys, so that writers meet; by all nodes and the gateway. Of less than half of the
+    members they may go back to old copies: more of them a mesh does not bear."""
     rng = Random(f"tables {seed}/{nodes}")  # noqa: S311  a simulation is repeatable
     if not _maybe(rng, WRITTEN):
-        return StateTable(), {}
+        return scenario
     table = StateTable(
         rate_hz=rng.choice((0.1, 0.3, 1.0)),
         tables=rng.choice((1, 2)),
@@ -214,10 +214,16 @@ def _state(seed: int, nodes: int) -> tuple[StateTable, dict[str, float]]:
         counters=rng.choice((0.0, 0.2)),
         sets=rng.choice((0.0, 0.2)),
     )
-    old_disks = {"back_s": rng.choice((3.0, 15.0))}
+    back_s = rng.choice((3.0, 15.0))
+    faults = list(scenario.faults)
     if _maybe(rng, 0.3):
-        old_disks["restore_tables"] = 3600.0 / DURATION_S / 3 * rng.choice((0.3, 1.0))
-    return table, old_disks
+        shut_out = {fault.node for fault in faults}
+        whom = [name for name in scenario.nodes if name not in shut_out]
+        for name in rng.sample(whom, min(len(whom), rng.randint(1, max(1, nodes // 2)))):
+            at_s = rng.uniform(5.0, DURATION_S - 5.0)
+            faults.append(Fault(at_s=at_s, do="restore-tables", node=name, back_s=min(at_s, back_s)))
+    faults.sort(key=lambda each: each.at_s)
+    return msgspec.structs.replace(scenario, state=table, faults=tuple(faults))
 
 
 def _revocation(rng: Random, nodes: int) -> tuple[Fault, ...]:

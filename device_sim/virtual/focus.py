@@ -298,6 +298,14 @@ def _old_disks(rng: Random, seed: int, nodes: int) -> Scenario:
     return _fleet(rng, seed, nodes, duration_s, faults)
 
 
+def _few_flips(rng: Random, seed: int, nodes: int) -> Scenario:
+    """What lies behind a damaged commit is gone: a store goes back to before it, so of less than half."""
+    struck = _flip(rng, seed, nodes)
+    few = rng.sample([*_names(nodes), GATEWAY], max(1, nodes // 2))
+    kept = [each for each in struck.faults if (each.member or GATEWAY) in few]
+    return msgspec.structs.replace(struck, faults=tuple(kept))
+
+
 def _tables(rng: Random, seed: int, nodes: int) -> Scenario:
     """One of the other faults after the other, of members that write tables and do little else."""
     kind, number = TABLES[seed % len(TABLES)], seed // len(TABLES)
@@ -307,7 +315,7 @@ def _tables(rng: Random, seed: int, nodes: int) -> Scenario:
         "lost parcels": _parcels,
         "clocks": _clocks,
         "full disks": _disk,
-        "flips": _flip,
+        "flips": _few_flips,
         "old disks": _old_disks,
     }[kind](rng, number, nodes)
     idle = tuple(msgspec.structs.replace(device, arrivals=()) for device in struck.devices)
