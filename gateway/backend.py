@@ -9,7 +9,7 @@ import msgspec
 
 from edge_node.backend import AgentBackend
 from edge_node.clock import FlooredClock
-from gateway.access.access import asking, token_facts, user_facts
+from gateway.access.access import token_facts, user_facts
 from gateway.access.roles import role_of
 from gateway.changes import CHANGES, noted, whoever
 from gateway.house import House
@@ -51,7 +51,7 @@ class GatewayBackend(AgentBackend):
     async def call(self, method: str, params: dict[str, Any]) -> object:
         """As every node's; what changes something is noted in the audit log."""
         change = CHANGES.get(method)
-        if change is None or (change.through_api and asking.get() is None):
+        if change is None or not change.concerns(params):
             return await super().call(method, params)
         return await noted(self._house, change, method, params, super().call)
 
@@ -123,6 +123,8 @@ class GatewayBackend(AgentBackend):
         facts["joining"] = {"addresses": list(self._house.join_addresses())}
         if homecoming is not None:
             facts["restored"] = homecoming.status()
+        if self._house.access.broken:
+            facts["audit log"] = self._house.access.broken
         clock = self._house.clock
         doubt = doubt_of(clock) if isinstance(clock, FlooredClock) else ""
         if doubt:

@@ -33,6 +33,7 @@ class Change:
         look: what the target is now; None: there is nothing to compare.
         told: parameters that are noted as they were given; never a secret.
         through_api: only what comes through the HTTP API is noted.
+        writes: only if one of these parameters is given does it change something; empty: always.
     """
 
     what: str
@@ -40,6 +41,13 @@ class Change:
     look: Callable[[House, str], object] | None = None
     told: tuple[str, ...] = ()
     through_api: bool = False
+    writes: tuple[str, ...] = ()
+
+    def concerns(self, params: Params) -> bool:
+        """Whether this call is noted."""
+        if self.through_api and asking.get() is None:
+            return False
+        return not self.writes or any(params.get(name) for name in self.writes)
 
 
 async def noted(house: House, change: Change, method: str, params: Params, call: Method) -> object:
@@ -110,6 +118,10 @@ CHANGES: Final[dict[str, Change]] = {
     "approve": Change("node.approve", "node", node),
     "deny": Change("node.deny", "node", node),
     "revoke": Change("node.revoke", "node", node),
+    "pause": Change("node.pause", "node"),
+    "resume": Change("node.resume", "node"),
+    "drain": Change("node.drain", "node"),
+    "log-level": Change("gateway.log-level", "logger", told=("level", "for_s")),
     "settle": Change("gateway.settle", "", restoration),
     "deploy": Change("function.deploy", "stem", functions),
     "rollback": Change("function.rollback", "name", functions),
@@ -120,6 +132,10 @@ CHANGES: Final[dict[str, Change]] = {
     "state.upsert": Change("table.upsert", "table", through_api=True),
     "state.remove": Change("table.remove", "table", through_api=True),
     "state.truncate": Change("table.truncate", "table", through_api=True),
+    "state.counter": Change("table.count", "name", told=("add",), through_api=True, writes=("add",)),
+    "state.set": Change(
+        "table.set", "name", told=("add", "discard"), through_api=True, writes=("add", "discard")
+    ),
     "state.resolve": Change("table.resolve", "table", told=("id", "field"), through_api=True),
 }
 """By method. What else changes something is added here, with what can be looked at."""

@@ -109,6 +109,8 @@ class Access:
         self._entropy = entropy
         self._hasher = Hasher(cost, entropy=entropy)
         self._files: KeyDirectory | None = None
+        self.broken = ""
+        """What was wrong with the audit log when it was opened; "" if nothing."""
         self._setup = ""
         self._keeping = asyncio.Lock()
         self.audit = Audit(directory / AUDIT, clock=self._clock, contents=self._contents, save=self._save)
@@ -130,7 +132,8 @@ class Access:
                 self.sessions.restore(self._clock.wall_ms(), kept)
             except BadInput as error:
                 log.warning("people have to log in again", extra={"cause": error.cause})
-        await self.audit.open(stored.audit)
+        verdict = await self.audit.open(stored.audit)
+        self.broken = "" if verdict.broken_at is None else verdict.reason
         if self.audit.head.n == 0:
             await self.audit.append("gateway", "audit.begin", "", None, None)
         if not self.accounts.users():
