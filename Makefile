@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help setup demo mesh-hosts test faults swarm swarm-faults mutants lint types contracts check bench clean
+.PHONY: help setup demo mesh-hosts test faults swarm swarm-faults mutants lint types contracts check bench bench-state clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ check: lint types contracts test   ## everything the gate asks for
 
 bench: setup     ## benchmarks beside their peers (own environment for the peers)
 	@exec $(BIN)/python -m benchmarks.run $(ARGS)
+
+bench-state: setup ## replicated tables: at the store beside TinyDB and SQLite, then between real daemons (~5 min)
+	@$(BIN)/python -m benchmarks.bench_state; at_store=$$?; $(BIN)/python -m benchmarks.bench_state_mesh && exit $$at_store
 
 clean:           ## remove the environment and everything that was written
 	rm -rf $(VENV) .venv-bench out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
