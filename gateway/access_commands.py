@@ -21,6 +21,8 @@ from edge_node.commands import exits
 from edge_node.commands.door import Program
 from edge_node.commands.inputs import parse_duration
 from edge_node.commands.terminal import Terminal
+from gateway.access.access import ACCESS, AUDIT, opened
+from gateway.access.audit import verify_file
 from gateway.access.chain import Head
 from gateway.access.roles import SCOPES, WORDS, role_of
 from gateway.backup_commands import beginning_of, first_line
@@ -201,8 +203,6 @@ def _add_audit(program: Program) -> None:
         ] = None,
     ) -> None:
         """Check the audit log's chain of hashes, with the daemon or without; exit code 0 only if it holds."""
-        from gateway.access.access import ACCESS, AUDIT, opened
-        from gateway.access.audit import verify_file
 
         head = _expected(expect)
         path = terminal.home.path / AUDIT if file is None else Path(file)

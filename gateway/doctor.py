@@ -12,8 +12,11 @@ from cryptography import x509
 
 from edge_node.doctor import Finding, judged_s, port_free, program_found, surely_passed_s
 from edge_node.home import Home
+from gateway.access.access import ACCESS, AUDIT, opened
+from gateway.access.audit import verify_file
 from gateway.settings import GatewaySettings
 from security.certificates import not_after_s, renewal_due_s
+from security.errors import BadInput
 
 DAY_S: Final = 86400
 
@@ -34,7 +37,26 @@ def examine(home: Home, settings: GatewaySettings, status: dict[str, Any] | None
         program = Finding(program.check, "ok", text)
     findings.append(program)
     findings += broker_certificate(home, judged_s(time.time(), surely_passed_s(home)))
+    findings += audit_log(home)
     return findings
+
+
+def audit_log(home: Home) -> list[Finding]:
+    """Whether every change is still noted as it was."""
+    file = home.path / ACCESS
+    try:
+        verdict = verify_file(home.path / AUDIT, opened(file.read_bytes(), file).audit)
+    except FileNotFoundError:
+        return []  # before the first `up`
+    except (OSError, BadInput) as error:
+        cause, fix = (
+            (error.cause, error.fix) if isinstance(error, BadInput) else (f"{error}", "run as its owner")
+        )
+        return [Finding("audit log", "fail", cause, fix)]
+    if verdict.broken_at is not None:
+        fix = "compare it with a backup; `edge-gateway audit verify` says more"
+        return [Finding("audit log", "fail", verdict.reason, fix)]
+    return [Finding("audit log", "ok", f"{verdict.entries} entries, whole")]
 
 
 def broker_certificate(home: Home, now_s: float) -> list[Finding]:

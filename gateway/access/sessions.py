@@ -98,4 +98,6 @@ class Sessions:
 
 
 def _lives(session: Session, now_ms: int) -> bool:
+    if session.began_at_ms > now_ms + IDLE_MS:
+        return False  # begun while the clock was far ahead: its week would last until that time has come
     return now_ms < session.seen_at_ms + IDLE_MS and now_ms < session.began_at_ms + WHOLE_MS

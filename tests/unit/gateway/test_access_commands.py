@@ -11,7 +11,7 @@ import pytest
 
 from edge_node.clock import ManualClock
 from edge_node.home import Home
-from gateway import cli
+from gateway import cli, doctor
 from gateway.access.access import ACCESS, AUDIT, Access
 from gateway.access.passwords import Cost
 from gateway.access.roles import Principal, Role
@@ -230,6 +230,17 @@ def test_a_whole_new_chain_is_found_by_what_was_noted_elsewhere(edge_gateway, ch
     assert edge_gateway("audit", "verify")[0] == 0
     code, out, _ = edge_gateway("audit", "verify", "--expect", noted)
     assert code == 1 and "the log was written anew" in out
+
+
+def test_doctor_looks_at_the_log(changed, home):
+    assert [each.verdict for each in doctor.audit_log(home)] == ["ok"]
+    changed.write_bytes(changed.read_bytes()[:-1])
+    (cut,) = doctor.audit_log(home)
+    assert (cut.verdict, cut.detail) == ("fail", "the last entry is missing: there were 3")
+    (home.path / ACCESS).write_bytes(b"{")
+    assert doctor.audit_log(home)[0].fix
+    (home.path / ACCESS).unlink()
+    assert doctor.audit_log(home) == []
 
 
 def test_a_home_without_accounts_is_said(edge_gateway, home, tmp_path):

@@ -339,6 +339,17 @@ async def test_a_change_that_cannot_be_written_is_not_made(access, ann, monkeypa
     )
 
 
+async def test_a_log_that_was_cut_does_not_stop_the_gateway_and_is_told(access, ann, clock):
+    log = access.directory / AUDIT
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:1]))
+
+    again = await reopened(access, clock)
+    assert again.broken == "the last 2 entries are missing: there were 3" and access.broken == ""
+    await again.set_role(ROOT, "ann", Role.ADMIN)
+    assert again.audit.head.n == 4
+    await again.close()
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [

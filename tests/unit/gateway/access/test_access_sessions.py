@@ -29,6 +29,13 @@ def test_a_session_ends_after_a_week_however_much_it_is_used():
     assert lived.index(None) == 24 * 7 - 1 and set(lived[24 * 7 :]) == {None}
 
 
+def test_a_session_of_a_clock_that_was_years_ahead_does_not_last_until_then():
+    sessions = Sessions()
+    sessions.begin(10_000 * HOUR_MS, "k", "ann")
+
+    assert sessions.used(0, "k") is None
+
+
 def test_a_user_has_so_many_sessions_and_the_one_unused_longest_goes():
     sessions = Sessions()
     for n in range(PER_USER_MAX):
