@@ -487,8 +487,6 @@ MERGES: Final = (
            "P4: what is forgotten is not what everybody knows", EQUAL, found=8, quick=False),
     _merge("effects-first", "effects come before causes",
            "P4: a batch is applied before its causes", EQUAL, found=16, quick=False),
-    _merge("counts-twice", "a batch counts twice",
-           "P4: what comes again counts again", EQUAL, found=10),
     _merge("kept-before-fsync", "acknowledged before it is safe",
            "P3: a change is acknowledged before the disk has it", SURVIVE, found=3),
     _merge("dot-used-again", "a dot is used again",
