@@ -39,6 +39,7 @@ from edge_node.scheduling.placement import (
 )
 from edge_node.scheduling.pool import Pool
 from edge_node.tasks.agenda import Agenda
+from edge_node.tasks.durations import Durations
 from edge_node.tasks.events import (
     Append,
     CancelAsked,
@@ -251,6 +252,7 @@ class Desk:
         self.redispatched = 0
         self.lapsed = 0
         self.worker_deaths = 0
+        self.durations = Durations()
         self.refused: dict[str, int] = {}  # at our door
         self.refused_by_peers: dict[str, int] = {}
         self._handlers: dict[type, Any] = {
@@ -1033,6 +1035,7 @@ class Desk:
             run_us,
             cpu_us,
         )
+        self.durations.ended(entry.task, outcome)
         self._ledger.close(entry, outcome, out)
 
     def _count(self, outcome: Outcome) -> None:
