@@ -192,6 +192,8 @@ def _http(error: HTTPException, request: Request) -> Problem:
         fix = "send less; large inputs go in parts"
     elif kind == "slow":
         fix = "send the body at once"
+    elif kind == "malformed":
+        fix = "send JSON in UTF-8, not nested too deeply"
     return Problem(kind, detail, fix=fix, headers=dict(error.headers or {}))
 
 
