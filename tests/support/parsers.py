@@ -136,19 +136,20 @@ def sample_of(kind: Any) -> Any:
     bounds: list[Any] = []
     if typing.get_origin(kind) is typing.Annotated:
         kind, *bounds = typing.get_args(kind)
+    least = max((each.min_length or 0 for each in bounds if isinstance(each, msgspec.Meta)), default=0)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return sample_of(next(each for each in typing.get_args(kind) if each is not type(None)))
     if typing.get_origin(kind) is list:
         return [sample_of(typing.get_args(kind)[0])]
     if typing.get_origin(kind) is tuple:
-        return tuple(sample_of(each) for each in typing.get_args(kind) if each is not Ellipsis)
+        parts = [sample_of(each) for each in typing.get_args(kind) if each is not Ellipsis]
+        return tuple(parts * max(1, least))
     if typing.get_origin(kind) is dict:
         return {sample_of(each): sample_of(value) for each, value in [typing.get_args(kind)]}
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         hints = typing.get_type_hints(kind, include_extras=True)
         return kind(**{name: sample_of(hints[name]) for name in kind.__struct_fields__})
     if kind in (str, bytes):
-        least = max((each.min_length or 0 for each in bounds if isinstance(each, msgspec.Meta)), default=0)
         return (b"x" if kind is bytes else "x") * max(1, least)
     return {int: 1, float: 0.5, bool: True}[kind]
 
