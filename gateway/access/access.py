@@ -50,6 +50,7 @@ AUDIT: Final = "audit.log"
 SESSIONS: Final = "sessions.json"
 WRONG: Final = "name or password is wrong"
 _NS: Final = 1_000_000_000
+SETUP: Final = Principal("setup", Role.ADMIN, "setup")
 _OWN: Final = "own session"  # in place of an address, where a session asks for its own password
 
 asking: contextvars.ContextVar[Principal | None] = contextvars.ContextVar("asking", default=None)
@@ -164,7 +165,7 @@ class Access:
             user = self.accounts.add_user(self._clock.wall_ms(), name, Role.ADMIN, hashed)
             return None, _facts(user), user
 
-        user = await self._change("setup", "user.add", name, edit)
+        user = await self._change(SETUP, "user.add", name, edit)
         self._setup = ""
         return user
 
@@ -255,7 +256,7 @@ class Access:
             user = self.accounts.add_user(self._clock.wall_ms(), name, role, hashed)
             return None, _facts(user), user
 
-        user = await self._change(by.name, "user.add", name, edit)
+        user = await self._change(by, "user.add", name, edit)
         self._setup = ""
         return user
 
@@ -282,7 +283,7 @@ class Access:
             user = self.accounts.set_password(self._clock.wall_ms(), name, hashed, version=version)
             return _facts(before), _facts(user), user
 
-        user = await self._change(by.name, "user.password", name, edit)
+        user = await self._change(by, "user.password", name, edit)
         self.attempts.forget(name)
         await self._end_sessions(name)
         return user
@@ -296,7 +297,7 @@ class Access:
             user = self.accounts.set_role(name, role, version=version)
             return _facts(before), _facts(user), user
 
-        return await self._change(by.name, "user.role", name, edit)
+        return await self._change(by, "user.role", name, edit)
 
     async def remove_user(self, by: Principal, name: str, *, version: int | None = None) -> None:
         """With tokens and sessions. Raises: as ``set_role``."""
@@ -307,7 +308,7 @@ class Access:
             tokens = self.accounts.remove_user(name, version=version)
             return _facts(before) | {"tokens": [each.id for each in tokens]}, None, None
 
-        await self._change(by.name, "user.remove", name, edit)
+        await self._change(by, "user.remove", name, edit)
         self.attempts.forget(name)
         await self._end_sessions(name)
 
@@ -339,7 +340,7 @@ class Access:
             )  # fmt: skip
             return None, token_facts(token), token
 
-        token = await self._change(by.name, "token.add", token_id, edit)
+        token = await self._change(by, "token.add", token_id, edit)
         return token, f"ewt_{token_id}_{secret}"
 
     async def revoke_token(self, by: Principal, token_id: str) -> None:
@@ -350,16 +351,19 @@ class Access:
         def edit() -> tuple[object, object, None]:
             return token_facts(self.accounts.revoke_token(token_id)), None, None
 
-        await self._change(by.name, "token.revoke", token_id, edit)
+        await self._change(by, "token.revoke", token_id, edit)
 
     # ── the disk ──────────────────────────────────────────────────────────────────────────────────
 
     async def _change(
-        self, who: str, what: str, target: str, edit: Callable[[], tuple[object, object, T]]
+        self, by: Principal, what: str, target: str, edit: Callable[[], tuple[object, object, T]]
     ) -> T:
         """*edit* changes the accounts and tells before and after; undone if it cannot be written."""
+        who = by.name
         await self.audit.ready()
         async with self.audit.turn:
+            if not self.accounts.holds(by):  # removed, or given less, while a password was hashed
+                raise Refused(f"{who} may do less than when it asked", fix="look again")
             held = self.accounts.rows
             try:
                 before, after, result = edit()

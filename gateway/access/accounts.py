@@ -26,6 +26,9 @@ TTL_S_MIN: Final = 60
 TTL_S_MAX: Final = 366 * 86400
 SPELLED_MAX: Final = 256  # of a name that somebody typed: longer is none
 
+RESERVED: Final = frozenset({"gateway", "local", "setup", "token"})
+"""Words of the audit log for who changed something; no user may pass for one."""
+
 _NAME = re.compile(r"[a-z0-9._-]{1,32}\Z")
 
 
@@ -128,6 +131,8 @@ class Accounts:
         """Raises: BadInput: *name* is none, or taken. Refused: there is no room."""
         if not is_name(name):
             raise BadInput(f"{name!r:.60} is no user's name", fix="1 to 32 of a-z 0-9 . _ -")
+        if name in RESERVED:
+            raise BadInput(f"{name} is a word of the audit log, no user's name", fix="choose another name")
         if name in self._users:
             raise BadInput(f"there is a user {name} already", fix="choose another name")
         if len(self._users) >= USERS_MAX:
@@ -243,6 +248,20 @@ class Accounts:
             role = min(role, owner.role)
         scopes = None if row.scopes is None else frozenset(row.scopes)
         return Principal(f"token:{row.name}#{row.id}", role, "token", scopes)
+
+    def holds(self, by: Principal) -> bool:
+        """Whether *by* is still there, and may still do as much as when it asked."""
+        match by.kind:
+            case "session":
+                user = self._users.get(by.name)
+                return user is not None and user.role >= by.role
+            case "token":
+                token = self._tokens.get(by.name.rpartition("#")[2])
+                if token is None:
+                    return False
+                owner = self._users.get(token.owner)
+                return ":" in token.owner or (owner is not None and owner.role >= by.role)
+        return True
 
     def prune(self, now_ms: int) -> None:
         """Tokens that are over for a day go; until then the list says why they do nothing."""

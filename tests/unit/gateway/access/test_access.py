@@ -254,6 +254,24 @@ async def test_a_role_counts_from_the_moment_it_is_changed(access, ann):
         await access.remove_user(ann, "ann")
 
 
+async def test_whoever_is_removed_or_given_less_meanwhile_changes_nothing_more(access, ann):
+    """A password takes a while to hash; the right to set it must hold at its end."""
+    await access.add_user(ann, "bob", WORDS, Role.ADMIN)
+    _, bob = await access.log_in("bob", WORDS, HERE)
+    _, bearer = await access.add_token(bob, "ci", Role.ADMIN, None, 3600)
+    token = access.by_token(bearer)
+
+    await access.set_role(ann, "bob", Role.OPERATOR)
+    for by in (bob, token):
+        with pytest.raises(Refused, match="less than when it asked"):
+            await access.add_user(by, "eve", WORDS, Role.ADMIN)
+    await access.remove_user(ann, "bob")
+    for by in (bob, token):
+        with pytest.raises(Refused, match="less than when it asked"):
+            await access.set_role(by, "ann", Role.VIEWER)
+    assert [user.name for user in access.users()] == ["ann"]
+
+
 async def test_a_token_works_over_a_restart_until_it_is_revoked(access, ann, clock):
     token, secret = await access.add_token(ann, "ci", Role.OPERATOR, ["tasks:write"], 3600)
     again = await reopened(access, clock)
