@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import sys
 
 import pytest
 
 from edge_node.clock import ManualClock
+from edge_node.control.server import caller
 from edge_node.home import Home
 from gateway import cli, doctor
 from gateway.access.access import ACCESS, AUDIT, Access
@@ -114,6 +116,21 @@ def test_what_does_not_fit_is_one_line_and_is_not_sent(edge_gateway, daemon, wor
 
     assert (code, out, err.count("\n"), daemon.calls) == (2, "", 1, [])
     assert told in err
+
+
+def test_the_daemon_knows_whose_program_asks(edge_gateway, home):
+    """By the kernel's word (SO_PEERCRED), in every administrative method; nothing that a program says itself."""
+    asked = []
+
+    class Asked(EchoBackend):
+        async def call(self, method, params):
+            asked.append(caller.get())
+            return []
+
+    with serving(home, Asked()):
+        assert edge_gateway("users")[0] == edge_gateway("tokens")[0] == 0
+
+    assert asked == [os.getuid()] * 2 and caller.get() is None
 
 
 def test_users_are_listed_changed_and_removed(edge_gateway, daemon):
