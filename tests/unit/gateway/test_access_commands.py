@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_one_line_and_is_not_sent(edge_gateway, daemon, wor
 
 
 def test_the_daemon_knows_whose_program_asks(edge_gateway, home):
-    """By the kernel's word (SO_PEERCRED), in every administrative method; nothing that a program says itself."""
+    """By the kernel's word (SO_PEERCRED), not by what a program says of itself."""
     asked = []
 
     class Asked(EchoBackend):
