@@ -62,6 +62,7 @@ class AgentBackend:
             "renew": self._renew,
             "why": self._why,
             "events": self._events,
+            "methods": self._names,
             **{each: functools.partial(agent.state, each) for each in agent.replication.requests.methods},
         }
 
@@ -192,6 +193,10 @@ class AgentBackend:
                 f"this daemon has no method {method!r:.60}", fix="nodes and gateways differ; see --help"
             )
         return await handler(params)
+
+    async def _names(self, params: dict[str, Any]) -> object:
+        """Of all methods: a program of another version offers what there is."""
+        return sorted(self._methods)
 
     async def _status(self, params: dict[str, Any]) -> object:
         return self.agent.status()

@@ -331,6 +331,23 @@ def deploy(
         terminal.note("nothing to do: exactly this is deployed already")
 
 
+@program.command("top")
+def top(terminal: Terminal) -> None:
+    """Watch the mesh live: nodes, tasks, links, events; every action asks for the name first."""
+    if terminal.json:
+        raise BadInput("top is for people", fix="`nodes`, `tasks`, `status`, `why`, `events` have --json")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
+        raise BadInput("top needs a terminal", fix="over ssh give -t; scripts use `nodes --json`")
+    if importlib.util.find_spec("textual") is None:
+        raise Unavailable(
+            "top needs textual, which this environment lacks", fix="pip install 'edgeweave[gateway]'"
+        )
+    from gateway.top.asking import Asking  # only here: a third of a second of imports
+    from gateway.top.screen import Top
+
+    Top(Asking(terminal.home), operator()).run()
+
+
 @program.command("doctor")
 def doctor(terminal: Terminal, mdns: Mdns = None) -> None:
     """Check this gateway: as `edge-node doctor`, and ports, broker program, the broker's certificate."""

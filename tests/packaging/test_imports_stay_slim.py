@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UNWANTED = {
     "typer",
     "rich",
+    "textual",
     "structlog",
     "prometheus_client",
     "fastapi",
@@ -62,7 +63,7 @@ def test_a_node_does_not_load_what_its_fifty_megabytes_have_no_room_for():
 
 @pytest.mark.slow
 def test_the_gateways_daemon_needs_no_terminal_library():
-    assert {"typer", "rich", "numpy"} & loaded_by("gateway.daemon") == set()
+    assert {"typer", "rich", "textual", "numpy"} & loaded_by("gateway.daemon") == set()
 
 
 # Which modules are cores, as the house names them, and what is a shell beside them. A new module in one of
@@ -96,6 +97,7 @@ ROOMS = {
     "gateway/access": {"access", "audit", "passwords"},
     "gateway/broker": {"broker", "door_list", "embedded", "mosquitto", "process"},
     "gateway/fleet": set(),
+    "gateway/top": {"asking", "dialogues", "screen"},
     "device_sim": {"cli", "screen"},
     "device_sim/devices": {"driver", "moments", "parquet", "series"},
     "device_sim/scenario": set(),

@@ -49,7 +49,7 @@ def test_every_named_command_is_there():
         "up", "invite", "approve", "deny", "pending", "revoke", "replace",
         "nodes", "functions", "deploy", "tasks", "roster", "status", "doctor",
         "backup", "restore", "settle", "run", "submit", "result", "cancel",
-        "why", "store", "state", "users", "tokens", "audit",
+        "why", "store", "state", "users", "tokens", "audit", "top",
     }  # fmt: skip
 
 
