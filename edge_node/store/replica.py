@@ -73,6 +73,9 @@ WRITERS_FIELD: Final = "writers"
 _SNAPSHOT_VERSION: Final = 1
 _IN_TIME: Final = frozenset({AHEAD, FORBIDDEN, QUOTA})
 """Obstacles that may pass by themselves."""
+_NEWS_MAX: Final = 512
+"""Writers learnt since our last batch, those of closed epochs too: who has the cut, and has not closed them
+yet, has to hear from us that we knew them. Who never writes would gather them for ever."""
 _AGAIN_BYTES_MAX: Final = 160 * 1024
 
 
@@ -1192,7 +1195,8 @@ class Replica:
             self._lagging.pop((node, epoch), None)
             for context in self._contexts.values():
                 context.pop((node, epoch), None)
-            self._news.pop((node, epoch), None)
+        if len(self._news) > _NEWS_MAX:
+            self._epoch, self._news = 0, {}  # the next batch says all of it
         if closed:
             touched += self.cells.fold(known)
         for cell in touched:
@@ -1336,7 +1340,7 @@ def _settled(cell: CellId, versions: Sequence[Version], out: list[Effect]) -> Pu
     rivals |= {Rival(each.stamp, each.node, each.value) for each in versions[:-1] if each.value != won.value}
     kept: list[Rival] = []
     size = len(won.value or b"")
-    for rival in sorted(rivals, key=lambda each: each[:2], reverse=True):
+    for rival in sorted(rivals, key=lambda each: (*each[:2], each.value or b""), reverse=True):
         size += len(rival.value or b"") + 48
         if size > _AGAIN_BYTES_MAX or len(kept) == batches.RIVALS_MAX:
             out.append(Noted("conflict cut", rival.node, f"{cell.table}/{cell.key}/{cell.field}"))

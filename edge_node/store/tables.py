@@ -816,7 +816,8 @@ class Tables:
         values = [(won.stamp, won.node, won.value, True)]
         values += [(each.stamp, each.node, each.value, False) for each in register[:-1]]
         values += [(*rival, False) for each in register for rival in each.rivals]
-        values[1:] = sorted({*values[1:]}, key=lambda each: each[:2], reverse=True)
+        # Two of one writer may bear one stamp, and everybody lists them alike: by value, a removal last.
+        values[1:] = sorted({*values[1:]}, key=lambda each: (*each[:2], each[2] or b""), reverse=True)
         return {
             "table": cell.table,
             "id": _id_of(cell.table, cell.key),

@@ -274,3 +274,35 @@ def test_a_stamp_of_the_future_that_another_has_taken_parts_nobody_when_its_writ
     assert held.cells.document("t", "k") == {"f": b"of the future", "g": b"knew of it"}
     written(mesh, "n3", Put("t", "k", "h", b"now"))
     assert held.cells.register(CellId(FIELD, "t", "k", "h"))[0].stamp >> 16 == mesh.wall_ms, "no clock moved"
+
+
+def test_who_has_closed_an_epoch_still_tells_that_it_knew_it_to_whom_has_not():
+    """Its next batch was taken for one that did not know what everybody knows, and waited for a snapshot."""
+    mesh = ReplicaMesh(31, names=("gateway", "n1", "n2"))
+    gateway, n1, n2 = mesh.peers.values()
+
+    def heard_by(member):
+        for other in mesh.names:
+            if other != member.name:
+                member.ask(other)
+                mesh.drain()
+        member.tick()
+        member.fsync()
+
+    written(mesh, "gateway", Put("t", "a", "f", b"1"))
+    mesh.exchange(2)
+    written(mesh, "n1", Put("t", "b", "f", b"1"))
+    mesh.drain()
+    n1.start()
+    heard_by(n2)
+    written(mesh, "n1", Put("t", "c", "f", b"1"))
+    mesh.drain()
+    heard_by(gateway)
+    closed = gateway.replica.known.floor("n1")
+    assert closed and n2.replica.known.floor("n1") < closed, "the gateway is first"
+
+    written(mesh, "gateway", Put("t", "a", "f", b"2"))
+    mesh.drain()
+
+    assert not n2.notes and not n2.replica.waits()
+    assert n2.replica.cells.register(CellId(FIELD, "t", "a", "f"))[-1].value == b"2"
