@@ -336,7 +336,8 @@ def top(terminal: Terminal) -> None:
     """Watch the mesh live: nodes, tasks, links, events; every action asks for the name first."""
     if terminal.json:
         raise BadInput("top is for people", fix="`nodes`, `tasks`, `status`, `why`, `events` have --json")
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
+    ends = (sys.stdin, sys.stdout, sys.stderr)
+    if not all(each.isatty() for each in ends) or os.environ.get("TERM", "dumb") == "dumb":
         raise BadInput("top needs a terminal", fix="over ssh give -t; scripts use `nodes --json`")
     if importlib.util.find_spec("textual") is None:
         raise Unavailable(

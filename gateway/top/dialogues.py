@@ -110,16 +110,16 @@ def help_lines() -> list[str]:
         for each in ACTIONS
     ]
     return [
-        "  1 … 6    nodes, tasks, links, events, functions, tables; Tab: the next one",
+        "  1 … 6    nodes, tasks, links, events, functions, tables; Tab: the next",
         "  ↑ ↓      choose a row; PgUp, PgDn, Home, End",
         "  Enter    all that is known of it, with its story (edge-gateway why)",
-        "  /        filter: words, or state=failed function=room.changes node=pi-1; Esc takes it away",
+        "  /        filter: words, or state=failed function=F node=N; Esc: none",
         "  n p      older and newer tasks",
         "  ?        this; q: quit",
         "",
         "Done only after the name was typed; each is a command too:",
         *actions,
         "",
-        "What the gateway does not offer is not shown. Round trips are measured, one a second. When the",
-        "gateway is away, what was known stays, and it is asked again every second.",
+        "What the gateway does not offer is not shown. Round trips are measured, one a",
+        "second. A gateway that is away is asked again every second; what was known stays.",
     ]

@@ -25,6 +25,8 @@ SECOND: Final = 1_000_000_000
 EVENTS_MAX: Final = 500
 PAGE_ROWS: Final = 200
 EVENTS_WAIT_MS: Final = 15_000
+EVENTS_REST_NS: Final = SECOND // 5  # a flood is taken page by page
+EVENTS_PAGE: Final = 200
 AGAIN_NS: Final = 1 * SECOND
 AFTER_TROUBLE_NS: Final = 3 * SECOND
 SHARE: Final = 10  # a question whose answer takes 1 s is asked every 10 s: a tenth of its time at most
@@ -227,7 +229,7 @@ class Model:
                 return Ask(name, "tasks-page", params)
             case "events":
                 wait_ms = 0 if self._cursor is None else EVENTS_WAIT_MS
-                return Ask(name, "events", {"after": self._cursor, "limit": 100, "wait_ms": wait_ms})
+                return Ask(name, "events", {"after": self._cursor, "limit": EVENTS_PAGE, "wait_ms": wait_ms})
             case "tables":
                 return Ask(name, "state.tables", {})
             case "ping":
@@ -279,9 +281,9 @@ class Model:
             case "tables":
                 facts.tables = [row for row in answer["tables"] if not row["name"].startswith(".")]
             case "events":
-                question.due_ns = now_ns  # the answer was waited for there
-                if not answer["events"] and self._cursor is None:
-                    question.due_ns = now_ns + AGAIN_NS
+                # Waited for there; an answer that came at once with nothing is not asked for in circles.
+                at_once = not answer["events"] and took_ns < AGAIN_NS
+                question.due_ns = now_ns + (AGAIN_NS if at_once else EVENTS_REST_NS)
                 self._cursor = answer["next"]
                 if answer["missed"] and facts.events:
                     facts.events.append({"cursor": f"missed-{answer['next']}", "missed": True})
@@ -319,7 +321,8 @@ class Model:
             self._away_ns = now_ns if self._away_ns is None else self._away_ns
             self._rate = self._done = None
         elif name == "ping":
-            self._round_trip(asked, None)  # it does not answer; the gateway does
+            if isinstance(asked, dict) and cause.startswith(f"{asked['node']} "):
+                self._round_trip(asked, None)  # it does not answer; the gateway does, and says so
         elif name == "events" and "no place in the events" in cause:
             self._cursor = None
         else:
@@ -338,12 +341,12 @@ class Model:
         first = [
             f"edgeweave {status['node']}",
             f"mesh {str(status['mesh'])[:8]}",
-            f"up {duration(1000 * status['up_s'])}",
+            f"up {duration(1000 * max(1, status['up_s']))}",
+            f"broker {'connected' if broker['connected'] else 'NOT CONNECTED'} {broker['address']}",
             f"roster {status['roster']['version']}",
-            f"broker {broker['address'] or ''} {'connected' if broker['connected'] else 'NOT CONNECTED'}",
         ]
         second = [
-            f"{sum(bool(row['up']) for row in nodes)} of {len(nodes)} up",
+            *([f"{sum(bool(row['up']) for row in nodes)} of {len(nodes)} up"] if nodes else []),
             *([f"{waiting} wait for approval"] if waiting else []),
             f"{tasks['open']} tasks open",
             *([f"{self._rate:.3g}/s"] if self._rate is not None else []),

@@ -214,6 +214,8 @@ def _nodes(facts: Facts, when: When) -> Table:
         name, state = clean(row["id"]), _node_state(row, facts)
         alive = state in ("up", "suspect", "paused", "draining")
         note = row.get("fingerprint") or row.get("reason") or ""
+        if row.get("by"):
+            note = f"by {row['by']}{f': {note}' if note else ''}"
         seen = (
             "now"
             if row["id"] == facts.status.get("node")
