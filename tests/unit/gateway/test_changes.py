@@ -21,7 +21,7 @@ ANN = Principal("ann", Role.OPERATOR, "session")
 # Methods that change nothing. A new method belongs here or in CHANGES.
 READS = {
     *("status", "functions", "history", "tasks", "tasks-page", "roster", "nodes", "pending", "ping", "why"),
-    *("events", "users", "tokens", "audit", "metrics", "durations"),
+    *("events", "users", "tokens", "audit", "metrics", "durations", "methods"),
     *(
         "state.find",
         "state.count",
