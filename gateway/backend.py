@@ -185,7 +185,7 @@ class GatewayBackend(AgentBackend):
         scopes, ttl_s = params.get("scopes"), params.get("ttl_s")
         if scopes is not None and not (isinstance(scopes, list) and all(isinstance(s, str) for s in scopes)):
             raise BadInput("scopes is a list of texts", fix="as nodes:read")
-        if not isinstance(ttl_s, int | float):
+        if not isinstance(ttl_s, int | float) or not 0 < ttl_s < 10**10:
             raise BadInput("ttl_s is missing or no number", fix="give seconds, as 86400")
         token, secret = await self._house.access.add_token(
             whoever(), _given(params, "name"), role_of(_given(params, "role")), scopes, int(ttl_s)
