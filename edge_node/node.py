@@ -261,6 +261,7 @@ class Node:
             desk_events.CancelAsked: self._to_desk,
             desk_events.DigestHeard: self._to_desk,
             desk_events.Drain: self._to_desk,
+            desk_events.Rested: self._to_desk,
             _Do: lambda now_ns, wall_ms, event: event.what(now_ns, wall_ms),
         }
         if extension is not None:
@@ -308,6 +309,12 @@ class Node:
         """Take nothing new, hand back what waits; ``drained`` is called when nothing is held any more."""
         self._draining = True
         self.inbox.put_local(desk_events.Drain())
+
+    def rest(self, now_ns: int, wall_ms: int, mode: str) -> None:
+        """As the operator wishes (``messages.Rest``). A mode of a later version changes nothing."""
+        if mode in ("work", "pause", "drain"):
+            wish = desk_events.Rested(mode != "work", mode == "drain")
+            self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, wish))
 
     def say_goodbye(self, now_ns: int, wall_ms: int) -> None:
         """What the last will says after a crash: without it an orderly end is noticed by silence only.
@@ -581,6 +588,9 @@ class Node:
                 self.abilities.heard(peer, message)
                 if self.extension is not None:
                     self.extension.heard(peer, message)
+        elif kind is messages.Rest:
+            if peer == GATEWAY:  # nobody else tells us what to do
+                self.rest(now_ns, wall_ms, message.mode)
         elif kind is messages.Ping:
             self.channels.send_loose(peer, messages.Pong(message.nonce, self.desk.load(now_ns)))
         elif kind is messages.Pong:

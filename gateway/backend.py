@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import msgspec
@@ -35,6 +36,9 @@ class GatewayBackend(AgentBackend):
         self.add("pending", self._who_waits)
         self.add("revoke", self._revoke)
         self.add("replace", self._replace)
+        self.add("pause", functools.partial(self._rest, "pause"))
+        self.add("drain", functools.partial(self._rest, "drain"))
+        self.add("resume", functools.partial(self._rest, "work"))
         self.add("settle", self._settle)
         self.add("status", self._gateway_status)
         self.add("rollback", self._rollback)
@@ -108,6 +112,21 @@ class GatewayBackend(AgentBackend):
         if GATEWAY in (held.id, *held.roles):
             raise BadInput("a gateway cannot be replaced", fix="move its home, or restore a backup of it")
         return await self._invite({**params, "name": name, "roles": (), "replaces": True})
+
+    async def _rest(self, mode: str, params: dict[str, Any]) -> object:
+        """``told`` False: the member is away, and is told when it comes."""
+        name, house = _name(params), self._house
+        member = house.keeper.current.member(name)
+        if member is None:
+            raise BadInput(f"no member is named {name!r}", fix="see `edge-gateway nodes`")
+        members = {each.id for each in house.keeper.current.members if each.status == "active"}
+        before = await house.resting.ask(name, mode, members)
+        return {
+            "node": name,
+            "work": mode,
+            "before": before,
+            "told": name == GATEWAY or house.registry.is_up(name),
+        }
 
     async def _settle(self, params: dict[str, Any]) -> object:
         """After a restore: go on without the members that were not heard."""
@@ -226,6 +245,7 @@ class GatewayBackend(AgentBackend):
                     "load": f"{(load.backlog_ms if load else row.backlog_ms) / 1000:.1f} s",
                     "last_seen_at_ms": wall_ms if is_self else heard_ms,
                     "restarts": row.restarts,
+                    "work": house.resting.mode_of(row.id),
                     "reason": row.reason,
                     **_end_of(house.keeper.current.listed(row.id)),
                 }

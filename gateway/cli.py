@@ -263,6 +263,37 @@ def revoke(
     terminal.text(f"{node} is revoked")
 
 
+NodeName = Annotated[str, typer.Argument(metavar="NODE", help="Name of the member, as `nodes` lists it.")]
+
+
+@program.command("pause")
+def pause(terminal: Terminal, node: NodeName) -> None:
+    """Let a node take no work of others; what waits and runs there goes on, its own work too."""
+    _rest(terminal, "pause", node, "takes no work of others")
+
+
+@program.command("drain")
+def drain(terminal: Terminal, node: NodeName) -> None:
+    """As pause, and what waits there goes back to its owners: before a board is unplugged."""
+    _rest(terminal, "drain", node, "hands back what waits; `nodes` shows when it is idle")
+
+
+@program.command("resume")
+def resume(terminal: Terminal, node: NodeName) -> None:
+    """Let a node take work of others again, after pause or drain."""
+    _rest(terminal, "resume", node, "takes work of others")
+
+
+def _rest(terminal: Terminal, method: str, node: str, what: str) -> None:
+    answer = terminal.call(method, {"node": node})
+    if terminal.json:
+        terminal.value(answer)
+        return
+    if not answer["told"]:
+        terminal.note(f"{node} is away: it is told when it comes")
+    terminal.text(f"{node} {what}")
+
+
 def confirmed(terminal: Terminal, what: str, name: str) -> None:
     """Have the name typed again. Raises: BadInput: another one, or nobody is there to ask."""
     if not sys.stdin.isatty():

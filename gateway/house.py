@@ -32,6 +32,7 @@ from edge_node.functions.runtimes.runtime import OnDone, OnStarted, Runtime
 from edge_node.home import Home
 from edge_node.transport.inbox import Inbox
 from edge_node.wire.ids import GATEWAY
+from edge_node.wire.messages import About, Message, Rest
 from gateway.access.access import Access
 from gateway.api import routes
 from gateway.api.services import Backend, Services
@@ -41,6 +42,7 @@ from gateway.duties import Duties
 from gateway.engines.process_pool import ProcessPoolEngine
 from gateway.joining import Enroller, JoiningServer, ServerIdentity, standing_router
 from gateway.renewal import Renewals, certify_broker, certify_self, gateway_clock, is_due
+from gateway.resting import Resting
 from gateway.settings import GatewaySettings
 from security import tls
 from security.authority import Authority
@@ -148,6 +150,7 @@ class House(Duties):
             on_own=self._certified,
             on_broker=lambda: self.broker.reload_certificate() if self.broker is not None else None,
         )
+        self.resting = Resting(keystore, self._tell_rest)
         self.joining: JoiningServer | None = None
         self.agent: Agent | None = None
         self.broker: Broker | None = None
@@ -213,6 +216,7 @@ class House(Duties):
             mdns=mdns_interface(settings),
         )
         self._build_joining(mesh_id, listen)
+        self.resting.met(GATEWAY)  # with others it is a session that tells us to say it again
         return self.agent
 
     def _engine(self, on_done: OnDone, on_started: OnStarted) -> Runtime:
@@ -318,6 +322,18 @@ class House(Duties):
         """Revoke, and take back what the node has open at the joining desk. See ``Duties.revoke``."""
         assert self.joining is not None
         return await self.revoke(node, by=by, reason=reason, withdraw=self.joining.desk.withdraw)
+
+    def heard(self, peer: str, message: Message) -> None:
+        super().heard(peer, message)
+        if isinstance(message, About):  # the first word of a session
+            self.resting.met(peer)
+
+    def _tell_rest(self, peer: str, mode: str) -> None:
+        agent = self.agent
+        if agent is not None and peer == GATEWAY:
+            agent.soon(lambda now_ns, wall_ms: agent.rest(now_ns, wall_ms, mode))
+        elif agent is not None and self.registry.is_up(peer):  # else it is told when it comes
+            agent.soon(lambda now_ns, _: agent.tell(now_ns, peer, Rest(mode)))
 
     def _is_taken(self, name: str) -> bool:
         held = self.keeper.current.listed(name)

@@ -59,6 +59,7 @@ from edge_node.tasks.events import (
     Persisted,
     PersistFailed,
     Reply,
+    Rested,
     Run,
     Settled,
     Stop,
@@ -118,8 +119,8 @@ __all__ = [
     "ANY", "DAY_MS", "INPUT_BYTES_MAX", "LOCAL", "Accepted", "Append", "Attempt", "CancelAsked",
     "Closed", "Desk", "DeskSettings", "DigestHeard", "Drain", "Drained", "Effect", "Event", "Explain",
     "Fenced", "Heard", "Look", "MemberInfo", "Members", "Noted", "Outcome", "OwnAbilities",
-    "PeerDown", "PeerUp", "PersistFailed", "Persisted", "Record", "Refusal", "Reply", "Run", "Settled",
-    "Stop", "StoreFull", "Submitted", "Task", "Tell", "WorkDone", "WorkRefused", "WorkStarted",
+    "PeerDown", "PeerUp", "PersistFailed", "Persisted", "Record", "Refusal", "Reply", "Rested", "Run",
+    "Settled", "Stop", "StoreFull", "Submitted", "Task", "Tell", "WorkDone", "WorkRefused", "WorkStarted",
 ]  # fmt: skip
 
 MILLISECOND = 1_000_000
@@ -270,6 +271,7 @@ class Desk:
             OwnAbilities: self._own_abilities,
             CancelAsked: self._cancel_asked,
             Drain: self._drain,
+            Rested: self._rested,
             StoreFull: self._store_full,
         }
         self._ears: dict[type, Any] = {
@@ -447,6 +449,7 @@ class Desk:
             "peers_in_reach": len(self._live),
             "probes": self._pool.looks,
             "draining": self._holder.draining,
+            "resting": self._holder.resting,
             "store_full": self.read_only != "",
         }
 
@@ -1283,6 +1286,9 @@ class Desk:
             self._turned_down(now_ns, entry, place, Refusal.OVER_DEADLINE, "expired", out)
         else:  # "cancelled" though we did not ask: its holder shuts down
             self._turned_down(now_ns, entry, place, Refusal.DRAINING, "handed back", out)
+
+    def _rested(self, now_ns: int, event: Rested, out: list[Effect]) -> None:
+        self._holder.rest(now_ns, event.resting, event.hand_back, out)
 
     def _drain(self, now_ns: int, event: Drain, out: list[Effect]) -> None:
         if self._holder.draining:

@@ -141,13 +141,20 @@ class Drain(msgspec.Struct, frozen=True):
     """Take nothing new, hand back what waits, finish what runs; then comes Drained."""
 
 
+class Rested(msgspec.Struct, frozen=True):
+    """The operator's wish: take no work of others (or take it again), and hand back what waits of theirs."""
+
+    resting: bool
+    hand_back: bool = False
+
+
 class StoreFull(msgspec.Struct, frozen=True):
     full: bool
 
 
 Event = (
     Submitted | Persisted | PersistFailed | Heard | WorkStarted | WorkDone | WorkRefused
-    | PeerUp | PeerDown | Members | DigestHeard | OwnAbilities | CancelAsked | Drain | StoreFull
+    | PeerUp | PeerDown | Members | DigestHeard | OwnAbilities | CancelAsked | Drain | Rested | StoreFull
 )  # fmt: skip
 
 # ── effects ───────────────────────────────────────────────────────────────────────────────────────────

@@ -168,6 +168,8 @@ class Holder:
         self._queue_tasks_max = queue_tasks_max
         self._queue_s_max = queue_s_max
         self.draining = False
+        self.resting = False
+        """Work of others is not taken: an operator asked for it. To them it looks like a drain."""
         self._jobs: dict[str, Job] = {}
         self._own: dict[str, Task] = {}  # the tasks behind own jobs
         self._free: dict[str, None] = {}  # those of them that may run anywhere
@@ -220,7 +222,8 @@ class Holder:
         backlog_ms, leased_ms = int(1e3 * self.backlog_s(now_ns)), 0
         if self._remote_s or self._fetching:
             leased_ms = min(backlog_ms, int(1e3 * self.leased_s()))
-        return Load(self.workers, backlog_ms - leased_ms, leased_ms, self.speed, self.draining)
+        shut = self.draining or self.resting
+        return Load(self.workers, backlog_ms - leased_ms, leased_ms, self.speed, shut)
 
     @property
     def idle(self) -> bool:
@@ -282,7 +285,7 @@ class Holder:
             queued=self._queued,
             queued_max=self._queue_tasks_max,
             wait_s_max=self._queue_s_max,
-            draining=self.draining,
+            draining=self.draining or self.resting,
             promised_s=None if offer.wait_ms is None else offer.wait_ms / 1e3,
         )
         if reason is not None:
@@ -584,6 +587,15 @@ class Holder:
             self._leave(job)
             if job.foreign:
                 self._refuse(now_ns, job.owner, job.task, job.attempt, Refusal.DRAINING, out)
+
+    def rest(self, now_ns: int, resting: bool, hand_back: bool, out: list[Effect]) -> None:
+        """Take no work of others until it is said again; own work goes on, and what runs ends here."""
+        self.resting = resting
+        if resting and hand_back:
+            for job in [job for job in self._jobs.values() if job.foreign]:
+                if job.phase in (Phase.QUEUED, Phase.LATE):
+                    self._leave(job)
+                    self._refuse(now_ns, job.owner, job.task, job.attempt, Refusal.DRAINING, out)
 
     def _stop(self, job: Job, out: list[Effect]) -> None:
         if job.released:

@@ -396,6 +396,15 @@ class StateBatch(Message, frozen=True, array_like=True, tag=38):
     data: SignedBatch
 
 
+class Rest(Message, frozen=True, array_like=True, tag=39):
+    """From the gateway, when its operator asked, and whenever a session is made meanwhile.
+
+    "pause": take no work of others; "drain": and hand back what waits; "work": as before. Own tasks go on.
+    """
+
+    mode: Name
+
+
 ANY = (
     Ack | Load | Offer | Accept | Refuse | Progress | Result | Cancel
     | BlobWanted | BlobChunk | BlobMissing
@@ -403,5 +412,5 @@ ANY = (
     | Beat | Ping | Pong | Leaving | GroupKeysWanted | GroupKeys | FleetDigest | About
     | StoryWanted | Story | HeldWanted | Held
     | StateAsk | StateSame | StateTell | StateWant | StateBatches | StateBehind
-    | StateSnapshotWanted | StateSnapshot | StateCompare | StateLeaves | StateBatch
+    | StateSnapshotWanted | StateSnapshot | StateCompare | StateLeaves | StateBatch | Rest
 )  # fmt: skip

@@ -156,6 +156,10 @@ class Registry:
         node = self._nodes.get(node_id)
         return self._row(now_ns, node) if node else None
 
+    def is_up(self, node_id: str) -> bool:
+        node = self._nodes.get(node_id)
+        return node is not None and node.up
+
     def up(self) -> list[str]:
         return sorted(node_id for node_id, node in self._nodes.items() if node.up)
 

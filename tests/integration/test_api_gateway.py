@@ -478,6 +478,34 @@ def test_a_stream_tells_only_what_was_asked_for_and_a_lost_place(api):
     assert {data["subject"] for _, data in told[1:]} == {"refusal"}
 
 
+def test_a_node_rests_as_long_as_it_is_told_to(bed, api):
+    """Over its restart too; then it takes work again."""
+    node = bed.join("pi-1").start().connected()
+    api.gateway.until("pi-1 is up", lambda s: "pi-1" in s["peers_up"])
+
+    def rests(wanted):
+        node.until(f"resting {wanted}", lambda s: s["tasks"]["resting"] is wanted)
+
+    with api.of(Role.OPERATOR) as operator:
+        assert operator.get("/v1/nodes/pi-1").json()["work"] == "work"
+        paused = operator.post("/v1/nodes/pi-1/pause").json()
+        assert paused == {"node": "pi-1", "work": "pause", "before": "work", "told": True}
+        rests(True)
+        node.term()
+        drained = operator.post("/v1/nodes/pi-1/drain").json()
+        assert drained["before"] == "pause"
+        node.start().connected()
+        rests(True)
+        assert operator.get("/v1/nodes?limit=1").json()["nodes"][0]["id"] == "gateway"
+        assert operator.post("/v1/nodes/pi-1/resume").json()["work"] == "work"
+        rests(False)
+    told = bed.cli(api.gateway, "pause", "gateway", "--json").value
+    assert (told["work"], told["told"]) == ("pause", True)
+    api.gateway.until("it rests", lambda s: s["tasks"]["resting"])
+    assert bed.cli(api.gateway, "resume", "gateway").text == "gateway takes work of others"
+    node.term()
+
+
 def test_a_stream_does_not_hold_up_the_end(bed, api):
     """Many follow, and a gateway that is told to stop stops."""
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.access.roles import Role
 from gateway.api.answers import Cursor, Limit, NodeName, example, room, told
-from gateway.api.guard import Asking, needs
+from gateway.api.guard import Ask, Asking, needs
 from gateway.api.paging import after_of, cursor_for
 from gateway.api.problems import Problem
 from gateway.api.services import Services
@@ -25,6 +25,7 @@ NODE = {
     "load": "0.2 s",
     "last_seen_at_ms": 1790000000000,
     "restarts": 0,
+    "work": "work",
     "reason": "",
 }
 
@@ -110,6 +111,39 @@ async def replace(ask: Asking, node: NodeName, body: Replacement) -> Response:
     await found_node(ask.services, node)
     code = await ask.services.call("replace", node=node, ttl_s=body.ttl_s, approval=body.approval)
     return told(code, 201)
+
+
+REST = {"node": "pi-1", "work": "pause", "before": "work", "told": True}
+
+
+@router.post(
+    "/nodes/{node}/pause", responses=example(REST, "told false: it is away, and is told when it comes.")
+)
+@needs(Role.OPERATOR, "nodes:write")
+async def pause(ask: Asking, node: NodeName) -> Response:
+    """Let a member take no work of others. What waits and runs there goes on, its own work too."""
+    return await _rest(ask, "pause", node)
+
+
+@router.post(
+    "/nodes/{node}/drain", responses=example(REST | {"work": "drain"}, "What waits there goes back.")
+)
+@needs(Role.OPERATOR, "nodes:write")
+async def drain(ask: Asking, node: NodeName) -> Response:
+    """As pause, and what waits there goes back to its owners: before a board is unplugged."""
+    return await _rest(ask, "drain", node)
+
+
+@router.post("/nodes/{node}/resume", responses=example(REST | {"work": "work"}, "It takes work again."))
+@needs(Role.OPERATOR, "nodes:write")
+async def resume(ask: Asking, node: NodeName) -> Response:
+    """Let a member take work of others again, after pause or drain."""
+    return await _rest(ask, "resume", node)
+
+
+async def _rest(ask: Ask, method: str, node: str) -> Response:
+    await found_node(ask.services, node)
+    return told(await ask.services.call(method, node=node))
 
 
 @router.post("/nodes/{node}/ping", responses=example({"rtt_ms": 3.2}, "It answered."))

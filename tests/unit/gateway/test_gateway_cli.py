@@ -47,6 +47,7 @@ def test_every_named_command_is_there():
     registered = [*cli.app.registered_commands, *cli.app.registered_groups]
     assert {each.name for each in registered} == {
         "up", "invite", "approve", "deny", "pending", "revoke", "replace",
+        "pause", "drain", "resume",
         "nodes", "functions", "deploy", "tasks", "roster", "status", "doctor",
         "backup", "restore", "settle", "run", "submit", "result", "cancel",
         "why", "store", "state", "users", "tokens", "audit", "top",

@@ -32,6 +32,7 @@ from edge_node.tasks.desk import (
     PersistFailed,
     Refusal,
     Reply,
+    Rested,
     Run,
     Settled,
     Stop,
@@ -865,6 +866,39 @@ class TestHolder:
         desk.hear("pi-2", an_offer())
 
         assert told(desk.hear("pi-3", an_offer()), Refuse)[0].reason == Refusal.DUPLICATE_ID
+
+
+class TestResting:
+    def test_work_of_others_is_not_taken_and_ours_goes_on(self):
+        desk = Driver(workers=1)
+        desk.hear("pi-2", an_offer("x1"))
+        desk.hear("pi-2", an_offer("x2"))
+
+        assert told(desk.say(Rested(True)), Refuse) == [], "what waits may stay"
+        assert told(desk.hear("pi-2", an_offer("x3")), Refuse)[0].reason == Refusal.DRAINING
+        assert desk.desk.load(desk.now_ns).draining
+        desk.submitted(a_task("t1", where="local"))
+        assert desk.desk.state("t1")[0] == "placed"
+
+    def test_a_drain_hands_back_what_waits_of_others_alone(self):
+        desk = Driver(workers=1)
+        desk.hear("pi-2", an_offer("x1"))
+        desk.hear("pi-2", an_offer("x2"))
+        desk.submitted(a_task("t1", where="local"))
+
+        effects = desk.say(Rested(True, True))
+
+        assert [(refuse.task, refuse.reason) for refuse in told(effects, Refuse)] == [("x2", "draining")]
+        assert of_type(effects, Drained) == [], "it does not end"
+        assert desk.desk.state("t1")[0] == "placed"
+
+    def test_it_takes_work_again_when_told(self):
+        desk = Driver(workers=1)
+        desk.say(Rested(True, True))
+        desk.say(Rested(False))
+
+        assert not desk.desk.load(desk.now_ns).draining
+        assert told(desk.hear("pi-2", an_offer("x1")), Refuse) == []
 
 
 class TestDraining:
