@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,6 +24,9 @@ from edge_node.wire.ids import GATEWAY, is_task_id, task_id
 from edge_node.wire.messages import Leaving
 from security.certificates import not_after_s
 from security.errors import BadInput, EdgeweaveError, Refused, Unavailable
+
+if TYPE_CHECKING:
+    from edge_node.log_levels import LogLevels
 
 Reply = Callable[[protocol.Response], None]
 Method = Callable[[dict[str, Any]], Awaitable[object]]
@@ -48,6 +51,7 @@ class AgentBackend:
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
+        self._levels: LogLevels | None = None
         self._methods: dict[str, Method] = {
             "status": self._status,
             "functions": self._functions,
@@ -63,6 +67,8 @@ class AgentBackend:
             "why": self._why,
             "events": self._events,
             "methods": self._names,
+            "durations": self._durations,
+            "log-level": self._log_level,
             **{each: functools.partial(agent.state, each) for each in agent.replication.requests.methods},
         }
 
@@ -200,6 +206,16 @@ class AgentBackend:
 
     async def _status(self, params: dict[str, Any]) -> object:
         return self.agent.status()
+
+    async def _durations(self, params: dict[str, Any]) -> object:
+        return self.agent.desk.durations.figures()
+
+    async def _log_level(self, params: dict[str, Any]) -> object:
+        if self._levels is None:
+            from edge_node.log_levels import LogLevels  # for most daemons the setting is enough
+
+            self._levels = LogLevels(asyncio.get_running_loop().call_later)
+        return self._levels.asked(params)
 
     async def _functions(self, params: dict[str, Any]) -> object:
         rows = []

@@ -42,6 +42,7 @@ class GatewayBackend(AgentBackend):
         self.add("settle", self._settle)
         self.add("status", self._gateway_status)
         self.add("rollback", self._rollback)
+        self.add("metrics", self._metrics)
         self.add("users", self._users)
         self.add("user-add", self._user_add)
         self.add("user-passwd", self._user_passwd)
@@ -149,6 +150,17 @@ class GatewayBackend(AgentBackend):
         if doubt:
             facts["clock"] = doubt
         return facts
+
+    async def _metrics(self, params: dict[str, Any]) -> object:
+        """As Prometheus reads it."""
+        from gateway import metrics  # a gateway that nobody measures does not load it
+
+        status, durations = await self._gateway_status({}), await self._durations({})
+        assert isinstance(status, dict) and isinstance(durations, dict)
+        house = self._house
+        rows, wall_ms = house.registry.rows(house.clock.now_ns()), house.clock.wall_ms()
+        render = functools.partial(metrics.render, status, durations, rows)
+        return {"text": await asyncio.to_thread(render, home=house.home.path, wall_ms=wall_ms)}
 
     async def _revoke(self, params: dict[str, Any]) -> object:
         """Answered when it is on disk, spread and cut; ``cut`` False: the broker does not answer now."""

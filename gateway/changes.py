@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from edge_node.control.server import caller
+from edge_node.log_levels import level_of
 from gateway.access.access import asking, local
 from gateway.access.roles import Principal
 from gateway.house import House
@@ -99,6 +100,10 @@ def restoration(house: House, _: str) -> object:
     return {"roster": version} | ({} if house.homecoming is None else house.homecoming.status())
 
 
+def log_level(_: House, logger: str) -> object:
+    return {"level": level_of(logger)}
+
+
 def _documents(answer: object) -> dict[str, object]:
     ids = answer.get("ids") if isinstance(answer, dict) else None
     if not isinstance(ids, list):
@@ -121,7 +126,7 @@ CHANGES: Final[dict[str, Change]] = {
     "pause": Change("node.pause", "node"),
     "resume": Change("node.resume", "node"),
     "drain": Change("node.drain", "node"),
-    "log-level": Change("gateway.log-level", "logger", told=("level", "for_s")),
+    "log-level": Change("gateway.log-level", "logger", log_level),
     "settle": Change("gateway.settle", "", restoration),
     "deploy": Change("function.deploy", "stem", functions),
     "rollback": Change("function.rollback", "name", functions),
