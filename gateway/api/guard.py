@@ -229,6 +229,14 @@ def _who(request: Request, services: Services) -> Principal:
     return principal
 
 
+def check_may_make_deployers(ask: Ask) -> None:
+    """A member with the role deployer signs code, which is for administrators. Raises: Problem."""
+    if ask.by.role < Role.ADMIN:
+        raise Problem(
+            "forbidden", "who signs code is for administrators to say", fix="ask one", field="body.roles"
+        )
+
+
 def still_may(ask: Ask) -> bool:
     """May whoever asked for this go on? For answers that last."""
     need: Need = ask.request.state.need

@@ -111,6 +111,13 @@ def test_the_set_up_link_makes_one_administrator(api):
     assert PASSWORD not in page.text and page.headers["cache-control"] == "no-store"
 
 
+def test_only_an_administrator_lets_in_who_signs_code(api):
+    with api.of(Role.OPERATOR) as operator, api.of(Role.ADMIN) as admin:
+        ask = {"json": {"ttl_s": 60, "roles": ["deployer"], "approval": "pending"}}
+        problem(operator.post("/v1/invites", **ask), 403, "forbidden")
+        assert admin.post("/v1/invites", **ask).status_code == 201
+
+
 def test_a_session_begins_anew_with_each_log_in(api):
     """Fixation: a cookie that somebody planted before is worth nothing, and the session before has ended."""
     planted = "A" * 43

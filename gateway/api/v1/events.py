@@ -70,6 +70,7 @@ class EventStream(StreamingResponse):
 
 @router.get(
     "/events",
+    response_class=EventStream,
     responses={
         200: {"description": "Without end.", "content": {"text/event-stream": {"example": "id: 1-0…"}}}
     },

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.access.roles import Role
 from gateway.api.answers import NodeName, example, room, told
-from gateway.api.guard import Asking, needs
+from gateway.api.guard import Asking, check_may_make_deployers, needs
 from gateway.api.problems import Problem
 
 router = room("joining")
@@ -22,7 +22,9 @@ class Invitation(BaseModel):
     ttl_s: Annotated[float, Field(ge=1, le=30 * 86400, description="Seconds that the code is good for.")] = (
         3600
     )
-    approval: Annotated[Literal["auto", "manual"], Field(description="manual: somebody lets it in.")] = "auto"
+    approval: Annotated[Literal["auto", "pending"], Field(description="pending: somebody lets it in.")] = (
+        "auto"
+    )
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]{0,32}$", description="The only name that may join.")] = ""
     roles: Annotated[list[Literal["deployer", "store"]], Field(max_length=8)] = []
 
@@ -37,6 +39,8 @@ class Invitation(BaseModel):
 @needs(Role.OPERATOR, "joining:write")
 async def invite(ask: Asking, body: Invitation) -> Response:
     """A code with which one device joins."""
+    if "deployer" in body.roles:
+        check_may_make_deployers(ask)
     return told(await ask.services.call("invite", **body.model_dump()), 201)
 
 

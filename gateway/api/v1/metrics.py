@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
+from starlette.responses import PlainTextResponse
 
 from gateway.access.roles import Role
 from gateway.api.answers import PROBLEMS
@@ -14,7 +15,9 @@ EXAMPLE = "# TYPE edgeweave_tasks_accepted_total counter\nedgeweave_tasks_accept
 
 
 @router.get(
-    "/metrics", responses={200: {"description": "As text.", "content": {"text/plain": {"example": EXAMPLE}}}}
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"description": "As text.", "content": {"text/plain": {"example": EXAMPLE}}}},
 )
 @needs(Role.VIEWER, "metrics:read")
 async def metrics(ask: Asking) -> Response:

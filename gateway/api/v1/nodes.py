@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.access.roles import Role
 from gateway.api.answers import Cursor, Limit, NodeName, example, room, told
-from gateway.api.guard import Ask, Asking, needs
+from gateway.api.guard import Ask, Asking, check_may_make_deployers, needs
 from gateway.api.paging import after_of, cursor_for
 from gateway.api.problems import Problem
 from gateway.api.services import Services
@@ -40,7 +40,7 @@ class Replacement(BaseModel):
     ttl_s: Annotated[float, Field(ge=1, le=30 * 86400, description="Seconds that the code is good for.")] = (
         3600
     )
-    approval: Literal["auto", "manual"] = "auto"
+    approval: Literal["auto", "pending"] = "auto"
 
 
 @router.get("/nodes", responses=example({"nodes": [NODE], "next": ""}, "Members by name."))
@@ -108,7 +108,8 @@ async def revoke(ask: Asking, node: NodeName, body: Revocation) -> Response:
 @needs(Role.OPERATOR, "nodes:write")
 async def replace(ask: Asking, node: NodeName, body: Replacement) -> Response:
     """A code with which another board takes this member's name and place."""
-    await found_node(ask.services, node)
+    if "deployer" in (await found_node(ask.services, node))["roles"]:
+        check_may_make_deployers(ask)
     code = await ask.services.call("replace", node=node, ttl_s=body.ttl_s, approval=body.approval)
     return told(code, 201)
 
