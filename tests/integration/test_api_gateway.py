@@ -511,6 +511,11 @@ def test_a_node_rests_as_long_as_it_is_told_to(bed, api):
     api.gateway.until("it rests", lambda s: s["tasks"]["resting"])
     assert bed.cli(api.gateway, "resume", "gateway").text == "gateway takes work of others"
     node.term()
+    with api.of(Role.OPERATOR) as operator:
+        revoked = operator.post("/v1/nodes/pi-1/revoke", json={"reason": "lost"}).json()
+        assert (revoked["node"], revoked["already"], revoked["reason"]) == ("pi-1", False, "lost")
+        assert revoked["by"].startswith("token:all-operator")
+        assert operator.get("/v1/nodes/pi-1").json()["status"] == "revoked"
 
 
 def test_a_stream_does_not_hold_up_the_end(bed, api):

@@ -13,6 +13,7 @@ from gateway.api.guard import Ask, Asking, check_may_make_deployers, needs
 from gateway.api.paging import after_of, cursor_for
 from gateway.api.problems import Problem
 from gateway.api.services import Services
+from security.roster import BY_MAX, REASON_MAX
 
 router = room("nodes")
 NODE = {
@@ -32,7 +33,7 @@ NODE = {
 
 class Revocation(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    reason: Annotated[str, Field(max_length=200, examples=["stolen"])] = ""
+    reason: Annotated[str, Field(max_length=REASON_MAX, examples=["stolen"])] = ""
 
 
 class Replacement(BaseModel):
@@ -93,7 +94,7 @@ async def one_node(ask: Asking, node: NodeName) -> Response:
 async def revoke(ask: Asking, node: NodeName, body: Revocation) -> Response:
     """Shut a member out of the mesh, for good."""
     await found_node(ask.services, node)
-    return told(await ask.services.call("revoke", node=node, by=ask.by.name[:64], reason=body.reason))
+    return told(await ask.services.call("revoke", node=node, by=ask.by.name[:BY_MAX], reason=body.reason))
 
 
 @router.post(
