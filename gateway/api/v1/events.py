@@ -55,13 +55,14 @@ Subject = Annotated[
 
 
 class EventStream(StreamingResponse):
-    """Ends for a reader that takes nothing for ``SENDING_S``."""
+    """Ends for a reader that takes nothing for ``sending_s``."""
 
     media_type = "text/event-stream"
+    sending_s = SENDING_S
 
     async def stream_response(self, send: Send) -> None:
         async def in_time(message: Any) -> None:
-            async with asyncio.timeout(SENDING_S):
+            async with asyncio.timeout(self.sending_s):
                 await send(message)
 
         with contextlib.suppress(TimeoutError):
