@@ -255,6 +255,13 @@ def test_pages_join_and_a_cursor_fits_its_own_list(api):
             assert told["field"] == "query.cursor"
 
 
+def test_the_metrics_are_as_prometheus_reads_them(api):
+    with api.of(Role.VIEWER) as viewer:
+        answer = viewer.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "\n# TYPE edgeweave_" in answer.text
+
+
 # ── what changes by version ───────────────────────────────────────────────────────────────────────────
 
 
