@@ -13,7 +13,7 @@ from device_sim.virtual.swarm import Swarm
 from tests.simulation.seeds import SCENARIOS, SEEDS
 
 JOBS = min(2, os.cpu_count() or 1)
-SEEDS_PLAYED = 12
+SEEDS_PLAYED = 20
 """Every fourth is a long one, and in three of five tables are written; some three seconds each."""
 FIRST = 300
 """Not those that mutants are recorded with."""
