@@ -539,8 +539,8 @@ class Node:
                     self.extension.roster_shown(peer, signed)
 
     def _link_up(self, now_ns: int, wall_ms: int, event: LinkUp) -> None:
-        log.info("broker connected", extra={"connection": event.number})
-        self.chronicle.link_up(now_ns, wall_ms, _text_of(getattr(self.link, "address", None)))
+        why = self.chronicle.link_up(now_ns, wall_ms, _text_of(getattr(self.link, "address", None)))
+        log.info("broker connected", extra={"connection": event.number, **_asked_by(why)})
         self.pacing.restarted()
         self.watchdog.link_up(now_ns)
         self.channels.link_up()
@@ -553,8 +553,8 @@ class Node:
         self._judged(now_ns, wall_ms, self.presence.link_up(now_ns, wall_ms, sessions))
 
     def _link_down(self, now_ns: int, wall_ms: int, event: LinkDown) -> None:
-        log.warning("broker not connected", extra={"cause": event.reason})
-        self.chronicle.link_down(now_ns, wall_ms, event.reason)
+        why = self.chronicle.link_down(now_ns, wall_ms, event.reason)
+        log.warning("broker not connected", extra={"cause": event.reason, **_asked_by(why)})
         self.watchdog.link_down()
         self._judged(now_ns, wall_ms, self.presence.link_down(now_ns))
 
@@ -717,8 +717,8 @@ class Node:
                     if self.channels.has(peer):
                         self.channels.send_loose(peer, beat)
                 case detector.Up(peer):
-                    log.info("peer is up", extra={"peer": peer})
-                    self.chronicle.back(now_ns, wall_ms, peer)
+                    why = self.chronicle.back(now_ns, wall_ms, peer)
+                    log.info("peer is up", extra={"peer": peer, **_asked_by(why)})
                     self.replication.peers_changed()
                     self._peer_up(now_ns, wall_ms, peer)
                     if peer == GATEWAY:
@@ -727,9 +727,9 @@ class Node:
                     if self.extension is not None:
                         self.extension.peer_changed(peer, True, "")
                 case detector.Down(peer, reason):
-                    log.warning("peer is down", extra={"peer": peer, "cause": reason})
-                    if self.link.up and self._is_active(peer):
-                        self.chronicle.lost(now_ns, wall_ms, peer, reason)
+                    noted = self.link.up and self._is_active(peer)
+                    why = self.chronicle.lost(now_ns, wall_ms, peer, reason) if noted else ""
+                    log.warning("peer is down", extra={"peer": peer, "cause": reason, **_asked_by(why)})
                     self._peer_down(now_ns, wall_ms, peer)
                     self.replication.peers_changed()
                     self.notes.peer({"id": peer, "up": False, "at_ms": wall_ms, "cause": reason})
@@ -1046,8 +1046,8 @@ class Node:
             self.inbox.put_local(desk_events.Persisted(serial))
 
     def on_persist_failed(self, serials: list[int], reason: str) -> None:
-        log.error("the ledger could not be written", extra={"cause": reason})
-        self.chronicle.not_written(self.clock.now_ns(), self.clock.wall_ms(), reason)
+        why = self.chronicle.not_written(self.clock.now_ns(), self.clock.wall_ms(), reason)
+        log.error("the ledger could not be written", extra={"cause": reason, **_asked_by(why)})
         for serial in serials:
             self.inbox.put_local(desk_events.PersistFailed(serial, reason))
 
@@ -1220,6 +1220,11 @@ class Node:
             "state": self.replication.status(self.clock.now_ns()),
             "stories": dict(self.stories + self.publisher.stories),
         }
+
+
+def _asked_by(cause: str) -> dict[str, str]:
+    """A log line's key ``why``: the cause id that the command of that name takes. Nothing noted: no key."""
+    return {"why": cause} if cause else {}
 
 
 def _text_of(address: object) -> str:

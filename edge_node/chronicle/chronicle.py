@@ -142,38 +142,49 @@ class Chronicle:
     def damaged(self, wall_ms: int, what: str) -> None:
         self._note(wall_ms, Subject.NODE, self.me, What.DAMAGED, self._new("n"), "", 0, {"reason": what})
 
-    def not_written(self, now_ns: int, wall_ms: int, reason: str) -> None:
+    def not_written(self, now_ns: int, wall_ms: int, reason: str) -> str:
         """The disk under the ledger: accepts are refused and ends are written again until it works."""
-        if self._around.take(now_ns, wall_ms):
-            about: Details = {"reason": reason}
-            self._note(wall_ms, Subject.NODE, self.me, What.NOT_WRITTEN, self._new("n"), "", 0, about)
+        if not self._around.take(now_ns, wall_ms):
+            return ""
+        about: Details = {"reason": reason}
+        cause = self._new("n")
+        self._note(wall_ms, Subject.NODE, self.me, What.NOT_WRITTEN, cause, "", 0, about)
+        return cause
 
-    def link_up(self, now_ns: int, wall_ms: int, broker: str) -> None:
+    def link_up(self, now_ns: int, wall_ms: int, broker: str) -> str:
+        cause = ""
         if self._around.take(now_ns, wall_ms):
             cause = self._link_cause or self._new("n")
             self._note(wall_ms, Subject.NODE, self.me, What.LINK_UP, cause, "", 0, {"broker": broker})
         self._link_cause = ""
+        return cause
 
-    def link_down(self, now_ns: int, wall_ms: int, reason: str) -> None:
+    def link_down(self, now_ns: int, wall_ms: int, reason: str) -> str:
         """Ours: whom the detector calls down by it is held against nobody, and not noted one by one."""
-        if self._around.take(now_ns, wall_ms):
-            cause = self._link_cause = self._new("n")
-            self._note(wall_ms, Subject.NODE, self.me, What.LINK_DOWN, cause, "", 0, {"reason": reason})
+        if not self._around.take(now_ns, wall_ms):
+            return ""
+        cause = self._link_cause = self._new("n")
+        self._note(wall_ms, Subject.NODE, self.me, What.LINK_DOWN, cause, "", 0, {"reason": reason})
+        return cause
 
-    def lost(self, now_ns: int, wall_ms: int, peer: str, reason: str) -> None:
+    def lost(self, now_ns: int, wall_ms: int, peer: str, reason: str) -> str:
         cause = self._new("n")
         if len(self._lost) < LOSSES_MAX or peer in self._lost:
             self._lost[peer] = Loss(cause, wall_ms, reason)
         if self._around.take(now_ns, wall_ms):
             details: Details = {"reason": reason}
             self._note(wall_ms, Subject.NODE, peer, What.LOST, cause, "", 0, details)
+            return cause
+        return ""
 
-    def back(self, now_ns: int, wall_ms: int, peer: str) -> None:
+    def back(self, now_ns: int, wall_ms: int, peer: str) -> str:
         """Of those that were lost; whoever comes up for the first time is no news."""
         loss = self._lost.pop(peer, None)
-        if loss is not None and self._around.take(now_ns, wall_ms):
-            details: Details = {"away_ms": max(0, wall_ms - loss.since_ms)}
-            self._note(wall_ms, Subject.NODE, peer, What.BACK, loss.cause, "", 0, details)
+        if loss is None or not self._around.take(now_ns, wall_ms):
+            return ""
+        details: Details = {"away_ms": max(0, wall_ms - loss.since_ms)}
+        self._note(wall_ms, Subject.NODE, peer, What.BACK, loss.cause, "", 0, details)
+        return loss.cause
 
     def restarted(self, now_ns: int, wall_ms: int, peer: str) -> None:
         """It speaks with another boot id: what it held of ours is gone, and it is there."""

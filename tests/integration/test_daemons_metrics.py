@@ -92,6 +92,10 @@ def test_a_gateway_and_its_node_are_measured_while_they_run_and_after(tmp_path):
         assert (entry["before"], entry["after"]) == ({"level": "info"}, {"level": "debug"})
 
         node.term()
+        gateway.until("pi-1 is down", lambda status: "pi-1" not in status["peers_up"])
+        lines = [json.loads(line) for line in (gateway.home.logs / "daemon.log").read_text().splitlines()]
+        (cause,) = {each["why"] for each in lines if each["message"] == "peer is down"}
+        assert "pi-1" in bed.cli(gateway, "why", cause).text
         told = read(bed.cli(node, "metrics").out)
         assert told["edgeweave_up"][0].value == 0
         assert "edgeweave_certificate_expiry_timestamp_seconds" in told and "edgeweave_member" not in told

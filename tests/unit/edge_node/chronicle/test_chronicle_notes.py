@@ -54,6 +54,25 @@ def test_a_lapse_at_a_lost_node_follows_from_the_loss(chronicle):
     assert back.details == {"away_ms": 1000}
 
 
+def test_a_log_line_gets_the_id_that_its_entry_bears_and_none_without_one(chronicle):
+    """The key `why` of a line leads to a story, or is not there."""
+    given = [
+        chronicle.link_down(0, WALL, "cut"),
+        chronicle.link_up(0, WALL, "127.0.0.1:1"),
+        chronicle.lost(0, WALL, "pi-2", "silent"),
+        chronicle.back(0, WALL, "pi-2"),
+        chronicle.not_written(0, WALL, "disk full"),
+    ]
+    assert given == [entry.cause for entry in chronicle.take()]
+    assert given[0] == given[1] and given[2] == given[3]
+
+    assert chronicle.back(0, WALL, "pi-2") == "", "it was not lost"
+    while chronicle.lost(0, WALL, "pi-3", "silent"):
+        chronicle.take()
+    assert not chronicle.fresh, "what is over the allowance is not noted, and has no id"
+    assert chronicle.link_down(0, WALL, "cut") == "" == chronicle.not_written(0, WALL, "disk full")
+
+
 def test_a_restart_takes_what_its_holder_had_until_the_desk_knows(chronicle):
     chronicle.restarted(0, WALL, "pi-2")
     chronicle.explained(0, WALL, lapse(1))
