@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_node import doctor as examination
-from edge_node.commands import exits, launch, leaving, measuring, state, store, why, work
+from edge_node.commands import completion, events, exits, launch, leaving, measuring, state, store, why, work
 from edge_node.commands.door import Program
 from edge_node.commands.inputs import parse_labels
 from edge_node.commands.terminal import Terminal
@@ -203,6 +203,8 @@ work.add_commands(program)
 store.add_commands(program)
 state.add_commands(program)
 why.add_command(program)
+events.add_command(program)
+completion.add_command(program)
 measuring.add_commands(program, measuring.of_node)
 
 

@@ -15,7 +15,7 @@ import typer
 
 from edge_node import doctor as examination
 from edge_node.cli import LogLevel, Mdns, examined, report
-from edge_node.commands import launch, measuring, state, store, why, work
+from edge_node.commands import completion, events, launch, measuring, state, store, why, work
 from edge_node.commands.door import Program
 from edge_node.commands.inputs import parse_duration
 from edge_node.commands.terminal import Terminal
@@ -398,6 +398,8 @@ work.add_commands(program)
 store.add_commands(program)
 state.add_commands(program)
 why.add_command(program)
+events.add_command(program)
+completion.add_command(program)
 measuring.add_commands(program, measuring.of_gateway)
 backup_commands.add_commands(program)
 access_commands.add_commands(program, confirmed)

@@ -214,6 +214,11 @@ class Model:
         """Of tasks, from 1."""
         return len(self._pages)
 
+    @property
+    def has_older(self) -> bool:
+        """Tasks than those of this page."""
+        return bool(self._next_page)
+
     def _wanted(self) -> tuple[str, ...]:
         if self._away_ns is not None or not self._ever:
             return ("status",)
@@ -381,7 +386,6 @@ class Model:
         table = table_of(self.view, self.facts, self.filter, self.when)
         if not table.rows and (question is None or not question.answered):
             table.empty = "asking…"
-        if self.view == "tasks" and (self.page > 1 or self._next_page):
-            more = ", n: older" if self._next_page else ""
-            table.title += f", page {self.page}{more}{', p: newer' if self.page > 1 else ''}"
+        if self.view == "tasks" and (self.page > 1 or self.has_older):
+            table.title += f", page {self.page}"
         return table

@@ -27,6 +27,15 @@ STYLES: Final = {"": "", GOOD: "green", WARN: "yellow", BAD: "bold red", DIM: "d
 NEWEST_FIRST: Final = ("tasks", "events")
 
 
+class Rows(DataTable[Text]):
+    """Whose Home and End mean the first and the last row: there is no column to go to."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("home", "scroll_top", "first", show=False),
+        Binding("end", "scroll_bottom", "last", show=False),
+    ]
+
+
 class Top(App[None]):
     """``edge-gateway top``. Args: operator: who gives the commands, as the member list notes it."""
 
@@ -74,10 +83,7 @@ class Top(App[None]):
     def compose(self) -> ComposeResult:
         yield Static(id="head")
         yield Static(id="views")
-        table: DataTable[Text] = DataTable(
-            id="rows", cursor_type="row", zebra_stripes=False, show_row_labels=False
-        )
-        yield table
+        yield Rows(id="rows", cursor_type="row", show_row_labels=False)
         yield Static(id="none")
         yield Static(id="remark")
         yield Input(
@@ -190,6 +196,9 @@ class Top(App[None]):
         row = self._chosen()
         if row is not None:
             words.append(("Enter", "details"))
+        if self._model.view == "tasks":
+            words += [("n", "older")] if self._model.has_older else []
+            words += [("p", "newer")] if self._model.page > 1 else []
         words += [(each.key, each.word) for each in fitting(self._model.view, row, self._model.facts.methods)]
         line = Text(no_wrap=True, overflow="ellipsis")
         for key, word in words:

@@ -160,9 +160,9 @@ def table_of(view: str, facts: Facts, chosen: Filter, when: When) -> Table:
     everything = len(table.rows)
     table.rows = [row for row in table.rows if chosen.passes(row)]
     count = f"{len(table.rows)}" if len(table.rows) == everything else f"{len(table.rows)} of {everything}"
-    table.title = f"{table.title} {count}"
+    table.title = count
     if chosen.text:
-        table.title += f", only {clean(chosen.text)}"
+        table.title += f": {clean(chosen.text)}"
         if not table.rows:
             table.empty = "nothing fits the filter; Esc takes it away"
     return table
@@ -197,9 +197,9 @@ def _node_state(row: Mapping[str, Any], facts: Facts) -> str:
         return str(row["status"])
     if not row["up"]:
         return "down" if row.get("last_seen_at_ms") else "unseen"
-    for word in ("paused", "draining"):
-        if row.get(word) is True or row.get("state") == word:
-            return word
+    resting = {"pause": "paused", "drain": "draining"}.get(str(row.get("work")))
+    if resting is not None:
+        return resting
     return "suspect" if facts.status.get("peers", {}).get(row["id"]) == "suspect" else "up"
 
 

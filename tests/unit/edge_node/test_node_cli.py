@@ -43,7 +43,7 @@ def commands(app):
 def test_every_named_command_is_there():
     assert set(commands(cli.app)) == {
         "join", "leave", "renew", "status", "doctor", "up", "run", "submit", "result", "cancel", "functions",
-        "tasks", "why", "store", "state", "metrics", "log-level",
+        "tasks", "why", "events", "completion", "store", "state", "metrics", "log-level",
     }  # fmt: skip
 
 

@@ -316,6 +316,22 @@ def test_only_what_fits_a_row_and_the_gateway_offers_can_be_done():
     assert fitting("nodes", None, methods) == []
 
 
+def test_who_rests_can_be_let_work_again():
+    played = Played()
+    played.answers |= {
+        "methods": [*METHODS, "pause", "drain", "resume"],
+        "nodes": [NODES[1] | {"work": "pause"}, NODES[2] | {"work": "drain"}, NODES[0] | {"work": "work"}],
+    }
+    rows = {row[0]: row[1] for row in shown(played, "nodes")}
+    keys = {
+        row.key: "".join(each.key for each in fitting("nodes", row, played.model.facts.methods))
+        for row in played.model.table().rows
+    }
+
+    assert rows == {"pi-1": "paused", "pi-2": "draining", "gateway": "up"}
+    assert keys == {"pi-1": "xuw", "pi-2": "xu", "gateway": ""}
+
+
 def test_open_tasks_alone_can_be_cancelled_and_the_end_of_the_id_is_typed():
     played = Played()
     shown(played, "tasks")
