@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 BUDGET_S = {
-    "unit": 90,
+    "unit": 130,
     "property": 60,
     "contract": 20,
-    "integration": 720,
-    "simulation": 120,
+    "integration": 960,
+    "simulation": 140,
     "packaging": 40,
     "faults": 120,
 }
