@@ -72,8 +72,8 @@ BROADCAST_BYTES_MAX: Final = 48 * 1024
 """A larger batch would hold up beats and leases of every reader; each of them asks for it."""
 PIECE_BYTES: Final = 4 * 1024 * 1024
 SNAPSHOT_BYTES_MAX: Final = STATE_PIECES_MAX * PIECE_BYTES
-OFFER_NS: Final = 120 * SECOND
-"""A snapshot that is not fetched is kept so long; a slow line takes its time, and every chunk counts anew."""
+OFFER_NS: Final = 30 * SECOND
+"""A snapshot is kept so long for whom it was made, counted from the last piece that was asked for."""
 RELOAD_NS: Final = 1 * SECOND
 CLOCK_NS: Final = 5 * SECOND
 CLOCK_STEP_MS: Final = 500
@@ -145,6 +145,7 @@ class Replication:
         self._waiting: dict[int, Done] = {}
         self._appends: list[Append] = []
         self._offered: dict[bytes, bytes] = {}
+        self._offered_to = ""
         self._offered_until_ns = 0
         self._coming: _Coming | None = None
         self._fresh: list[_Fresh] = []
@@ -285,7 +286,10 @@ class Replication:
     # ── bodies of snapshots ───────────────────────────────────────────────────────────────────────────
 
     def lookup(self, digest: bytes) -> bytes | None:
-        return self._offered.get(digest)
+        body = self._offered.get(digest)
+        if body is not None:
+            self._offered_until_ns = self._node.clock.now_ns() + OFFER_NS
+        return body
 
     def wants(self, digest: bytes) -> bool:
         return self._coming is not None and digest in self._coming.pieces
@@ -321,10 +325,13 @@ class Replication:
         if len(data) > SNAPSHOT_BYTES_MAX:
             log.error("the tables are too large to be handed over", extra={"bytes": len(data)})
             return
+        if self._offered and peer != self._offered_to and now_ns < self._offered_until_ns:
+            self.counts["snapshots put off"] += 1  # two that took each other's away would never end
+            return
         pieces = [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
         digests = tuple(hashlib.sha256(piece).digest() for piece in pieces)
         self._offered = dict(zip(digests, pieces, strict=True))
-        self._offered_until_ns = now_ns + OFFER_NS
+        self._offered_to, self._offered_until_ns = peer, now_ns + OFFER_NS
         self._node.tell(now_ns, peer, StateSnapshot(wish, digests))
 
     # ── time ──────────────────────────────────────────────────────────────────────────────────────────

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 
 import pytest
 
 from edge_node.store.cells import FIELD, CellId
 from edge_node.store.hlc import ms_of
-from edge_node.store.replication import PIECE_BYTES
+from edge_node.store.replication import OFFER_NS, PIECE_BYTES
 from security.errors import BadInput, Refused, Unavailable
 from security.identity import NodeKeys
 from tests.support.little_mesh import LittleMesh
@@ -109,6 +110,27 @@ async def test_a_gateway_that_lost_its_store_gets_everything_from_any_member(tmp
         gateway = await little.start("gateway")
         await until(lambda: alike(little.agents["pi-1"], gateway), within_s=30)
         assert gateway.status()["state"]["counts"]["snapshot taken"] == 1
+
+
+async def test_a_snapshot_is_kept_for_whom_it_was_made_as_long_as_it_is_fetched(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1", "pi-2"]) as little:
+        await whole(little)
+        replication, clock = little.agents["gateway"].replication, little.agents["gateway"].clock
+        first, second = b"made for pi-1", b"made for pi-2"
+        now_ns = clock.now_ns()
+        replication._offer(now_ns, "pi-1", first, bytes(8))
+        replication._offer(now_ns + OFFER_NS - 1, "pi-2", second, bytes(8))
+        assert replication.lookup(digest_of(first)) == first and replication.lookup(digest_of(second)) is None
+
+        replication._offer(clock.now_ns() + OFFER_NS - 1_000_000_000, "pi-2", second, bytes(8))
+        assert replication.lookup(digest_of(first)) == first, "it was asked for a moment ago"
+        replication._offer(clock.now_ns() + OFFER_NS, "pi-2", second, bytes(8))
+        assert replication.lookup(digest_of(second)) == second
+        assert replication.counts["snapshots put off"] == 2
+
+
+def digest_of(body):
+    return hashlib.sha256(body).digest()
 
 
 async def settled_everywhere(little):
