@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-WAIT_S_MAX = 20.0
+WAIT_S_MAX = 60.0
 
 
 class TmuxScreen:
