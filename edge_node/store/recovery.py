@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from edge_node.store import whole_file
 from edge_node.store.ledger import SqliteLedger
 from edge_node.store.mark import SUFFIX as MARK_SUFFIX
 from edge_node.store.mark import UNDER_WAY, beside, vouched
@@ -105,18 +105,18 @@ def _recover(path: Path, mesh_id: str, node_id: str, cause: str) -> Losses:
         cause = str(started["cause"])
     else:
         aside = _free_name(path)
-    _written(note, json.dumps({"aside": aside.name, "cause": cause}).encode())
+    whole_file.write(note, json.dumps({"aside": aside.name, "cause": cause}).encode())
     lost = path.with_name(aside.name + TOLD)
     if not lost.exists():
         if not aside.exists():  # the file itself is the last to go: until then the parts may still move
             for part in ("-wal", "-shm", MARK_SUFFIX, ""):
                 with contextlib.suppress(FileNotFoundError):
                     beside(path, part).rename(beside(aside, part))
-            _sync_directory(path.parent)
+            whole_file.sync(path.parent)
         for part in PARTS:
             beside(fresh, part).unlink(missing_ok=True)
         losses = _saved(aside, fresh, mesh_id, node_id, cause)
-        _written(lost, msgspec.json.format(msgspec.json.encode(losses), indent=1))
+        whole_file.write(lost, msgspec.json.format(msgspec.json.encode(losses), indent=1))
     else:
         losses = msgspec.json.decode(lost.read_bytes(), type=Losses)
     if fresh.exists():
@@ -126,9 +126,9 @@ def _recover(path: Path, mesh_id: str, node_id: str, cause: str) -> Losses:
         with contextlib.suppress(FileNotFoundError):
             beside(fresh, MARK_SUFFIX).replace(beside(path, MARK_SUFFIX))
         fresh.replace(path)
-        _sync_directory(path.parent)
+        whole_file.sync(path.parent)
     note.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+    whole_file.sync(path.parent)
     return losses
 
 
@@ -139,25 +139,6 @@ def _free_name(path: Path) -> Path:
     ).exists():
         number += 1
     return aside
-
-
-def _written(path: Path, data: bytes) -> None:
-    """Whole or not at all, and durable."""
-    draft = path.with_name(path.name + ".draft")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _saved(aside: Path, fresh: Path, mesh_id: str, node_id: str, cause: str) -> Losses:

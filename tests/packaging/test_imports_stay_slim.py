@@ -89,7 +89,7 @@ ROOMS = {
             "pages",
             "recovery",
         ),
-        *("opened", "replication", "retention", "verification", "wear"),
+        *("opened", "replication", "retention", "verification", "wear", "whole_file"),
     },
     "edge_node/store/crdt": set(),
     "edge_node/tasks": {"journal"},

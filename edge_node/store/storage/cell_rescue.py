@@ -16,7 +16,6 @@ may have the file open. Not here: pages (`store.pages`), rows (`cells`).
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from edge_node.store import whole_file
 from edge_node.store.cell_store import Commit, Image, Logged, Waiting
 from edge_node.store.cells import CellId
 from edge_node.store.mark import SUFFIX as MARK_SUFFIX
@@ -35,7 +35,6 @@ from edge_node.store.storage.cells import SqliteCellStore, decoded
 from edge_node.store.storage.seal import BATCH, CELL, RESCUED, WAITING, Seal
 from security.errors import BadInput, EdgeweaveError, Unavailable
 
-DRAFT = ".draft"
 LOOK = ".look"
 BATCHES_BYTES_MAX = 64 * 2**20
 """As much as a member's log may hold; the oldest of others' go first."""
@@ -54,18 +53,18 @@ def rescue(path: Path, mesh_id: str, node_id: str, key: bytes, cause: str) -> st
         else:
             aside = _free_name(path)
             losses = _prepared(path, mesh_id, node_id, key, aside, cause)
-            _written(
+            whole_file.write(
                 aside.with_name(aside.name + TOLD), msgspec.json.format(msgspec.json.encode(losses), indent=1)
             )
-            beside(path, DRAFT).replace(ready)
-            _sync_directory(path.parent)
+            beside(path, whole_file.DRAFT).replace(ready)
+            whole_file.sync(path.parent)
         for part in ("-wal", "-shm", MARK_SUFFIX, ""):  # the file itself last: until then the name is free
             with contextlib.suppress(FileNotFoundError):
                 beside(path, part).rename(beside(aside, part))
         if not aside.exists():  # so that the name is taken, and the damage told of
             aside.touch(mode=0o600)
         ready.replace(path)
-        _sync_directory(path.parent)
+        whole_file.sync(path.parent)
     except OSError as error:
         raise Unavailable(
             f"{path} is damaged and cannot be set aside: {error.strerror}", fix="free space, check the disk"
@@ -148,7 +147,7 @@ def salvaged(path: Path, seal: Seal, node_id: str) -> Salvage:
 
 def _prepared(path: Path, mesh_id: str, node_id: str, key: bytes, aside: Path, cause: str) -> Losses:
     """The new file under its draft's name, closed; what is to be told of it."""
-    draft = beside(path, DRAFT)
+    draft = beside(path, whole_file.DRAFT)
     _discard(draft)
     saved = salvaged(path, Seal(key, f"{mesh_id}/{node_id}"), node_id)
     image = _earlier(path, mesh_id, node_id, key)
@@ -217,22 +216,3 @@ def _discard(path: Path, but: str | None = None) -> None:
     for part in PARTS:
         if part != but:
             beside(path, part).unlink(missing_ok=True)
-
-
-def _written(path: Path, data: bytes) -> None:
-    """Whole or not at all, and durable."""
-    draft = path.with_name(path.name + ".draft")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

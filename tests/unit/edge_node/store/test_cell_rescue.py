@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_node.store import whole_file
 from edge_node.store.batch import Put
 from edge_node.store.cell_store import Commit, Logged, Waiting
 from edge_node.store.cells import CellId
@@ -258,7 +259,7 @@ def test_a_crash_on_the_way_is_taken_up(home, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", crashing(Path.rename))
         patched.setattr(Path, "replace", crashing(Path.replace))
-        patched.setattr(cell_rescue, "_sync_directory", crashing(cell_rescue._sync_directory))
+        patched.setattr(whole_file, "sync", crashing(whole_file.sync))
         try:
             other.life().load()
         except Crash:
@@ -284,7 +285,7 @@ def test_a_disk_that_refuses_leaves_everything_as_it_was(home, monkeypatch):
     def refused(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cell_rescue, "_written", refused)
+    monkeypatch.setattr(whole_file, "write", refused)
     with pytest.raises(Unavailable, match="cannot be set aside: No space left"):
         home.life().load()
     home.end()
