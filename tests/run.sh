@@ -18,4 +18,24 @@ if ((${#wanted[@]})); then
   fi
 fi
 mkdir -p out/test
-exec .venv/bin/python -m pytest --junitxml=out/test/junit.xml "$@"
+pytest=(.venv/bin/python -m pytest)
+(($#)) && exec "${pytest[@]}" --junitxml=out/test/junit.xml "$@"
+
+# What starts daemons mostly waits for them, so that what only computes runs beside it.
+waiting=(tests/faults tests/integration)
+computing=()
+for folder in tests/*/; do
+  folder=${folder%/}
+  [[ " ${waiting[*]} tests/support tests/__pycache__ " == *" $folder "* ]] || computing+=("$folder")
+done
+echo "two at a time: ${computing[*]} (told at the end), and ${waiting[*]}"
+"${pytest[@]}" -p no:cacheprovider --junitxml=out/test/junit-computing.xml "${computing[@]}" >out/test/computing.log 2>&1 &
+beside=$!
+trap 'kill "$beside" 2>/dev/null' EXIT
+"${pytest[@]}" --junitxml=out/test/junit.xml "${waiting[@]}"
+waited=$?
+wait "$beside"
+computed=$?
+trap - EXIT
+cat out/test/computing.log
+exit $((waited | computed))
