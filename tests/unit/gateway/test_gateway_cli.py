@@ -50,7 +50,8 @@ def test_every_named_command_is_there():
         "pause", "drain", "resume",
         "nodes", "functions", "deploy", "tasks", "roster", "status", "doctor",
         "backup", "restore", "settle", "run", "submit", "result", "cancel",
-        "why", "events", "completion", "store", "state", "metrics", "log-level", "users", "tokens", "audit", "top",
+        "why", "events", "completion", "store", "state", "metrics", "log-level", "users", "tokens", "audit",
+        "top",
     }  # fmt: skip
 
 
