@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, settings
 
 BUDGET_S = {
     "unit": 130,
-    "property": 60,
+    "property": 70,
     "contract": 20,
     "integration": 960,
-    "simulation": 140,
+    "simulation": 200,
     "packaging": 40,
     "faults": 120,
 }
