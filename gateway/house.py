@@ -38,6 +38,7 @@ from gateway.api import routes
 from gateway.api.services import Backend, Services
 from gateway.broker.broker import Broker
 from gateway.broker.door_list import DoorList, admitted
+from gateway.console.console import Console
 from gateway.duties import Duties
 from gateway.engines.process_pool import ProcessPoolEngine
 from gateway.joining import Enroller, JoiningServer, ServerIdentity, standing_router
@@ -140,6 +141,7 @@ class House(Duties):
         self.trust = trust
         self.access = Access(home.path, clock=self.clock)
         self.api: Services | None = None
+        self.console: Console | None = None
         self.enroller = Enroller(trust.authority, self.keeper, clock=self.clock)
         self.renewals = Renewals(
             keystore,
@@ -260,7 +262,7 @@ class House(Duties):
             lan=self.settings.api.lan,
             entropy=os.urandom,
         )
-        routes.install(self.joining.app, self.api)
+        self.console = routes.install(self.joining.app, self.api)
 
     @contextlib.asynccontextmanager
     async def doors(self) -> AsyncIterator[None]:
@@ -280,6 +282,8 @@ class House(Duties):
             try:
                 yield
             finally:
+                if self.console is not None:
+                    await self.console.close()
                 if self.api is not None:
                     self.api.close()  # ends what is streamed, so that the server need not wait for it
 

@@ -35,6 +35,7 @@ SENDING_S = 30.0  # the rest of an answer: a large roster over a thin line, as l
 CLOSING_S = 3.0
 CONNECTIONS_MAX = 256
 HEADER_BYTES_MAX = 16 * 1024
+WS_BYTES_MAX = 1024 * 1024
 
 
 def create_app(routers: Iterable[APIRouter]) -> FastAPI:
@@ -100,7 +101,7 @@ class _Connection(H11Protocol):
 
     def _cut(self) -> None:
         self._patience = None
-        if not self._is_busy():
+        if not self._is_busy() and self.transport.get_protocol() is self:  # else it became a WebSocket
             abort(self.transport)
 
 
@@ -122,7 +123,9 @@ class HttpsServer:
         self._config = uvicorn.Config(
             app,
             http=_Connection,
-            ws="none",
+            ws="websockets-sansio",  # a page of the console; without an application it gets 403
+            ws_max_size=WS_BYTES_MAX,
+            ws_per_message_deflate=False,
             lifespan="on",
             log_config=None,
             access_log=False,

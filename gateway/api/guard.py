@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import HTTPConnection
 
 from gateway.access.access import asking
 from gateway.access.roles import Principal, Role
@@ -257,7 +258,7 @@ def _check_origin(request: Request) -> None:
         raise Problem("forbidden", "the request comes from another site", fix="use the gateway's own pages")
 
 
-def is_here(request: Request) -> bool:
+def is_here(request: HTTPConnection) -> bool:
     """Is the peer on this machine?"""
     try:
         address = ipaddress.ip_address(request.client.host if request.client else "")

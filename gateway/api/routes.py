@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI
+from starlette.responses import RedirectResponse
 
 from gateway.api import problems, setup_page
 from gateway.api.openapi import openapi_router
 from gateway.api.services import Services
 from gateway.api.v1 import access, events, functions, health, joining, metrics, nodes, state, tasks
+from gateway.console import log_in_page
+from gateway.console.console import PATH, Console
 
 
 def routers() -> list[APIRouter]:
@@ -16,12 +19,16 @@ def routers() -> list[APIRouter]:
         *(health.router, metrics.router, nodes.router, joining.router, functions.router),
         *(tasks.router, state.router, events.router, access.router),
     ]
-    return [*rooms, openapi_router(rooms), setup_page.router]
+    return [*rooms, openapi_router(rooms), setup_page.router, log_in_page.router]
 
 
-def install(app: FastAPI, services: Services) -> None:
-    """Before the app's first request."""
+def install(app: FastAPI, services: Services) -> Console:
+    """Before the app's first request. Returns: the console, which has to be closed."""
     app.state.services = services
     problems.install(app)
     for router in routers():
         app.include_router(router)
+    console = Console(app, services)
+    app.add_route("/", lambda _: RedirectResponse(f"{PATH}/", 307), include_in_schema=False)
+    app.mount(PATH, console)
+    return console

@@ -39,10 +39,10 @@ form.addEventListener("submit", async (event) => {
   } catch (error) { said.textContent = "The gateway does not answer: is it running?"; return; }
   if (!answer.ok) { said.textContent = told.detail + (told.fix ? ": " + told.fix : ""); return; }
   form.hidden = true;
-  said.textContent = told.name + " is administrator now. The link is used up.";
+  said.innerHTML = 'The link is used up. <a href="/console/">Log in</a> as the administrator.';
 });
 """
-_STYLE: Final = """
+STYLE: Final = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 26rem; margin: 4rem auto; padding: 0 1rem;
   color: CanvasText; background: Canvas; color-scheme: light dark; }
 label { display: block; margin: 1rem 0 0; } input { font: inherit; width: 100%; padding: .4rem; box-sizing:
@@ -51,7 +51,7 @@ min-height: 3rem; }
 """
 _PAGE: Final = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>edgeweave: set-up</title><style>{_STYLE}</style></head>
+<title>edgeweave: set-up</title><style>{STYLE}</style></head>
 <body><h1>The first administrator</h1>
 <form>
 <label>Name <input name="name" required maxlength="32" autocomplete="username" autocapitalize="none"
@@ -70,10 +70,15 @@ def _hash(text: str) -> str:
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
 
-POLICY: Final = (
-    f"default-src 'none'; script-src {_hash(_SCRIPT)}; style-src {_hash(_STYLE)}; connect-src 'self'; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-)
+def policy(script: str) -> str:
+    """What a page of `STYLE` and *script* may do: this, and requests to here."""
+    return (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(STYLE)}; connect-src 'self'; "
+        "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
+POLICY: Final = policy(_SCRIPT)
 
 router = APIRouter(route_class=Guarded, responses=PROBLEMS)
 
