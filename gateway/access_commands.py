@@ -109,6 +109,12 @@ def _add_users(program: Program, confirmed: Callable[[Terminal, str, str], None]
         role_of(role)
         _told(terminal, terminal.call("user-role", {"name": name, "role": role}), f"{name} is {role} now")
 
+    @program.command("link", app=app)
+    def link(terminal: Terminal, name: Name) -> None:
+        """Print a link that logs a user in, once, within ten minutes; for a browser on this machine."""
+        answer = terminal.call("user-link", {"name": name})
+        _told(terminal, answer, answer["link"])
+
     @program.command("remove", app=app)
     def remove(
         terminal: Terminal,

@@ -48,6 +48,7 @@ class GatewayBackend(AgentBackend):
         self.add("user-passwd", self._user_passwd)
         self.add("user-role", self._user_role)
         self.add("user-remove", self._user_remove)
+        self.add("user-link", self._user_link)
         self.add("tokens", self._tokens)
         self.add("token-add", self._token_add)
         self.add("token-revoke", self._token_revoke)
@@ -204,6 +205,11 @@ class GatewayBackend(AgentBackend):
     async def _user_role(self, params: dict[str, Any]) -> object:
         name, role = _given(params, "name"), role_of(_given(params, "role"))
         return user_facts(await self._house.access.set_role(whoever(), name, role))
+
+    async def _user_link(self, params: dict[str, Any]) -> object:
+        name = _given(params, "name")
+        secret, until_ms = await self._house.access.add_link(whoever(), name)
+        return {"name": name, "link": self._house.link(f"/console/log-in#{secret}"), "until_ms": until_ms}
 
     async def _user_remove(self, params: dict[str, Any]) -> object:
         await self._house.access.remove_user(whoever(), _given(params, "name"))

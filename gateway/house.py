@@ -360,12 +360,14 @@ class House(Duties):
     def setup_link(self) -> str:
         """Where the first administrator is made, once; "" where there are users."""
         secret = self.access.setup_secret
-        if secret is None:
-            return ""
+        return "" if secret is None else self.link(f"/setup#{secret}")
+
+    def link(self, path: str) -> str:
+        """The address of a page of ours, as a browser on this machine opens it."""
         assert self.joining is not None
         listen = self.settings.joining.listen
         host = "127.0.0.1" if listen in ANY_ADDRESS else listen
-        return f"https://{format_address((host, self.joining.port))}/setup#{secret}"
+        return f"https://{format_address((host, self.joining.port))}{path}"
 
     def join_addresses(self) -> tuple[str, ...]:
         assert self.joining is not None

@@ -34,6 +34,7 @@ from gateway.access.accounts import Accounts, Token, TokenRow, User, UserRow, sp
 from gateway.access.attempts import Attempts
 from gateway.access.audit import Audit
 from gateway.access.chain import Head
+from gateway.access.links import Links
 from gateway.access.passwords import COST, Cost, Hasher, checked_password
 from gateway.access.passwords import spelled as spelled_password
 from gateway.access.roles import Principal, Role
@@ -105,6 +106,7 @@ class Access:
         self.directory = directory
         self.accounts = Accounts()
         self.sessions = Sessions()
+        self.links = Links()
         self.attempts = Attempts()
         self._clock = clock or SystemClock()
         self._entropy = entropy
@@ -203,9 +205,34 @@ class Access:
             fresh = await self._hasher.hash(word)
             if self.accounts.password_of(name) == held:
                 self.accounts.rehash(name, fresh)  # written with the entry below
+        return await self._begin(name, f"from {address}")
+
+    async def add_link(self, by: Principal, name: str) -> tuple[str, int]:
+        """A secret that logs *name* in once, and until when (wall-clock milliseconds).
+
+        Raises: Refused: *by* may not. UnknownAccount: there is no such user.
+        """
+        _check_admin(by)
+        user = self.accounts.user(name)
+        await self.audit.append(by.name, "session.link", user.name, None, None)
+        secret = self._secret(24)
+        return secret, self.links.add(self._clock.wall_ms(), _sha256(secret), user.name).until_ms
+
+    async def log_in_by_link(self, secret: str, address: str) -> tuple[str, Principal]:
+        """As `log_in`. Raises: Refused: the link is unknown, used up, or its time is over."""
+        name = self.links.use(self._clock.wall_ms(), _sha256(secret))
+        if name is None:
+            raise Refused(
+                "this log-in link is not valid (any more)",
+                fix="`edge-gateway users link NAME` prints another; or log in with a password",
+            )
+        return await self._begin(name, f"by a link, from {address}")
+
+    async def _begin(self, name: str, how: str) -> tuple[str, Principal]:
+        """A session of *name*. Raises: Refused: there is no such user any more."""
         cookie = self._secret(32)
         self.sessions.begin(self._clock.wall_ms(), _sha256(cookie), name)
-        await self.audit.note(name, "session.begin", name, None, None, f"from {address}")
+        await self.audit.note(name, "session.begin", name, None, None, how)
         await self._keep_sessions()
         principal = self.by_cookie(cookie)
         if principal is None:
@@ -313,6 +340,7 @@ class Access:
         await self._end_sessions(name)
 
     async def _end_sessions(self, name: str) -> None:
+        self.links.end_all_of(name)
         if self.sessions.end_all_of(name):
             await self._keep_sessions()
 

@@ -1,42 +1,52 @@
 """The page that asks for name and password: one file, without anything from elsewhere.
 
 After it the reader is where he wanted to go: ``?next=/console/…`` (only there, as a link from elsewhere
-may hold anything). Who has a session already is led on at once.
+may hold anything). A log-in link holds its secret behind ``#``, which a browser sends to no server by itself.
+
+A browser that comes from another site does not send the session's cookie along: such a request is answered
+with a page that asks again, which counts as our own. Who has a session then is led on at once.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from fastapi import APIRouter, Response
+from starlette.responses import RedirectResponse
 
 from gateway.api.answers import PROBLEMS
-from gateway.api.guard import Guarded, for_anybody
+from gateway.api.guard import COOKIE, Asking, Guarded, for_anybody
 from gateway.api.setup_page import STYLE, policy
 
+OURS: Final = re.compile(r"/console/(?!log-in)[^\\\s]*")
 SCRIPT: Final = """
 "use strict";
 const form = document.querySelector("form"), said = document.querySelector("output");
 const wanted = new URLSearchParams(location.search).get("next") || "";
 const ours = /^\\/console(\\/[^\\\\]*)?$/.test(wanted) && !wanted.startsWith("/console/log-in");
 const next = ours ? wanted : "/console/";
-fetch("/v1/me").then((answer) => { if (answer.ok) location.replace(next); }, () => {});
-form.addEventListener("submit", async (event) => {
-  event.preventDefault();
+async function logIn(path, body) {
   said.textContent = "…";
   let answer, told;
   try {
-    answer = await fetch("/v1/log-in", {
-      method: "POST",
-      headers: {"content-type": "application/json"},
-      body: JSON.stringify({name: form.elements.name.value, password: form.elements.password.value}),
-    });
+    const headers = {"content-type": "application/json"};
+    answer = await fetch(path, {method: "POST", headers, body: JSON.stringify(body)});
     told = await answer.json();
   } catch (error) { said.textContent = "The gateway does not answer: is it running?"; return; }
   if (answer.ok) { location.replace(next); return; }
   said.textContent = told.detail + (told.fix ? ": " + told.fix : "");
   form.elements.password.select();
+}
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  logIn("/v1/log-in", {name: form.elements.name.value, password: form.elements.password.value});
 });
+const secret = location.hash.slice(1);
+if (secret) {
+  history.replaceState(null, "", location.pathname + location.search);
+  logIn("/v1/log-in/link", {secret});
+}
 """
 PAGE: Final = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -56,7 +66,19 @@ POLICY: Final = policy(SCRIPT)
 router = APIRouter(route_class=Guarded, responses=PROBLEMS)
 
 
+AGAIN: Final = (
+    '<!doctype html><html lang="en"><title>edgeweave</title><meta http-equiv="refresh" content="0">'
+)
+
+
 @router.get("/console/log-in", include_in_schema=False)
 @for_anybody()
-async def log_in() -> Response:
-    return Response(PAGE, media_type="text/html", headers={"content-security-policy": POLICY})
+async def log_in(ask: Asking) -> Response:
+    """The page that asks for name and password; after it the reader is where he wanted to go."""
+    page = PAGE
+    if ask.request.headers.get("sec-fetch-site") == "cross-site":
+        page = AGAIN
+    elif ask.services.access.by_cookie(ask.request.cookies.get(COOKIE, "")) is not None:
+        wanted = ask.request.query_params.get("next", "")
+        return RedirectResponse(wanted if OURS.fullmatch(wanted) else "/console/", 303)
+    return Response(page, media_type="text/html", headers={"content-security-policy": POLICY})

@@ -11,7 +11,7 @@ from fastapi import Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.access.accounts import Token, User
-from gateway.access.roles import Role, role_of
+from gateway.access.roles import Principal, Role, role_of
 from gateway.api.answers import check_unchanged, etag, example, nothing, room, told
 from gateway.api.guard import COOKIE, Ask, Asking, for_anybody, needs
 from gateway.api.problems import Problem
@@ -42,6 +42,10 @@ class _Body(BaseModel):
 class Credentials(_Body):
     name: Annotated[str, Field(max_length=256, examples=["ann"])]
     password: Annotated[str, Field(max_length=1024)]
+
+
+class LogInLink(_Body):
+    secret: Annotated[str, Field(max_length=128, description="Of the link that `users link` printed.")]
 
 
 class SetUp(_Body):
@@ -102,6 +106,22 @@ async def log_in(ask: Asking, body: Credentials) -> Response:
     except Unavailable as error:
         after = {"Retry-After": str(max(1, round(error.retry_after_s)))}
         raise Problem("too-many", error.cause, fix=error.fix, headers=after) from None
+    return await _begun(ask, cookie, principal)
+
+
+@router.post("/log-in/link", responses=example(ME, "A session; its cookie is set. The link is used up."))
+@for_anybody()
+async def log_in_by_link(ask: Asking, body: LogInLink) -> Response:
+    """Begin a session with a log-in link, which is good once, for ten minutes."""
+    try:
+        cookie, principal = await ask.services.access.log_in_by_link(body.secret, ask.address)
+    except Refused as error:
+        raise Problem("not-authenticated", error.cause, fix=error.fix) from None
+    return await _begun(ask, cookie, principal)
+
+
+async def _begun(ask: Ask, cookie: str, principal: Principal) -> Response:
+    """The session's cookie; what the browser had before is worth nothing from now on."""
     before = ask.request.cookies.get(COOKIE)
     if before:
         await ask.services.access.log_out(before)

@@ -32,7 +32,15 @@ READS = {
         "state.clock",
     ),
 }
-NOTED_BY_ACCESS = {"user-add", "user-passwd", "user-role", "user-remove", "token-add", "token-revoke"}
+NOTED_BY_ACCESS = {
+    "user-add",
+    "user-passwd",
+    "user-role",
+    "user-remove",
+    "user-link",
+    "token-add",
+    "token-revoke",
+}
 NOT_ON_A_GATEWAY = {"leave", "renew"}
 
 

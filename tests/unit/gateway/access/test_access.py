@@ -9,7 +9,8 @@ import pytest
 
 from edge_node.clock import ManualClock
 from gateway.access.access import ACCESS, AUDIT, SESSIONS, Access, local
-from gateway.access.accounts import Stale
+from gateway.access.accounts import Stale, UnknownAccount
+from gateway.access.links import LIFE_MS, LINKS_MAX
 from gateway.access.passwords import Cost
 from gateway.access.roles import Principal, Role
 from gateway.access.sessions import IDLE_MS
@@ -114,6 +115,49 @@ async def test_log_in_begins_a_session_and_log_out_ends_it(access, ann):
     await access.log_out(cookie)
     assert access.by_cookie(cookie) is None
     assert whats(access)[-2:] == [("ann", "session.begin", "ann"), ("ann", "session.end", "ann")]
+
+
+async def test_a_link_logs_in_once_and_only_while_it_is_new(access, ann, clock):
+    secret, until_ms = await access.add_link(ROOT, "ann")
+    assert until_ms == clock.wall_ms() + LIFE_MS
+
+    cookie, principal = await access.log_in_by_link(secret, HERE)
+    assert (principal.name, principal.role) == ("ann", Role.ADMIN) and access.by_cookie(cookie) == principal
+    for wrong in (secret, "x" * 32, ""):
+        with pytest.raises(Refused, match="not valid"):
+            await access.log_in_by_link(wrong, HERE)
+
+    late, _ = await access.add_link(ROOT, "ann")
+    clock.advance(LIFE_MS * 1_000_000)
+    with pytest.raises(Refused, match="not valid"):
+        await access.log_in_by_link(late, HERE)
+    assert ("local:root", "session.link", "ann") in whats(access)
+
+
+async def test_a_link_is_void_with_its_users_password_and_after_a_restart(access, ann, clock):
+    secret, _ = await access.add_link(ROOT, "ann")
+    await access.set_password(ROOT, "ann", OTHER)
+    with pytest.raises(Refused, match="not valid"):
+        await access.log_in_by_link(secret, HERE)
+
+    secret, _ = await access.add_link(ROOT, "ann")
+    again = await reopened(access, clock)
+    with pytest.raises(Refused, match="not valid"):
+        await again.log_in_by_link(secret, HERE)
+    await again.close()
+
+
+async def test_only_an_administrator_makes_links_and_only_for_who_is_there(access, ann):
+    await access.add_user(ROOT, "vera", WORDS, Role.VIEWER)
+    _, vera = await access.log_in("vera", WORDS, HERE)
+    with pytest.raises(Refused):
+        await access.add_link(vera, "ann")
+    with pytest.raises(UnknownAccount):
+        await access.add_link(ROOT, "nobody")
+    for _ in range(LINKS_MAX + 1):
+        last, _ = await access.add_link(ROOT, "ann")
+    assert len(access.links._open) == LINKS_MAX
+    assert (await access.log_in_by_link(last, HERE))[1].name == "ann"
 
 
 async def test_a_cookie_planted_before_log_in_is_worth_nothing_after_it(access, ann):
