@@ -13,6 +13,7 @@ from edge_node.clock import FlooredClock
 from gateway.access.access import token_facts, user_facts
 from gateway.access.roles import role_of
 from gateway.changes import CHANGES, noted, whoever
+from gateway.fleet.picture import Picture, Surroundings, Way
 from gateway.house import House
 from gateway.renewal import doubt_of
 from security.errors import BadInput
@@ -29,7 +30,9 @@ class GatewayBackend(AgentBackend):
         assert house.agent is not None
         super().__init__(house.agent)
         self._house = house
+        self._picture = Picture(begin=house.clock.wall_ms() * 1000)
         self.add("nodes", self._all_nodes)
+        self.add("fleet", self._fleet)
         self.add("invite", self._invite)
         self.add("approve", self._approve)
         self.add("deny", self._deny)
@@ -250,6 +253,70 @@ class GatewayBackend(AgentBackend):
         rows: list[dict[str, Any]] = []
         for row in house.registry.rows(now_ns):
             is_self = row.id == self.agent.node_id
+    async def _fleet(self, params: dict[str, Any]) -> object:
+        """The whole mesh in compact rows, for who draws it once a second. Of the roster's size at most.
+
+        Args: after: a ``version`` that was told before: only what is newer is told. Absent: everything.
+        Returns: ``{version, since, nodes, links, pending, totals}``; rows are shared, never change one.
+
+        - since: the *after* that this continues: put these rows over those that you have, by ``id`` and by
+          ``(a, b)``. 0: this is everything (somebody is listed no more, or the gateway was started anew).
+        - nodes: ``{id, status, up, work, load_s, workers, running, rtt_ms, roles, labels, restarts}``.
+          status: active, revoked or left. work: work, pause or drain. load_s: seconds of work that wait and
+          run there, summed over workers. running: at the gateway what its workers run, at a member how many
+          of the gateway's tasks it has, waiting or running. rtt_ms: from here; None: not measured. One
+          that is not up and was ever has ``seen_at_ms``, ``reason``; ``cut: True`` if it should be up.
+        - links: ``{a, b, up, rtt_ms, in_bytes_s, out_bytes_s}``: who has a session with whom, as far as the
+          gateway knows: its own (a: gateway), bytes to and from the gateway. One that ended stays, up False.
+        - pending: ``{id, address, asked_at_ms}`` of those that wait to be let in, always all.
+        - totals: always all: ``{members, up, pending, workers, load_s, done_s, in_bytes_s, out_bytes_s, open,
+          running, queued, settled, connected}``: of active members; workers and load of those that are up;
+          done_s: tasks of the gateway's that end a second; open … settled: tasks of the gateway's.
+
+        A picture is made anew when the last is older than 0.25 s.
+        """
+        after = params.get("after", 0)
+        if not isinstance(after, int) or after < 0:
+            raise BadInput("after is the version of a picture, a whole number")
+        clock = self._house.clock
+        return self._picture.look(
+            clock.now_ns(), clock.wall_ms(), self._house.registry, self._surroundings, after
+        )
+
+    def _surroundings(self) -> Surroundings:
+        house, agent = self._house, self.agent
+        tasks = agent.desk.status(house.clock.now_ns())
+        load = agent.desk.load(house.clock.now_ns())
+        settled = sum(agent.desk.settled.values())
+        assert house.joining is not None
+        return Surroundings(
+            us=agent.node_id,
+            ways={
+                peer: Way(stream.rtt_ns, stream.counters.bytes_in, stream.counters.bytes_out)
+                for peer, stream in agent.channels.streams()
+                if agent.channels.has(peer)
+            },
+            resting=house.resting.mode_of,
+            lent=agent.desk.lent,
+            own={
+                "load_s": round(load.backlog_ms / 1000, 2),
+                "workers": load.workers,
+                "running": tasks["running_here"],
+            },
+            pending=[
+                {"id": each.name, "address": each.address, "asked_at_ms": each.asked_s * 1000}
+                for each in house.joining.desk.pending()
+            ],
+            totals={
+                "open": tasks["open"],
+                "running": tasks["running_here"],
+                "queued": tasks["queued_here"],
+                "settled": settled,
+                "connected": agent.link.up,
+            },
+            done=settled,
+        )
+
             load = self.agent.desk.load(now_ns) if is_self else None
             heard_ms = 0 if row.heard_ago_s is None else wall_ms - int(row.heard_ago_s * 1000)
             rows.append(

@@ -378,6 +378,10 @@ class Desk:
         """Does work of ours lie with this peer?"""
         return self._leases.count(peer) > 0
 
+    def lent(self, peer: str) -> int:
+        """How many tasks of ours lie with this peer, waiting or running there."""
+        return self._leases.count(peer)
+
     @property
     def works_wait(self) -> bool:
         """Is there work here that no worker has yet?"""

@@ -128,11 +128,13 @@ class Channels:
             # If this parcel proves a new session, a restarted peer's numbers begin anew with it.
             self._drained_sessions(now_ns)
             low, items = unpack(plain)
-            fresh = self._stream(src).arrived(now_ns, low, items)
+            stream = self._stream(src)
+            fresh = stream.arrived(now_ns, low, items)
         except ProtocolViolation as violation:
             self.violated(violation.cause)
             self._drained_sessions(now_ns)
             return self._drain(now_ns)
+        stream.counters.bytes_in += len(payload)
         self._dirty[src] = None
         heard: list[Effect] = []
         for message in fresh:
@@ -223,7 +225,9 @@ class Channels:
             plain = stream.parcel(now_ns, empty=empty, bulk=bulk, room=room)
             if plain is None:
                 return None
-            return self._publish(peer, self._sessions.seal(now_ns, peer, plain))
+            size = self._publish(peer, self._sessions.seal(now_ns, peer, plain))
+            stream.counters.bytes_out += size
+            return size
         except session.NoSession:  # its numbers are used up: what was in the parcel is sent again
             self._drained_sessions(now_ns)
             self._dirty[peer] = None

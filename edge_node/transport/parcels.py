@@ -70,6 +70,8 @@ class Counters(msgspec.Struct):
     duplicates: int = 0
     parcels_out: int = 0
     parcels_in: int = 0
+    bytes_in: int = 0  # of sealed parcels that were opened; counted by ``channel``
+    bytes_out: int = 0
 
 
 class _Window(msgspec.Struct):

@@ -105,6 +105,10 @@ class Registry:
     """What is known of every listed node; a core."""
 
     _nodes: dict[str, _Node] = field(default_factory=dict)
+    changes: int = 0
+    """So many times something that ``rows`` tell was changed, beside when a node was last heard."""
+    _changed: dict[str, int] = field(default_factory=dict)  # at which change last; the newest is at the end
+    _unlisted: int = 0  # at which change a node went from the list
 
     def handle(self, now_ns: int, event: Event) -> list[Effect]:
         match event:
@@ -115,6 +119,13 @@ class Registry:
                 if node is None:
                     return []
                 node.heard_ns = now_ns
+                if (
+                    not node.up
+                    or (load is not None and load != node.load)
+                    or (version and version[:64] != node.version)
+                    or (boot_id and boot_id != node.boot_id)
+                ):
+                    self._change(node_id)
                 node.load = load or node.load
                 node.version = version[:64] or node.version
                 effects: list[Effect] = []
@@ -132,6 +143,7 @@ class Registry:
                 if node is None or not node.up:
                     return []
                 node.up, node.reason = False, reason[:200]
+                self._change(node_id)
                 return [Went(node_id, node.reason)]
 
     def tick(self, now_ns: int) -> list[Effect]:
@@ -144,6 +156,8 @@ class Registry:
         assert all(node_id == node.member.id for node_id, node in self._nodes.items())
         assert all(node.member.status == "active" for node in self._nodes.values() if node.up)
         assert all(node.heard_ns is not None for node in self._nodes.values() if node.up)
+        assert self._changed.keys() == self._nodes.keys()
+        assert list(self._changed.values()) == sorted(self._changed.values())
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -151,6 +165,26 @@ class Registry:
     def rows(self, now_ns: int) -> list[NodeRow]:
         """By name."""
         return [self._row(now_ns, self._nodes[node_id]) for node_id in sorted(self._nodes)]
+
+    def ids(self) -> list[str]:
+        """By name."""
+        return sorted(self._nodes)
+
+    def changed_after(self, changes: int) -> list[str] | None:
+        """Who changed since ``changes`` stood so, the latest first; O(as many). None: somebody is gone."""
+        if changes < self._unlisted:
+            return None
+        found: list[str] = []
+        for node_id in reversed(self._changed):
+            if self._changed[node_id] <= changes:
+                break
+            found.append(node_id)
+        return found
+
+    def _change(self, node_id: str) -> None:
+        self.changes += 1
+        self._changed.pop(node_id, None)
+        self._changed[node_id] = self.changes
 
     def row(self, now_ns: int, node_id: str) -> NodeRow | None:
         node = self._nodes.get(node_id)
@@ -171,13 +205,19 @@ class Registry:
         before, self._nodes = self._nodes, {}
         effects: list[Effect] = []
         for member in members:
-            node = before.pop(member.id, None) or _Node(member)
+            node = before.pop(member.id, None)
+            if node is None or node.member != member:
+                self._change(member.id)
+            node = node or _Node(member)
             node.member = member
             if node.up and member.status != "active":
                 node.up, node.reason = False, f"it {'was revoked' if member.status == 'revoked' else 'left'}"
                 effects.append(Went(member.id, node.reason))
             self._nodes[member.id] = node
         for node_id in sorted(before):
+            del self._changed[node_id]
+            self.changes += 1
+            self._unlisted = self.changes
             if before[node_id].up:
                 effects.append(Went(node_id, "it is no longer listed"))
         return effects

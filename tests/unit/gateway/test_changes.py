@@ -21,7 +21,7 @@ ANN = Principal("ann", Role.OPERATOR, "session")
 # Methods that change nothing. A new method belongs here or in CHANGES.
 READS = {
     *("status", "functions", "history", "tasks", "tasks-page", "roster", "nodes", "pending", "ping", "why"),
-    *("events", "users", "tokens", "audit", "metrics", "durations", "methods"),
+    *("events", "users", "tokens", "audit", "metrics", "durations", "methods", "fleet"),
     *(
         "state.find",
         "state.count",
@@ -68,7 +68,7 @@ def methods() -> set[str]:
     """Of a gateway's control socket; only the names are made."""
     replication = SimpleNamespace(requests=Requests(None, None))
     agent = SimpleNamespace(state=print, replication=replication)
-    return set(GatewayBackend(SimpleNamespace(agent=agent))._methods)
+    return set(GatewayBackend(SimpleNamespace(agent=agent, clock=ManualClock()))._methods)
 
 
 def test_every_method_is_noted_or_known_to_change_nothing():
