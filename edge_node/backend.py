@@ -58,6 +58,8 @@ class AgentBackend:
             "history": self._history,
             "tasks": self._tasks,
             "tasks-page": self._tasks_page,
+            "task-facts": self._task_facts,
+            "placement": self._placement,
             "roster": self._roster,
             "nodes": self._nodes,
             "deploy": self._deploy,
@@ -288,9 +290,16 @@ class AgentBackend:
             raise BadInput(f"limit is a whole number from 1 to {PAGE_ROWS_MAX}")
         if not isinstance(since_ms, int) or not 0 <= since_ms < 2**48:
             raise BadInput("since is a time in milliseconds since 1970")
-        wanted = {key: str(params.get(key) or "") for key in ("after", "state", "function", "node")}
+        wanted = {key: str(params.get(key) or "") for key in ("after", "state", "function", "node", "begins")}
         if wanted["after"] and not is_task_id(wanted["after"]):
             raise BadInput("after is no task's id", fix="give back `next` as the last page told it")
+        least = task_id(since_ms, bytes(8)) if since_ms else ""
+        if wanted["begins"]:  # ids ascend, so those that begin alike lie side by side
+            first, last = (f"{wanted['begins']:{fill}<23}" for fill in "0z")
+            if not (is_task_id(first) and is_task_id(last)):
+                raise BadInput("no task's id begins so", fix="they have 23 characters, 0-9 and a-z")
+            least, beyond = max(least, first), last + "~"
+            wanted["after"] = min(wanted["after"] or beyond, beyond)
         if wanted["state"] not in ("", "open", *Status):
             raise BadInput(
                 f"{wanted['state']!r:.60} is no state of a task", fix=f"choose open, {', '.join(Status)}"
@@ -303,7 +312,7 @@ class AgentBackend:
                 state=wanted["state"],
                 function=wanted["function"],
                 node=wanted["node"],
-                least=task_id(since_ms, bytes(8)) if since_ms else "",
+                least=least,
             )
         )
         rows = []
@@ -325,6 +334,43 @@ class AgentBackend:
                     }
                 )
         return {"tasks": rows, "next": page.after}
+
+    async def _task_facts(self, params: dict[str, Any]) -> object:
+        """What was asked for and what it took, without arguments and value. Empty: it is not known here."""
+        stored = await asyncio.to_thread(self.agent.journal.get, _text(params, "task"))
+        if stored is None:
+            return {}
+        task, outcome = stored.task, stored.outcome
+        return {
+            "function": task.function,
+            "origin": task.origin,
+            "accepted_at_ms": task.accepted_at_ms,
+            "where": task.where,
+            "priority": task.priority,
+            "deadline_ms": task.deadline_ms,
+            "ttl_ms": task.ttl_ms,
+            "labels": task.labels,
+            "code": task.digest.hex(),
+            "input_sha256": task.input_sha256.hex(),
+            "input_bytes": len(task.input),
+            "output_bytes": len(outcome.output) if outcome else None,
+            "run_ms": outcome.run_us / 1e3 if outcome and outcome.run_us else None,
+            "cpu_ms": outcome.cpu_us / 1e3 if outcome and outcome.cpu_us else None,
+        }
+
+    async def _placement(self, params: dict[str, Any]) -> object:
+        """Where the last tasks ran, by which figures, and what came of it."""
+        from edge_node.tasks import hindsight  # for who looks back
+
+        agent, most = self.agent, hindsight.DECISIONS_MAX
+        learned = agent.desk.estimates.learned()
+
+        def look() -> dict[str, Any]:
+            ids = [one.id for one in agent.journal.list(most)]
+            stored = (agent.journal.get(each) for each in ids)
+            return hindsight.hindsight(agent.node_id, (each for each in stored if each is not None), learned)
+
+        return {"at_ms": agent.clock.wall_ms()} | await asyncio.to_thread(look)
 
     async def _roster(self, params: dict[str, Any]) -> object:
         roster = self.agent.roster.current

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -69,6 +70,16 @@ class Stat:
             self.m += err / 8
             self.e += (abs(err) - self.e) / 4
         self.n += 1
+
+
+class Learned(NamedTuple):
+    """What was seen of a function at a place: how often, the seconds it takes there, their mean deviation."""
+
+    function: str
+    place: str
+    runs: int
+    mean_s: float
+    deviation_s: float
 
 
 class _Function:
@@ -167,6 +178,14 @@ class Estimates:
     def output_bytes(self, function: str) -> float:
         known = self._functions.get(function)
         return known.output_bytes if known is not None else 0.0
+
+    def learned(self, functions_max: int = 64, places_max: int = 32) -> list[Learned]:
+        """What was observed itself, of the functions observed last, and of the places added last."""
+        return [
+            Learned(name, place, stat.n, stat.m, stat.e)
+            for name, known in islice(reversed(self._functions.items()), functions_max)
+            for place, stat in islice(reversed(known.at.items()), places_max)
+        ]
 
     # ── over a restart ────────────────────────────────────────────────────────────────────────────────
     def dump(self) -> bytes:

@@ -251,10 +251,19 @@ async def audit(
     after: Annotated[
         int, Query(ge=0, lt=2**53, description="The number of the last entry that is known.")
     ] = 0,
+    before: Annotated[
+        int | None, Query(ge=1, lt=2**53, description="The last ones below this number, instead.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Response:
     """Who changed what, and what it was before."""
-    entries = await asyncio.to_thread(ask.services.access.audit.read, after, limit)
+    log = ask.services.access.audit
+    if before is not None:
+        before = min(before, log.head.n + 1)
+        if before == 1:
+            return told({"entries": [], "next": 0})
+        after, limit = max(0, before - 1 - limit), min(limit, before - 1)
+    entries = await asyncio.to_thread(log.read, after, limit)
     rows = [msgspec.to_builtins(each) for each in entries]
     return told({"entries": rows, "next": entries[-1].n if len(entries) == limit else 0})
 

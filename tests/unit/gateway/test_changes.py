@@ -21,7 +21,8 @@ ANN = Principal("ann", Role.OPERATOR, "session")
 # Methods that change nothing. A new method belongs here or in CHANGES.
 READS = {
     *("status", "functions", "history", "tasks", "tasks-page", "roster", "nodes", "pending", "ping", "why"),
-    *("events", "users", "tokens", "audit", "metrics", "durations", "methods", "fleet"),
+    *("invites", "events", "users", "tokens", "audit", "metrics", "durations", "methods", "fleet"),
+    *("placement", "task-facts"),
     *(
         "state.find",
         "state.count",
