@@ -37,6 +37,7 @@ class GatewayBackend(AgentBackend):
         self.add("approve", self._approve)
         self.add("deny", self._deny)
         self.add("pending", self._who_waits)
+        self.add("invites", self._open_invites)
         self.add("revoke", self._revoke)
         self.add("replace", self._replace)
         self.add("pause", functools.partial(self._rest, "pause"))
@@ -107,6 +108,19 @@ class GatewayBackend(AgentBackend):
                 "expires_at_ms": desk.pending_until_s(node) * 1000,
             }
             for node in desk.pending()
+        ]
+
+    async def _open_invites(self, params: dict[str, Any]) -> object:
+        assert self._house.joining is not None
+        return [
+            {
+                "name": invite.name,
+                "approval": invite.approval,
+                "roles": list(invite.roles),
+                "replaces": invite.replaces,
+                "expires_at_ms": invite.expires_s * 1000,
+            }
+            for invite in self._house.joining.desk.open_invites()
         ]
 
     async def _replace(self, params: dict[str, Any]) -> object:

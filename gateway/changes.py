@@ -126,7 +126,7 @@ CHANGES: Final[dict[str, Change]] = {
     "pause": Change("node.pause", "node"),
     "resume": Change("node.resume", "node"),
     "drain": Change("node.drain", "node"),
-    "log-level": Change("gateway.log-level", "logger", log_level),
+    "log-level": Change("gateway.log-level", "logger", log_level, writes=("level",)),
     "settle": Change("gateway.settle", "", restoration),
     "deploy": Change("function.deploy", "stem", functions),
     "rollback": Change("function.rollback", "name", functions),

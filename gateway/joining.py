@@ -39,6 +39,7 @@ from security.enrolment import (
     JoinDesk,
     NotIssued,
     NotPersisted,
+    OpenInvite,
     PendingNode,
     Persisted,
     PersistInvitations,
@@ -251,8 +252,8 @@ class JoiningDesk:
     def pending_until_s(self, node: PendingNode) -> int:
         return self._desk.pending_until_s(node)
 
-    def open_codes(self) -> int:
-        return self._desk.open_codes(self._now_s())
+    def open_invites(self) -> list[OpenInvite]:
+        return self._desk.open_invites(self._now_s())
 
     async def restore(self, data: bytes, *, void_open: bool) -> None:
         """Before the first request. A damaged file voids every code, and says so in the log."""

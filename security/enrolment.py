@@ -511,6 +511,17 @@ class PendingNode:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenInvite:
+    """What may be told of a code that nobody has used. name: "": any.  replaces: the board of that member."""
+
+    expires_s: int
+    approval: str
+    name: str
+    roles: tuple[str, ...]
+    replaces: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Claim:
     spki: bytes
     x25519: bytes
@@ -666,8 +677,14 @@ class JoinDesk:
         """When it is dropped if nobody has approved it."""
         return node.asked_s + self._limits.pending_s
 
-    def open_codes(self, now_s: int) -> int:
-        return sum(i.state == "open" and i.expires_s >= now_s for i in self._invitations.values())
+    def open_invites(self, now_s: int) -> list[OpenInvite]:
+        """Codes that nobody has used, the one that ends first at the beginning. The codes are not kept."""
+        found = [
+            OpenInvite(one.expires_s, one.approval, one.name, one.roles, one.replaces)
+            for one in self._invitations.values()
+            if one.state == "open" and one.expires_s >= now_s
+        ]
+        return sorted(found, key=lambda invite: (invite.expires_s, invite.name, invite.roles))
 
     # -- memory
 

@@ -8,7 +8,19 @@ from starlette.responses import RedirectResponse
 from gateway.api import problems, setup_page
 from gateway.api.openapi import openapi_router
 from gateway.api.services import Services
-from gateway.api.v1 import access, events, functions, health, joining, metrics, nodes, state, tasks
+from gateway.api.v1 import (
+    access,
+    events,
+    functions,
+    health,
+    joining,
+    logs,
+    metrics,
+    nodes,
+    state,
+    statistics,
+    tasks,
+)
 from gateway.console import log_in_page
 from gateway.console.console import PATH, Console
 
@@ -17,6 +29,7 @@ def routers() -> list[APIRouter]:
     """In the order in which they are described."""
     rooms = [
         *(health.router, metrics.router, nodes.router, joining.router, functions.router),
+        *(statistics.router, logs.router),
         *(tasks.router, state.router, events.router, access.router),
     ]
     return [*rooms, openapi_router(rooms), setup_page.router, log_in_page.router]

@@ -328,6 +328,61 @@ def test_twins_are_wished_for_and_conflicts_are_listed(api):
         problem(operator.patch("/v1/twins/gateway", json={"node": "x"}), 422, "invalid")
 
 
+def test_counters_and_sets_are_read_and_changed(api):
+    with api.of(Role.OPERATOR) as operator, api.of(Role.VIEWER) as viewer:
+        counter, tags = "/v1/state/counters/doors", "/v1/state/sets/tags"
+        assert viewer.get(counter).json() == {"name": "doors", "value": 0}
+        assert operator.post(counter, json={"add": 5}).json()["value"] == 5
+        assert operator.post(counter, json={"add": -2}).json()["value"] == 3
+        problem(operator.post(counter, json={"add": 2**63}), 422, "invalid")
+
+        change = operator.patch(tags, json={"add": ["b", "a", "c"], "discard": ["z"]})
+        assert change.status_code == 204
+        assert operator.patch(tags, json={"discard": ["b"]}).status_code == 204
+        first = viewer.get(tags, params={"limit": 1}).json()
+        assert first["elements"] == ["a"]
+        last = viewer.get(tags, params={"limit": 1, "cursor": first["next"]}).json()
+        assert (last["elements"], last["next"]) == (["c"], "")
+        problem(operator.patch(tags, json={"add": ["x"], "discard": ["x"]}), 422, "invalid")
+
+        declared = operator.post("/v1/state/tables/halls/declare", json={"key": "id"}).json()
+        assert declared["key"] == "id"
+        problem(operator.post("/v1/state/tables/halls/declare", json={"key": "name"}), 422, "invalid")
+
+
+def test_functions_are_judged_by_their_newest_tasks(api):
+    with api.of(Role.OPERATOR) as operator:
+        task = operator.post("/v1/tasks", json={"function": "toys.fail"}).json()["task"]
+        assert operator.get(f"/v1/tasks/{task}/result", params={"wait_s": 30}).json()["state"] == "failed"
+        told = operator.get("/v1/statistics/functions", params={"function": "toys.fail"}).json()
+    assert [each["name"] for each in told["functions"]] == ["toys.fail"]
+    figures = told["functions"][0]
+    assert figures["failed"] >= 1 and figures["done"] == 0 and figures["median_s"] is None
+    assert figures["places"] == {"gateway": figures["tasks"]}
+
+
+def test_a_log_level_is_changed_for_a_while_and_noted(api):
+    change = {"logger": "gateway.access", "level": "debug", "for_s": 60}
+    with api.of(Role.ADMIN) as admin:
+        assert admin.put("/v1/log-level", json=change).json()["level"] == "debug"
+        (differs,) = admin.get("/v1/log-level").json()["changed"]
+        assert (differs["logger"], differs["for_s"]) == ("gateway.access", 60)
+        assert admin.put("/v1/log-level", json={**change, "level": "default"}).json()["changed"] == []
+        problem(admin.put("/v1/log-level", json={**change, "logger": "nobody"}), 422, "invalid")
+        noted = admin.get("/v1/audit", params={"limit": 500}).json()["entries"]
+    levels = [each for each in noted if each["what"] == "gateway.log-level"]
+    assert [each["target"] for each in levels] == ["gateway.access"] * 2
+
+
+def test_open_codes_are_listed_without_the_codes(api):
+    with api.of(Role.OPERATOR) as operator:
+        code = operator.post("/v1/invites", json={"ttl_s": 90, "name": "pi-88"}).json()
+        listed = operator.get("/v1/invites")
+    (invite,) = [each for each in listed.json()["invites"] if each["name"] == "pi-88"]
+    assert invite["approval"] == "auto" and abs(invite["expires_at_ms"] - code["expires_at_ms"]) <= 1000
+    assert code["code"] not in listed.text
+
+
 # ── bad input ─────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -45,6 +45,19 @@ async def invite(ask: Asking, body: Invitation) -> Response:
 
 
 @router.get(
+    "/invites",
+    responses=example(
+        {"invites": [{"name": "", "approval": "auto", "roles": [], "expires_at_ms": 1790003600000}]},
+        "Codes that nobody has used, without the codes: nobody has those.",
+    ),
+)
+@needs(Role.VIEWER, "joining:read")
+async def invites(ask: Asking) -> Response:
+    """Codes that are open, the one that ends first at the beginning."""
+    return told({"invites": await ask.services.call("invites")})
+
+
+@router.get(
     "/pending",
     responses=example(
         {"pending": [{"id": "pi-7", "fingerprint": "acid-bench", "address": "192.0.2.9"}]}, "Who waits."

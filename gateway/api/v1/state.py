@@ -28,6 +28,7 @@ Table = Annotated[str, Path(min_length=1, max_length=128, examples=["rooms"])]
 DocId = Annotated[
     str, Path(pattern=r"^[0-9]{1,19}$", examples=["5577006791947779410"], description="Its id.")
 ]
+Collected = Annotated[str, Path(min_length=1, max_length=128, examples=["doors"])]
 Fields = Annotated[dict[str, Any], Body(examples=[{"setpoint_c": 21.5, "fan": "low"}])]
 DOCUMENT = {"id": "5577006791947779410", "document": {"id": "r1", "setpoint_c": 21.5}}
 
@@ -38,6 +39,28 @@ class Resolution(BaseModel):
     id: Annotated[str, Field(pattern=r"^[0-9]{1,19}$", description="The document.")]
     field: Annotated[str, Field(min_length=1, max_length=256)]
     value: Annotated[Any, Field(description="What shall stand; left out: the winner.")] = None
+
+
+class Declaration(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"key": "id"}]})
+    key: Annotated[
+        str | None, Field(max_length=256, description="The field that names a document; null: none does.")
+    ] = None
+    writers: Annotated[
+        list[str] | None, Field(max_length=256, description="Who may write; null: everybody.")
+    ] = None
+    indexes: Annotated[list[str] | None, Field(max_length=32, description="Fields looked up by.")] = None
+
+
+class Amount(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"add": 1}]})
+    add: Annotated[int, Field(ge=-(2**63), le=2**63 - 1, description="May be negative.")]
+
+
+class Elements(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"add": ["north"]}]})
+    add: Annotated[list[str], Field(max_length=1000)] = []
+    discard: Annotated[list[str], Field(max_length=1000)] = []
 
 
 @router.get(
@@ -142,6 +165,61 @@ async def remove(ask: Asking, request: Request, table: Table, doc_id: DocId) -> 
     async with ask.services.changing:
         check_unchanged(request, etag(await _there(ask, table, doc_id)))
         await ask.services.call("state.remove", table=table, ids=[int(doc_id)])
+    return nothing()
+
+
+@router.post(
+    "/state/tables/{table}/declare",
+    responses=example({"key": "id", "writers": None}, "As it is declared now."),
+)
+@needs(Role.OPERATOR, "state:write")
+async def declare(ask: Asking, table: Table, body: Declaration) -> Response:
+    """Say by which field a table's documents are told apart, and who may write it; for good."""
+    given = body.model_dump(exclude_unset=True)
+    return told(await ask.services.call("state.declare", table=table, **given))
+
+
+@router.get(
+    "/state/counters/{name}", responses=example({"name": "doors", "value": 3}, "Its value, as known here.")
+)
+@needs(Role.VIEWER, "state:read")
+async def counter(ask: Asking, name: Collected) -> Response:
+    """A counter; one that nobody counted on is 0."""
+    found = await ask.services.call("state.counter", name=name)
+    return told({"name": name, "value": found["value"]})
+
+
+@router.post("/state/counters/{name}", responses=example({"name": "doors", "value": 4}, "It is durable."))
+@needs(Role.OPERATOR, "state:write")
+async def count(ask: Asking, name: Collected, body: Amount) -> Response:
+    """Count on, or back: what others count meanwhile is not lost."""
+    found = await ask.services.call("state.counter", name=name, add=body.add)
+    return told({"name": name, "value": found["value"]})
+
+
+@router.get(
+    "/state/sets/{name}",
+    responses=example({"name": "tags", "elements": ["north"], "next": ""}, "In order of the alphabet."),
+)
+@needs(Role.VIEWER, "state:read")
+async def elements(
+    ask: Asking,
+    name: Collected,
+    limit: Limit = 100,
+    cursor: Annotated[str, Query(max_length=512)] = "",
+) -> Response:
+    """What is in a set, page by page."""
+    after = after_of(cursor, "set", name)
+    found = await ask.services.call("state.set", name=name, limit=limit, after=after or None)
+    last = found["elements"][-1] if found["more"] and found["elements"] else ""
+    return told({"name": name, "elements": found["elements"], "next": cursor_for(last, "set", name)})
+
+
+@router.patch("/state/sets/{name}", status_code=204)
+@needs(Role.OPERATOR, "state:write")
+async def change_set(ask: Asking, name: Collected, body: Elements) -> Response:
+    """Put elements into a set, and take others out."""
+    await ask.services.call("state.set", name=name, add=body.add, discard=body.discard, limit=1)
     return nothing()
 
 

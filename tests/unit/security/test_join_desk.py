@@ -456,6 +456,17 @@ def test_an_operator_compares_words_and_approves(gateway, keys):
     assert gateway.desk.pending() == []
 
 
+def test_codes_that_nobody_used_are_listed_until_they_are_used_or_over(gateway, keys):
+    code = gateway.invite(approval="pending")
+    gateway.invite(ttl_s=60, name="pi-7", roles=("store",))
+    told = [(one.name, one.approval, one.roles) for one in gateway.desk.open_invites(gateway.now_s)]
+    assert told == [("pi-7", "auto", ("store",)), ("", "pending", ())]
+
+    gateway.ask(request_for(code, keys))
+    assert [one.name for one in gateway.desk.open_invites(gateway.now_s)] == ["pi-7"]
+    assert gateway.desk.open_invites(gateway.now_s + 61) == []
+
+
 def test_words_of_other_keys_are_not_shown(gateway, keys):
     code = gateway.invite(approval="pending")
     reply = gateway.ask(request_for(code, keys))
