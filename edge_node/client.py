@@ -275,6 +275,8 @@ class Mesh:
         priority: int = 0,
         labels: Mapping[str, str] | None = None,
         kwargs: Mapping[str, Any] | None = None,
+        traceparent: str = "",
+        tracestate: str = "",
     ) -> Any:
         """Run a function on the mesh and wait for its value.
 
@@ -285,6 +287,7 @@ class Mesh:
             ttl_s: seconds that the task is kept trying; None: the daemon's setting.
             priority: higher first among waiting tasks.
             labels: that a place must bear, beside those the function asks for.
+            traceparent, tracestate: of the caller's span (W3C Trace Context); the task becomes part of it.
         Raises: TaskFailed, Refused, DeadlineExceeded, TaskCancelled, MeshUnavailable, BadInput.
         """
         return value_of(
@@ -297,6 +300,8 @@ class Mesh:
                 priority=priority,
                 labels=labels,
                 kwargs=kwargs,
+                traceparent=traceparent,
+                tracestate=tracestate,
             )
         )
 
@@ -310,6 +315,8 @@ class Mesh:
         priority: int = 0,
         labels: Mapping[str, str] | None = None,
         kwargs: Mapping[str, Any] | None = None,
+        traceparent: str = "",
+        tracestate: str = "",
     ) -> Outcome:
         """As ``run``, but the whole terminal record: status, place, attempts, times, what it printed.
 
@@ -329,6 +336,8 @@ class Mesh:
                 _ms(ttl_s),
                 priority,
                 dict(labels or {}),
+                traceparent,
+                tracestate,
             )
         )
         if deadline_s is None:
@@ -349,12 +358,15 @@ class Mesh:
         priority: int = 0,
         labels: Mapping[str, str] | None = None,
         kwargs: Mapping[str, Any] | None = None,
+        traceparent: str = "",
+        tracestate: str = "",
     ) -> TaskHandle:
         """Hand a task over; returns once the daemon has it on disk. Arguments and errors as ``run``."""
         data = values.encode_call(args, dict(kwargs) if kwargs else {})
         return await self.hand_over(
-            name, data, deadline_s=deadline_s, where=where, ttl_s=ttl_s, priority=priority, labels=labels
-        )
+            name, data, deadline_s=deadline_s, where=where, ttl_s=ttl_s, priority=priority, labels=labels,
+            traceparent=traceparent, tracestate=tracestate,
+        )  # fmt: skip
 
     async def hand_over(
         self,
@@ -366,12 +378,15 @@ class Mesh:
         ttl_s: float | None = None,
         priority: int = 0,
         labels: Mapping[str, str] | None = None,
+        traceparent: str = "",
+        tracestate: str = "",
     ) -> TaskHandle:
         """As ``submit``, with arguments that ``values.encode_call`` has encoded already."""
         connection = await self._ready()
         request = Submit(
-            connection.number(), name, data, where, _ms(deadline_s), _ms(ttl_s), priority, dict(labels or {})
-        )
+            connection.number(), name, data, where, _ms(deadline_s), _ms(ttl_s), priority, dict(labels or {}),
+            traceparent, tracestate,
+        )  # fmt: skip
         return TaskHandle(self, _expect(await connection.ask(request), Accepted).task)
 
     def map(

@@ -49,6 +49,7 @@ from edge_node.tasks import salvage
 from edge_node.tasks.desk import Desk, DeskSettings
 from edge_node.tasks.journal import JournalPort
 from edge_node.tasks.task import INLINE_BYTES_MAX, Attempt, Outcome, Record, Task
+from edge_node.tasks.trace import of_run, parts
 from edge_node.transport import blobs, channel, groupcast, watchdog
 from edge_node.transport.bodies import Bodies
 from edge_node.transport.inbox import Inbox
@@ -310,11 +311,13 @@ class Node:
         self._draining = True
         self.inbox.put_local(desk_events.Drain())
 
-    def rest(self, now_ns: int, wall_ms: int, mode: str) -> None:
-        """As the operator wishes (``messages.Rest``). A mode of a later version changes nothing."""
+    def rest(self, now_ns: int, wall_ms: int, wish: messages.Rest) -> None:
+        """As the operator wishes. A mode of a later version changes nothing."""
+        mode = wish.mode
         if mode in ("work", "pause", "drain"):
-            wish = desk_events.Rested(mode != "work", mode == "drain")
-            self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, wish))
+            self.chronicle.rested(now_ns, wall_ms, self.node_id, mode, wish.by, wish.reason, wish.asked_at_ms)
+            event = desk_events.Rested(mode != "work", mode == "drain")
+            self._carry_out(now_ns, wall_ms, self.desk.handle(now_ns, wall_ms, event))
 
     def say_goodbye(self, now_ns: int, wall_ms: int) -> None:
         """What the last will says after a crash: without it an orderly end is noticed by silence only.
@@ -590,7 +593,7 @@ class Node:
                     self.extension.heard(peer, message)
         elif kind is messages.Rest:
             if peer == GATEWAY:  # nobody else tells us what to do
-                self.rest(now_ns, wall_ms, message.mode)
+                self.rest(now_ns, wall_ms, message)
         elif kind is messages.Ping:
             self.channels.send_loose(peer, messages.Pong(message.nonce, self.desk.load(now_ns)))
         elif kind is messages.Pong:
@@ -877,6 +880,8 @@ class Node:
                 case desk_events.Explain(task_id, what, place, attempt, details):
                     about = {"task": task_id, "what": what, "place": place, "attempt": attempt}
                     log.debug("task story", extra=about | {"details": details})
+                    if (ours := self.open_tasks.get(task_id)) is not None and ours.trace:
+                        about["traceparent"] = parts(ours.trace)[0]
                     self.chronicle.explained(now_ns, wall_ms, effect)
                 case desk_events.Drained():
                     self.drained()
@@ -998,6 +1003,7 @@ class Node:
                             memory_mb=memory_mb,
                             expected_s=run.expected_s,
                         )
+                            trace=of_run(run.trace, run.task, run.attempt) if run.trace else "",
                     )
                 case Want(digest, holders):
                     self._blob_effects(now_ns, wall_ms, self.blobs.want(now_ns, digest, list(holders)))
@@ -1005,7 +1011,8 @@ class Node:
                     for peer in peers:
                         self.tell(now_ns, peer, self.publisher.wish())
                 case CannotRun(run, reason, detail):
-                    log.warning("cannot run", extra={"task": run.task, "cause": detail})
+                    traced = {"traceparent": parts(run.trace)[0]} if run.trace else {}
+                    log.warning("cannot run", extra={"task": run.task, "cause": detail, **traced})
                     self.chronicle.not_started(now_ns, wall_ms, run.owner, run.task, run.attempt, detail)
                     event = desk_events.WorkRefused(run.owner, run.task, run.attempt, reason)
                     self.inbox.put_local(event)  # never into the desk while its effects are being carried out
@@ -1054,7 +1061,9 @@ class Node:
     # ── bodies ────────────────────────────────────────────────────────────────────────────────────
 
     def _lookup(self, digest: bytes) -> bytes | None:
-        body = self.bodies.get(digest) or self.replication.lookup(digest)
+        body = self.bodies.get(digest)
+        if body is None:
+            body = self.replication.lookup(digest)
         if body is None and self.bundles.has(digest):
             try:
                 body = self.bundles.get(digest)

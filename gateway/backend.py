@@ -18,7 +18,7 @@ from gateway.house import House
 from gateway.renewal import doubt_of
 from security.errors import BadInput
 from security.identity import GATEWAY, is_node_id
-from security.roster import Member
+from security.roster import REASON_MAX, Member
 
 TTL_S_MAX = 30 * 86400
 
@@ -139,7 +139,13 @@ class GatewayBackend(AgentBackend):
         if member is None:
             raise BadInput(f"no member is named {name!r}", fix="see `edge-gateway nodes`")
         members = {each.id for each in house.keeper.current.members if each.status == "active"}
-        before = await house.resting.ask(name, mode, members)
+        by, reason, at_ms = whoever().name, one_line(params.get("reason")), house.clock.wall_ms()
+        before = await house.resting.ask(name, mode, members, by=by, reason=reason, at_ms=at_ms)
+        if name != GATEWAY:  # which notes it itself, as every member does
+            chronicle = self.agent.chronicle
+            self.agent.soon(
+                lambda now_ns, wall_ms: chronicle.rested(now_ns, wall_ms, name, mode, by, reason, at_ms)
+            )
         return {
             "node": name,
             "work": mode,
@@ -371,6 +377,14 @@ def _name(params: dict[str, Any]) -> str:
     if not isinstance(name, str) or not is_node_id(name):
         raise BadInput(f"{name!r:.60} is no node's name", fix="see `edge-gateway nodes`")
     return name
+
+
+def one_line(reason: object) -> str:
+    """Raises: BadInput: it is too long to be told."""
+    text = " ".join(reason.split()) if isinstance(reason, str) else ""
+    if len(text) > REASON_MAX:
+        raise BadInput(f"a reason of {len(text)} characters", fix=f"tell it in {REASON_MAX}")
+    return text
 
 
 def _given(params: dict[str, Any], key: str) -> str:

@@ -264,28 +264,29 @@ def revoke(
 
 
 NodeName = Annotated[str, typer.Argument(metavar="NODE", help="Name of the member, as `nodes` lists it.")]
+RestReason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; `why NODE` tells it.")]
 
 
 @program.command("pause")
-def pause(terminal: Terminal, node: NodeName) -> None:
+def pause(terminal: Terminal, node: NodeName, reason: RestReason = "") -> None:
     """Let a node take no work of others; what waits and runs there goes on, its own work too."""
-    _rest(terminal, "pause", node, "takes no work of others")
+    _rest(terminal, "pause", node, reason, "takes no work of others")
 
 
 @program.command("drain")
-def drain(terminal: Terminal, node: NodeName) -> None:
+def drain(terminal: Terminal, node: NodeName, reason: RestReason = "") -> None:
     """As pause, and what waits there goes back to its owners: before a board is unplugged."""
-    _rest(terminal, "drain", node, "hands back what waits; `nodes` shows when it is idle")
+    _rest(terminal, "drain", node, reason, "hands back what waits; `nodes` shows when it is idle")
 
 
 @program.command("resume")
-def resume(terminal: Terminal, node: NodeName) -> None:
+def resume(terminal: Terminal, node: NodeName, reason: RestReason = "") -> None:
     """Let a node take work of others again, after pause or drain."""
-    _rest(terminal, "resume", node, "takes work of others")
+    _rest(terminal, "resume", node, reason, "takes work of others")
 
 
-def _rest(terminal: Terminal, method: str, node: str, what: str) -> None:
-    answer = terminal.call(method, {"node": node})
+def _rest(terminal: Terminal, method: str, node: str, reason: str, what: str) -> None:
+    answer = terminal.call(method, {"node": node, "reason": reason})
     if terminal.json:
         terminal.value(answer)
         return

@@ -332,12 +332,12 @@ class House(Duties):
         if isinstance(message, About):  # the first word of a session
             self.resting.met(peer)
 
-    def _tell_rest(self, peer: str, mode: str) -> None:
+    def _tell_rest(self, peer: str, wish: Rest) -> None:
         agent = self.agent
         if agent is not None and peer == GATEWAY:
-            agent.soon(lambda now_ns, wall_ms: agent.rest(now_ns, wall_ms, mode))
+            agent.soon(lambda now_ns, wall_ms: agent.rest(now_ns, wall_ms, wish))
         elif agent is not None and self.registry.is_up(peer):  # else it is told when it comes
-            agent.soon(lambda now_ns, _: agent.tell(now_ns, peer, Rest(mode)))
+            agent.soon(lambda now_ns, _: agent.tell(now_ns, peer, wish))
 
     def _is_taken(self, name: str) -> bool:
         held = self.keeper.current.listed(name)

@@ -2,6 +2,8 @@
 
     pause, drain, resume ─► on disk ─► told now, and again whenever that member's session is made anew
 
+Who asked, when and why goes along, so that `why` of the member can tell it.
+
 A node keeps its rest in memory only: after its restart it works until our session is made, a moment later.
 A member that was told to work again while it was away is told when it comes. To the others a resting
 member looks like one that drains: it says so with its load, and nobody offers it anything.
@@ -16,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from edge_node.wire.messages import Rest
 from security.keystore import KeyStore
 
 log = logging.getLogger(__name__)
@@ -25,25 +28,41 @@ WORK: Final = "work"
 MODES: Final = (WORK, "pause", "drain")
 
 
-class Resting:
-    """Args: tell: says a mode to a member, when there is a way to it."""
+class Wish(msgspec.Struct, frozen=True):
+    """What an operator asked of one member, as it lies on disk."""
 
-    def __init__(self, keystore: KeyStore, tell: Callable[[str, str], None]) -> None:
+    mode: str
+    by: str = ""
+    reason: str = ""
+    at_ms: int = 0
+
+
+class Resting:
+    """Args: tell: says a wish to a member, when there is a way to it."""
+
+    def __init__(self, keystore: KeyStore, tell: Callable[[str, Rest], None]) -> None:
         self._keystore = keystore
         self._tell = tell
         self._turn = asyncio.Lock()
-        self._modes: dict[str, str] = {}  # WORK: it may still believe that it rests
+        self._wishes: dict[str, Wish] = {}  # WORK: it may still believe that it rests
         kept = keystore.read(FILE)
         if kept is not None:
             try:
-                self._modes = msgspec.json.decode(kept, type=dict[str, str])
+                found = msgspec.json.decode(kept, type=dict[str, str | Wish])
+                # A text is of a version that kept the mode alone.
+                self._wishes = {
+                    node: Wish(each) if isinstance(each, str) else each for node, each in found.items()
+                }
             except msgspec.MsgspecError as error:
                 log.error("it is forgotten who was told to rest", extra={"cause": str(error)})
 
     def mode_of(self, node: str) -> str:
-        return self._modes.get(node, WORK)
+        wish = self._wishes.get(node)
+        return WORK if wish is None else wish.mode
 
-    async def ask(self, node: str, mode: str, members: Container[str]) -> str:
+    async def ask(
+        self, node: str, mode: str, members: Container[str], *, by: str = "", reason: str = "", at_ms: int = 0
+    ) -> str:
         """On disk when this returns; who is not among *members* any more is forgotten.
 
         Returns: the mode before. Raises: Unavailable: the disk refuses.
@@ -51,16 +70,21 @@ class Resting:
         assert mode in MODES
         async with self._turn:
             before = self.mode_of(node)
-            if mode != before or node in self._modes:
-                modes = {each: held for each, held in self._modes.items() if each in members}
-                modes[node] = mode
-                await asyncio.to_thread(self._keystore.write, FILE, msgspec.json.encode(modes))
-                self._modes = modes
-        self._tell(node, mode)
+            wish = Wish(mode, by, reason, at_ms)
+            if mode != before or node in self._wishes:
+                wishes = {each: held for each, held in self._wishes.items() if each in members}
+                wishes[node] = wish
+                await asyncio.to_thread(self._keystore.write, FILE, msgspec.json.encode(wishes))
+                self._wishes = wishes
+        self._tell(node, _said(wish))
         return before
 
     def met(self, node: str) -> None:
         """A session with *node* was made: it may have been started anew, or missed what was said."""
-        mode = self._modes.get(node)
-        if mode is not None:
-            self._tell(node, mode)
+        wish = self._wishes.get(node)
+        if wish is not None:
+            self._tell(node, _said(wish))
+
+
+def _said(wish: Wish) -> Rest:
+    return Rest(wish.mode, wish.by, wish.reason, wish.at_ms)

@@ -19,6 +19,7 @@ import msgspec
 
 from edge_node.chronicle.entry import Details, Entry, Subject, What, bounded, size_of
 from edge_node.tasks.task import ANY
+from edge_node.tasks.trace import parts
 from edge_node.wire.messages import STORY_BYTES_MAX, STORY_ENTRIES_MAX
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ def of_ledger(me: str, stored: Stored) -> list[Entry]:
         asked["deadline_ms"] = task.deadline_ms
     if task.priority:
         asked["priority"] = task.priority
+    if task.trace:
+        asked["traceparent"] = parts(task.trace)[0]
     found = [_entry(me, task.id, What.ACCEPTED, task.accepted_at_ms, asked)]
     attempts = outcome.attempts if outcome is not None else stored.attempts
     for attempt in attempts:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edge_node.chronicle.allowance import Allowance, Rate
 from edge_node.chronicle.entry import Details, Entry, Subject, What, bounded
+from edge_node.tasks.trace import parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,6 +49,8 @@ FRESH_MAX = 4_096
 
 _HOLDERS = frozenset({What.TOOK, What.REFUSED, What.RAN, What.STOPPED, What.NOT_STARTED, What.NOT_USED})
 _ENDS_OF_LEASES = frozenset({What.LAPSED, What.TURNED_DOWN})
+_RESTING = "draining"
+"""What a place that rests gives as its reason: `tasks.states.Refusal.DRAINING`."""
 
 
 class Loss(NamedTuple):
@@ -69,6 +72,8 @@ class Chronicle:
         self._fresh: list[Entry] = []
         self._lost: dict[str, Loss] = {}
         self._link_cause = ""
+        self._rest = ("work", "", 0)  # as we were told last: mode, by whom, when
+        self._rest_cause = ""
         self._door: dict[str, str] = {}  # reason -> the id of its newest refusal that was noted
         self._allowed = {
             "tasks of this node": Allowance(OURS),
@@ -107,6 +112,8 @@ class Chronicle:
         cause = told.task_id
         if what in _ENDS_OF_LEASES and (loss := self._lost.get(told.place)) is not None:
             cause = loss.cause
+        elif what is What.REFUSED and self._rest_cause and told.details.get("reason") == _RESTING:
+            cause = self._rest_cause
         self._note(
             told.at_ms or wall_ms, Subject.TASK, told.task_id, what, cause,
             told.place, told.attempt, told.details,
@@ -127,6 +134,7 @@ class Chronicle:
         details: Details = {"reason": reason, "detail": answer.detail, "task": answer.task_id}
         if task is not None:
             details |= {"function": task.function, "where": task.where, "bytes": len(task.input)}
+            details |= {"traceparent": parts(task.trace)[0]}
         self._note(wall_ms, Subject.REFUSAL, cause, What.TURNED_AWAY, cause, "", 0, details)
         return cause
 
@@ -213,6 +221,21 @@ class Chronicle:
                     self._note(wall_ms, Subject.NODE, name, what, cause, "", 0, {"roster": version})
         while len(self._lost) > LOSSES_MAX:
             del self._lost[next(iter(self._lost))]
+
+    def rested(
+        self, now_ns: int, wall_ms: int, node: str, mode: str, by: str, reason: str, asked_at_ms: int
+    ) -> None:
+        """An operator's wish that *node* takes no work of others, or takes it again; what we refuse by it
+        leads to it. One that we know is no news: it is said again whenever a session is made."""
+        details: Details = {"mode": mode, "by": by, "reason": reason, "asked_at_ms": asked_at_ms}
+        if node == self.me:
+            known, self._rest = self._rest, (mode, by, asked_at_ms)
+            if known == self._rest or mode == known[0] == "work":
+                return
+            self._rest_cause = "" if mode == "work" else self._new("n")
+        cause = self._rest_cause if node == self.me and self._rest_cause else self._new("n")
+        if self._around.take(now_ns, wall_ms):
+            self._note(wall_ms, Subject.NODE, node, What.RESTED, cause, "", 0, details)
 
     def epoch(self, now_ns: int, wall_ms: int, number: int, shown_by: str) -> None:
         if self._around.take(now_ns, wall_ms):

@@ -73,6 +73,7 @@ class What(StrEnum):
     ENROLLED = "enrolled"
     SHUT_OUT = "shut out"
     EPOCH = "group epoch"
+    RESTED = "rested"  # an operator told it to take no work of others, or to take it again
     DAMAGED = "damaged"
 
     # A function's code.

@@ -17,11 +17,14 @@ from typing import Any
 
 from edge_node.chronicle.entry import Entry, Subject, What
 from edge_node.chronicle.merging import SKEW_MS, merged, without_echoes
+from edge_node.tasks.trace import trace_id
 
 When = Callable[[int], str]
 """A wall time in milliseconds, as people write it."""
 
-_BEGINNINGS = frozenset({What.LOST, What.RESTARTED, What.LINK_DOWN, What.SHUT_OUT, What.CODE_MISSED})
+_BEGINNINGS = frozenset(
+    {What.LOST, What.RESTARTED, What.LINK_DOWN, What.SHUT_OUT, What.CODE_MISSED, What.RESTED}
+)
 """What others followed from: its cause id is worth asking about."""
 _ENDINGS = {
     "done": "it is done",
@@ -148,7 +151,8 @@ def _fields(each: Entry) -> str:
 def _accepted(each: Entry, words: _Words) -> str:
     where = f", for {words.text('where')} alone" if words.text("where") else ""
     due = words.ms("deadline_ms", ", due within ")
-    return f"{each.node} accepted it: {words.text('function', '?')}{where}{due}"
+    traced = f", of trace {trace_id(words.text('traceparent'))}" if words.text("traceparent") else ""
+    return f"{each.node} accepted it: {words.text('function', '?')}{where}{due}{traced}"
 
 
 def _attempted(each: Entry, words: _Words) -> str:
@@ -309,6 +313,16 @@ class _Gaps(dict[str, str]):
         return "?"
 
 
+def _rested(each: Entry, words: _Words) -> str:
+    mode = words.text("mode")
+    what = {"work": "take work of others again", "drain": "take no work of others and hand back what waits"}
+    asked = words.text("by") or "an operator"
+    return (
+        f"{each.node}: {asked} told {each.id} to {what.get(mode, 'take no work of others')} ({mode})"
+        f"{words.at('asked_at_ms', ' at ')}{words.reason()}"
+    )
+
+
 def _back(each: Entry, words: _Words) -> str:
     return f"{each.node}: {each.id} is back{words.ms('away_ms', ' after ')}"
 
@@ -363,6 +377,7 @@ _TELLERS: dict[str, Callable[[Entry, _Words], str]] = {
     What.ENROLLED: _plain("{node}: {id} is a member, by roster {roster}"),
     What.SHUT_OUT: _plain("{node}: {id} is no member any more, by roster {roster}"),
     What.EPOCH: _plain("{node} goes by group epoch {epoch}, shown by {place}"),
+    What.RESTED: _rested,
     What.DAMAGED: _plain("{node} found damage"),
     What.CODE_CAME: _plain("{node} fetched the code {digest} of {id}"),
     What.CODE_MISSED: _plain("{node} could not fetch the code {digest} of {id}"),

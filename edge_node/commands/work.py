@@ -18,6 +18,7 @@ from edge_node.commands.door import Program
 from edge_node.commands.inputs import parse_duration, parse_named, read_input
 from edge_node.commands.terminal import Terminal
 from edge_node.functions.bundle import Bundle
+from edge_node.tasks.trace import checked
 from security.errors import BadInput
 
 FUNCTION_COLUMNS = (
@@ -77,6 +78,12 @@ Ttl = Annotated[
 Priority = Annotated[
     int, typer.Option("--priority", metavar="N", help="Higher runs first among waiting tasks.")
 ]
+Traceparent = Annotated[
+    str,
+    typer.Option(
+        "--traceparent", metavar="TRACE", help="The trace that it belongs to, as W3C writes it: 00-…-…-01."
+    ),
+]
 Log = Annotated[
     bool, typer.Option("--log", help="Also show what the function printed (up to 64 KiB), on stderr.")
 ]
@@ -97,11 +104,12 @@ def add_commands(program: Program) -> None:
         where: Where = "any",
         ttl: Ttl = None,
         priority: Priority = 0,
+        traceparent: Traceparent = "",
         log: Log = False,
     ) -> None:
         """Run a function on the mesh, wait, and print its value."""
         args, kwargs = _arguments(source, kind, argument)
-        options = _options(deadline, where, ttl, priority)
+        options = _options(deadline, where, ttl, priority, traceparent)
 
         async def work(mesh: Mesh) -> Outcome:
             name = await _named(terminal, mesh, target)
@@ -123,10 +131,11 @@ def add_commands(program: Program) -> None:
         where: Where = "any",
         ttl: Ttl = None,
         priority: Priority = 0,
+        traceparent: Traceparent = "",
     ) -> None:
         """Hand a task to the daemon and print its id; it is on disk by then."""
         args, kwargs = _arguments(source, kind, argument)
-        options = _options(deadline, where, ttl, priority)
+        options = _options(deadline, where, ttl, priority, traceparent)
 
         async def work(mesh: Mesh) -> str:
             name = await _named(terminal, mesh, target)
@@ -241,12 +250,16 @@ def _arguments(
     return args, parse_named(named or [])
 
 
-def _options(deadline: str | None, where: str, ttl: str | None, priority: int) -> dict[str, Any]:
+def _options(
+    deadline: str | None, where: str, ttl: str | None, priority: int, traceparent: str
+) -> dict[str, Any]:
+    checked(traceparent)  # before code is deployed for it
     return {
         "deadline_s": None if deadline is None else parse_duration(deadline),
         "where": where,
         "ttl_s": None if ttl is None else parse_duration(ttl),
         "priority": priority,
+        "traceparent": traceparent,
     }
 
 

@@ -64,6 +64,8 @@ class Submit(Frame, frozen=True, array_like=True, tag=1):
     ttl_ms: int | None = None  # how long the task is kept trying; None: the daemon's setting
     priority: int = 0  # higher first
     labels: dict[str, str] = {}  # that a place must bear, beside those the function asks for
+    traceparent: str = ""  # of the caller's span, as W3C Trace Context writes it; empty: none
+    tracestate: str = ""
 
 
 class Run(Frame, frozen=True, array_like=True, tag=2):
@@ -76,6 +78,8 @@ class Run(Frame, frozen=True, array_like=True, tag=2):
     ttl_ms: int | None = None
     priority: int = 0
     labels: dict[str, str] = {}
+    traceparent: str = ""
+    tracestate: str = ""
 
 
 class Result(Frame, frozen=True, array_like=True, tag=3):

@@ -63,6 +63,7 @@ class Invocation(msgspec.Struct, frozen=True, gc=False):
     memory_mb: int = 256
     output_bytes_max: int = 8 * 1024 * 1024
     expected_s: float | None = None  # service time by estimate; short ones may share a worker's pipe
+    trace: str = ""  # the run's own: what the function finds as TRACEPARENT and TRACESTATE
 
 
 class Completion(msgspec.Struct, frozen=True, gc=False):

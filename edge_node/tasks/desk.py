@@ -821,7 +821,7 @@ class Desk:
                 Offer(
                     task.id, entry.attempt, task.function, task.digest, length_ns // MILLISECOND, budget_ms,
                     task.input if inline else None, None if inline else task.input_sha256, size,
-                    task.priority, wait_ms,
+                    task.priority, wait_ms, task.trace,
                 ),
             )
         )  # fmt: skip
@@ -982,6 +982,7 @@ class Desk:
                 started_at_ms or entry.started_at_ms,
                 ended_at_ms or self._wall_ms,
                 ended_as,
+                entry.granted_at_ms if entry.task.trace else 0,
             )
         )
         if len(entry.attempts) > ATTEMPTS_KEPT:  # of those in the middle, but no death: they are counted
@@ -1195,8 +1196,9 @@ class Desk:
             return
         ended_at_ms = message.ended_at_ms or self._wall_ms
         entry.attempts[at[0]] = Attempt(
-            message.attempt, peer, message.pid, message.started_at_ms, ended_at_ms, DIED
-        )
+            message.attempt, peer, message.pid, message.started_at_ms, ended_at_ms, DIED,
+            entry.attempts[at[0]].granted_at_ms,
+        )  # fmt: skip
         self.worker_deaths += 1
         entry.deaths += 1
         entry.died_on = [*(entry.died_on or ()), peer]

@@ -194,6 +194,7 @@ class Run(msgspec.Struct, frozen=True):
     expected_s: float | None = None  # None: never seen it run
     budget_ms: int | None = None  # what is left of the deadline
     holders: tuple[str, ...] = ()  # peers that ran this bundle lately, beside the owner
+    trace: str = ""  # of who handed the task in
 
 
 class Stop(msgspec.Struct, frozen=True):

@@ -33,6 +33,7 @@ from edge_node.tasks.agenda import Agenda
 from edge_node.tasks.events import Effect, Explain, Run, Stop, Tell, WorkDone
 from edge_node.tasks.states import Refusal
 from edge_node.tasks.task import ANY
+from edge_node.tasks.trace import parts
 from edge_node.wire.messages import (
     HELD_BYTES_MAX,
     HELD_JOBS_MAX,
@@ -448,12 +449,13 @@ class Holder:
             return Run(
                 job.owner, job.task, job.attempt, job.function, offer.digest, offer.input, offer.input_digest,
                 offer.input_bytes, None, None, expected_s, budget_ms, self.ran.get(offer.digest, ()),
+                offer.trace,
             )  # fmt: skip
         task = self._own[job.task]
         return Run(
             job.owner, job.task, job.attempt, job.function, task.digest, task.input, task.input_sha256,
             len(task.input), task.timeout_s, task.memory_mb, expected_s, budget_ms,
-            self.ran.get(task.digest, ()),
+            self.ran.get(task.digest, ()), task.trace,
         )  # fmt: skip
 
     def started(self, now_ns: int, task: str, attempt: int) -> Job | None:
@@ -730,6 +732,8 @@ class Holder:
         if job.told_attempt != job.attempt:
             job.told_attempt = job.attempt
             taken: Details = {"function": job.function, "wait_ms": wait_ms}
+            if job.offer is not None and job.offer.trace:
+                taken["traceparent"] = parts(job.offer.trace)[0]
             out.append(Explain(job.task, What.TOOK, job.owner, job.attempt, taken))
         self._progress.set(job.task, now_ns + job.lease_ns // 3)
 
@@ -805,7 +809,7 @@ def _held(offer: Offer, state: str, budget_ms: int | None, result: Result | None
     attempt = result.attempt if result is not None else offer.attempt
     return HeldJob(
         offer.task, attempt, offer.function, offer.digest, state, offer.priority, budget_ms, offer.input,
-        offer.input_digest, result,
+        offer.input_digest, result, offer.trace,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from edge_node.tasks.task import ANY, Task
+from edge_node.tasks.trace import parsed, parts
 from edge_node.wire.messages import Held, HeldJob, Result
 
 SECOND = 1_000_000_000
@@ -150,4 +151,5 @@ def _task_of(job: HeldJob, me: str, wall_ms: int) -> Task:
         priority=job.priority,
         accepted_at_ms=wall_ms,
         deadline_ms=job.budget_ms,
+        trace=parsed(*parts(job.trace)),
     )

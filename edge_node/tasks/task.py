@@ -40,6 +40,7 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     memory_mb: int = 256
     requires: tuple[str, ...] = ()
     labels: dict[str, str] = {}
+    trace: str = ""  # of its caller, see `tasks.trace`; empty: none
 
 
 DIED, DIED_OF_ANOTHER, LAPSED = "worker died", "worker died of another call", "lapsed"
@@ -56,6 +57,7 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     started_at_ms: int = 0
     ended_at_ms: int = 0
     ended_as: str = ""
+    granted_at_ms: int = 0  # when it was given to its place, by the owner's clock; of traced tasks only
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True):

@@ -28,6 +28,7 @@ BootId = Annotated[bytes, msgspec.Meta(max_length=8)]
 Grant = Annotated[bytes, msgspec.Meta(max_length=4 * 1024)]
 Secret = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Sentence = Annotated[str, msgspec.Meta(max_length=1024)]
+Trace = Annotated[str, msgspec.Meta(max_length=568)]  # traceparent, or traceparent, space, tracestate
 DIGEST_ENTRIES_MAX = 32
 DIGEST_BYTES_MAX = 1024
 HELD_JOBS_MAX = 256
@@ -82,6 +83,7 @@ class Offer(Message, frozen=True, array_like=True, tag=3):
     input_bytes: int = 0
     priority: int = 0
     wait_ms: int | None = None  # the wait its owner reckons with; None: whatever it is
+    trace: Trace = ""  # of who handed it in; empty: none
 
 
 class Accept(Message, frozen=True, array_like=True, tag=4):
@@ -296,6 +298,7 @@ class HeldJob(msgspec.Struct, frozen=True, array_like=True):
     input: InlineInput | None = None
     input_digest: Digest | None = None  # when the arguments do not ride along
     result: Result | None = None  # when it is kept and small enough
+    trace: Trace = ""
 
 
 class HeldWanted(Message, frozen=True, array_like=True, tag=26):
@@ -403,6 +406,9 @@ class Rest(Message, frozen=True, array_like=True, tag=39):
     """
 
     mode: Name
+    by: Name = ""  # who asked for it, for people
+    reason: Sentence = ""
+    asked_at_ms: int = 0
 
 
 ANY = (

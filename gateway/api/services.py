@@ -68,7 +68,7 @@ class Services:
         """Of events, open now."""
         self.closing = asyncio.Event()
         """Set when the gateway ends: whoever streams ends too."""
-        self._entropy = entropy
+        self.entropy = entropy
 
     async def call(self, method: str, **params: Any) -> Any:
         """An administrative method. Raises: EdgeweaveError."""
@@ -84,7 +84,7 @@ class Services:
         """The same for a request that bears a key. Raises: Problem."""
         if turn.task and await self._is_known(turn.task):
             return turn.task
-        task = turn.task or task_id(self.clock.wall_ms(), self._entropy(8))
+        task = turn.task or task_id(self.clock.wall_ms(), self.entropy(8))
         if not turn.task:
             await self.keys.keep(turn, task)
         try:

@@ -29,6 +29,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
     input: bytes
     memory_mb: int
     output_bytes_max: int
+    trace: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=1, tag_field="t"):

@@ -245,7 +245,7 @@ class WorkerPool:
             pack(
                 Run(
                     held.number, call.function, call.digest, call.bundle_path, call.input,
-                    call.memory_mb, call.output_bytes_max,
+                    call.memory_mb, call.output_bytes_max, call.trace,
                 )
             )
         )  # fmt: skip

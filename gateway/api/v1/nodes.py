@@ -36,6 +36,13 @@ class Revocation(BaseModel):
     reason: Annotated[str, Field(max_length=REASON_MAX, examples=["stolen"])] = ""
 
 
+class Wish(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    reason: Annotated[
+        str, Field(max_length=REASON_MAX, description="`why` of the node tells it.", examples=["new disk"])
+    ] = ""
+
+
 class Replacement(BaseModel):
     model_config = ConfigDict(extra="forbid")
     ttl_s: Annotated[float, Field(ge=1, le=30 * 86400, description="Seconds that the code is good for.")] = (
@@ -122,30 +129,30 @@ REST = {"node": "pi-1", "work": "pause", "before": "work", "told": True}
     "/nodes/{node}/pause", responses=example(REST, "told false: it is away, and is told when it comes.")
 )
 @needs(Role.OPERATOR, "nodes:write")
-async def pause(ask: Asking, node: NodeName) -> Response:
+async def pause(ask: Asking, node: NodeName, body: Wish | None = None) -> Response:
     """Let a member take no work of others. What waits and runs there goes on, its own work too."""
-    return await _rest(ask, "pause", node)
+    return await _rest(ask, "pause", node, body)
 
 
 @router.post(
     "/nodes/{node}/drain", responses=example(REST | {"work": "drain"}, "What waits there goes back.")
 )
 @needs(Role.OPERATOR, "nodes:write")
-async def drain(ask: Asking, node: NodeName) -> Response:
+async def drain(ask: Asking, node: NodeName, body: Wish | None = None) -> Response:
     """As pause, and what waits there goes back to its owners: before a board is unplugged."""
-    return await _rest(ask, "drain", node)
+    return await _rest(ask, "drain", node, body)
 
 
 @router.post("/nodes/{node}/resume", responses=example(REST | {"work": "work"}, "It takes work again."))
 @needs(Role.OPERATOR, "nodes:write")
-async def resume(ask: Asking, node: NodeName) -> Response:
+async def resume(ask: Asking, node: NodeName, body: Wish | None = None) -> Response:
     """Let a member take work of others again, after pause or drain."""
-    return await _rest(ask, "resume", node)
+    return await _rest(ask, "resume", node, body)
 
 
-async def _rest(ask: Ask, method: str, node: str) -> Response:
+async def _rest(ask: Ask, method: str, node: str, body: Wish | None) -> Response:
     await found_node(ask.services, node)
-    return told(await ask.services.call(method, node=node))
+    return told(await ask.services.call(method, node=node, reason=body.reason if body else ""))
 
 
 @router.post("/nodes/{node}/ping", responses=example({"rtt_ms": 3.2}, "It answered."))

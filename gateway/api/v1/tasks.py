@@ -13,6 +13,7 @@ from edge_node.functions import values
 from edge_node.functions.invocation import TaskError
 from edge_node.tasks.task import INPUT_BYTES_MAX
 from gateway.access.roles import Role
+from edge_node.tasks.trace import begun, parsed, parts
 from gateway.api.answers import Cursor, Limit, example, room, told
 from gateway.api.guard import Ask, Asking, needs
 from gateway.api.idempotency import checked_key
@@ -24,6 +25,7 @@ from security.errors import BadInput, EdgeweaveError
 router = room("tasks")
 ID = "06qxw7c0d2f4g6h8j0k2m4n"
 TaskId = Annotated[str, Path(max_length=64, examples=[ID], description="As it was told at the submit.")]
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 ROW = {
     "id": ID,
     "function": "toys.add",
@@ -65,7 +67,11 @@ class Work(BaseModel):
 @router.post(
     "/tasks",
     status_code=202,
-    responses=example({"task": ID, "state": "accepted"}, "It is on disk and will be settled once.", 202),
+    responses=example(
+        {"task": ID, "state": "accepted", "traceparent": TRACEPARENT},
+        "It is on disk and will be settled once. `traceparent`: if the request bore one.",
+        202,
+    ),
 )
 @needs(Role.OPERATOR, "tasks:write", bytes_max=INPUT_BYTES_MAX)
 async def submit(
@@ -76,7 +82,11 @@ async def submit(
         Header(max_length=300, description="The same key with the same body makes one task, for 24 hours."),
     ] = None,
 ) -> Response:
-    """Hand in a task."""
+    """Hand in a task.
+
+    It becomes part of the caller's trace (W3C Trace Context) if the headers `traceparent` and `tracestate`
+    say so; where they are malformed, a new trace begins.
+    """
     request = protocol.Submit(
         id=0,
         function=body.function,
@@ -91,10 +101,21 @@ async def submit(
         task = await ask.services.submit(request)
     else:
         key = checked_key(idempotency_key)
-        same = digest_of(protocol.encode(request))
         async with ask.services.keys.turn(ask.by.name, key, same) as turn:
             task = await ask.services.submit_once(request, turn)
-    return told({"task": task, "state": "accepted"}, 202, {"location": f"/v1/tasks/{task}"})
+    answer = {"task": task, "state": "accepted"} | ({"traceparent": parts(trace)[0]} if trace else {})
+    return told(answer, 202, {"location": f"/v1/tasks/{task}"})
+
+
+def _trace(ask: Ask) -> str:
+    """Of the request; empty: it bears none. Source: W3C Trace Context 4.3, steps 1 to 5."""
+    headers = ask.request.headers
+    given = headers.getlist("traceparent")
+    if not given:
+        return ""
+    state = ",".join(headers.getlist("tracestate"))
+    trace = parsed(given[0].strip(), state) if len(given) == 1 else ""
+    return trace or begun(ask.services.entropy(24))
 
 
 @router.get("/tasks", responses=example({"tasks": [ROW], "next": "kq…"}, "Tasks, the newest first."))
@@ -132,6 +153,9 @@ async def tasks(
 async def one_task(ask: Asking, task: TaskId) -> Response:
     """Where one task stands; without its value."""
     found = await ask.services.result(task)
+    trace = _trace(ask)
+    same = digest_of(protocol.encode(request))  # who asks again does so in another span
+    request = msgspec.structs.replace(request, traceparent=parts(trace)[0], tracestate=parts(trace)[1])
     if isinstance(found, protocol.Pending):
         return told({"id": found.task, "state": found.state, "settled": False})
     return told(_ended(found))

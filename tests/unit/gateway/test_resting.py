@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from edge_node.wire.messages import Rest
 from gateway.resting import Resting
 from security.keystore import KeyStore
 
@@ -11,8 +12,8 @@ MEMBERS = {"pi-1", "pi-2"}
 
 
 class Told(list):
-    def __call__(self, node, mode):
-        self.append((node, mode))
+    def __call__(self, node, wish):
+        self.append((node, wish.mode))
 
 
 @pytest.fixture
@@ -52,6 +53,21 @@ async def test_members_that_are_none_any_more_are_forgotten(keystore):
     await resting.ask("pi-2", "pause", {"pi-2"})
 
     assert (Resting(keystore, Told()).mode_of("pi-1"), resting.mode_of("pi-2")) == ("work", "pause")
+
+
+async def test_who_asked_and_why_is_told_along_also_after_a_restart(keystore):
+    wishes = []
+    resting = Resting(keystore, lambda node, wish: wishes.append(wish))
+    await resting.ask("pi-1", "drain", MEMBERS, by="alice", reason="new disk", at_ms=7)
+    Resting(keystore, lambda node, wish: wishes.append(wish)).met("pi-1")
+
+    assert wishes == [Rest("drain", "alice", "new disk", 7)] * 2
+
+
+async def test_a_list_of_the_version_before_is_read(keystore):
+    keystore.write("resting", b'{"pi-1": "pause"}')
+
+    assert Resting(keystore, Told()).mode_of("pi-1") == "pause"
 
 
 async def test_a_damaged_list_is_nobody(keystore, caplog):

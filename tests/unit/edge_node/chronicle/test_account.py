@@ -153,3 +153,23 @@ def test_what_a_chronicle_has_forgotten_is_told_by_since_when(books, kept):
     )  # fmt: skip
 
     assert ask(kept, books, "pi-2").since_ms == WALL + 600
+
+
+def test_a_refusal_brings_the_rest_that_it_followed_from_however_old(books, kept, chronicle):
+    chronicle.rested(0, WALL - 3_600_000, "pi-1", "drain", "alice", "new disk", WALL - 3_600_000)
+    chronicle.explained(0, WALL + 10, Explain("t1", What.REFUSED, "pi-2", 1, {"reason": "draining"}))
+    kept.append(chronicle.take())
+
+    found = ask(kept, books, "t1").entries
+
+    assert [each.what for each in found] == [What.REFUSED, What.RESTED]
+    assert found[1].details["by"] == "alice"
+
+
+def test_a_task_tells_of_its_callers_trace(books, kept):
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    books.write(Accepted(Task("t1", "f.g", b"d" * 32, b"", b"s" * 32, "pi-1", trace=f"{parent} rojo=1")))
+
+    (accepted,) = ask(kept, books, "t1").entries
+
+    assert accepted.details["traceparent"] == parent

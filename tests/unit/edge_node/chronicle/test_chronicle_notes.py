@@ -242,3 +242,43 @@ def test_whatever_a_replica_notes_is_a_kind_of_entry():
 
     assert "batch waits" in named
     assert named <= {each.value for each in What}
+
+
+def refusal_of(number, reason="draining"):
+    return Explain(f"t{number}", What.REFUSED, "pi-2", 1, {"reason": reason})
+
+
+def test_what_a_resting_member_refuses_follows_from_its_rest(chronicle):
+    chronicle.rested(0, WALL, "pi-1", "drain", "alice", "new disk", WALL - 5)
+    chronicle.explained(0, WALL, refusal_of(1))
+    chronicle.explained(0, WALL, refusal_of(2, "queue full"))
+    chronicle.rested(0, WALL, "pi-1", "work", "alice", "", WALL)
+    chronicle.explained(0, WALL, refusal_of(3))
+
+    rest, refused, full, over, later = chronicle.take()
+    assert (rest.subject, rest.id, rest.what) == (Subject.NODE, "pi-1", What.RESTED)
+    assert rest.details == {"mode": "drain", "by": "alice", "reason": "new disk", "asked_at_ms": WALL - 5}
+    assert refused.cause == rest.cause and rest.cause.startswith("n-")
+    assert (full.cause, later.cause) == ("t2", "t3")
+    assert over.details["mode"] == "work" and over.cause != rest.cause
+
+
+def test_a_rest_that_is_said_again_is_no_news(chronicle):
+    """The gateway says it whenever a session is made."""
+    for _ in range(2):
+        chronicle.rested(0, WALL, "pi-1", "work", "alice", "", WALL)
+        chronicle.rested(0, WALL, "pi-1", "work", "", "", 0)
+    assert not chronicle.fresh
+    for _ in range(2):
+        chronicle.rested(0, WALL, "pi-1", "pause", "alice", "", WALL)
+    assert kinds(chronicle.take()) == [What.RESTED]
+    chronicle.rested(0, WALL, "pi-1", "pause", "bob", "", WALL + 1)
+    assert kinds(chronicle.take()) == [What.RESTED]
+
+
+def test_the_rest_of_another_is_noted_of_it_and_excuses_nothing_here(chronicle):
+    chronicle.rested(0, WALL, "pi-2", "pause", "alice", "", WALL)
+    chronicle.explained(0, WALL, refusal_of(1))
+
+    rest, refused = chronicle.take()
+    assert (rest.id, refused.cause) == ("pi-2", "t1")

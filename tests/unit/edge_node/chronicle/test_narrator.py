@@ -219,6 +219,11 @@ SENTENCES = [
         "pi-1 could not write its tables; writes are refused until it can: disk full",
     ),
     (
+        entry(What.RESTED, **NODE, mode="drain", by="alice", reason="new disk", asked_at_ms=WALL),
+        "pi-1: alice told pi-2 to take no work of others and hand back what waits (drain) at +0: new disk"
+        " (cause n-1)",
+    ),
+    (
         entry(What.LEFT_OUT, **NODE, count=7, kind="work of others", since_ms=WALL),
         "pi-1 did not note 7 more (work of others) since +0: too many at once",
     ),

@@ -45,6 +45,7 @@ from edge_node.tasks.desk import (
     WorkStarted,
 )
 from edge_node.tasks.ledger import RESERVED
+from edge_node.tasks.rows import row_of
 from edge_node.wire.messages import Accept, Beat, Cancel, Load, Offer, Progress, Refuse, Result
 
 MS = 1_000_000
@@ -931,3 +932,35 @@ class TestDraining:
         effects = desk.say(Drain())
 
         assert [offer.task for offer in told(effects, Offer)] == ["t2"]
+
+
+class TestTraced:
+    TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 rojo=1"
+
+    def test_the_trace_goes_along_with_every_offer_also_after_a_restart(self, desk):
+        desk.say(PeerUp("pi-2", 2 * MS))
+        effects = desk.submitted(a_task(where="pi-2", trace=self.TRACE))
+        (first,), (append,) = told(effects, Offer), of_type(effects, Append)
+        kept = row_of(append.records[0]).body
+
+        life = Driver()
+        task = msgspec.msgpack.decode(kept, type=Task)
+        for effect in life.desk.restore(life.now_ns, WALL, [(task, [Attempt(1, "")])]):
+            life.say(Persisted(effect.serial))
+        (again,) = told(life.say(PeerUp("pi-2", 2 * MS)), Offer)
+
+        assert first.trace == again.trace == self.TRACE and again.attempt > first.attempt
+
+    def test_own_work_and_work_of_others_runs_with_it(self, desk):
+        (own,) = of_type(desk.submitted(a_task(trace=self.TRACE)), Run)
+        offer = Offer("t9", 1, "room.changes", b"d" * 32, 5000, input=b"in", trace=self.TRACE)
+        (other,) = of_type(desk.hear("pi-2", offer), Run)
+
+        assert own.trace == other.trace == self.TRACE
+
+    def test_when_an_attempt_was_given_to_its_place_is_kept_of_traced_tasks_alone(self, desk):
+        """Eight bytes in every record would be a price that all pay."""
+        for task, trace in (("t1", self.TRACE), ("t2", "")):
+            desk.submitted(a_task(task, trace=trace))
+            (closed,) = [e.records[0] for e in of_type(desk.say(done(task)), Append)]
+            assert closed.outcome.attempts[0].granted_at_ms == (WALL if trace else 0)

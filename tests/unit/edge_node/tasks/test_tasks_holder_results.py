@@ -218,3 +218,11 @@ class TestResultsKept:
         assert [m.reason for _, m in told(bench.offer("x1", 2), Refuse)] == ["cancelled"]
         assert told(bench.offer("x1", 3), Refuse) == []
         assert [m.attempt for _, m in told(bench.wait(SECOND), Accept)] == [3]
+
+
+def test_an_owner_that_lost_its_records_hears_the_trace_of_its_task():
+    bench = Bench()
+    bench.offer("t1", trace="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+
+    (held,) = bench.holder.held_of(bench.now_ns, "pi-1", "").jobs
+    assert held.trace == "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -219,3 +219,11 @@ def test_a_holder_tells_an_owner_of_its_own_tasks_alone():
     assert (held.jobs[1].priority, held.jobs[1].budget_ms) == (2, 8_001) or held.jobs[1].budget_ms <= 9_000
     assert [each.task for each in desk.held_of(1, "pi-1", "t1").jobs] == ["t2"]
     assert desk.held_of(1, "pi-7", "") == Held()
+
+
+def test_the_trace_comes_back_too_and_what_is_none_does_not():
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 rojo=1"
+    salvage = asked()
+    salvage.held(1, 0, "pi-2", Held([job("t1", trace=trace), job("t2", trace="x\0")]))
+
+    assert [each.task.trace for each in back(salvage)] == [trace, ""]
