@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from device_sim.devices.plan import SECOND, Planned
@@ -49,7 +49,7 @@ class Driver:
         self._promised = promised
         self._room = asyncio.Semaphore(IN_FLIGHT_MAX)
 
-    async def replay(self, planned: Sequence[Planned], *, begun: float, last_s: float) -> None:
+    async def replay(self, planned: Iterable[Planned], *, begun: float, last_s: float) -> None:
         """Hand everything over when it is due; return when all of it has ended.
 
         Args: begun: of the replay, on time.monotonic.   last_s: the end of the replay, after that.

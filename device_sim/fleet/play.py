@@ -10,14 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import itertools
 import json
+import math
 import os
+import secrets
 import shlex
 import shutil
 import signal
+import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +30,7 @@ import msgspec
 
 from device_sim import faults as fault_core
 from device_sim.devices.driver import Driver
+from device_sim.devices.plan import Planned
 from device_sim.faults import GATEWAY, SECOND, Begun, Done, Fault, Inject, Promised, Timeline
 from device_sim.fleet.members import ABORT_S_MAX, TERM_S_MAX, Member, Members, one_error, wire_bytes
 from device_sim.fleet.preparation import Prepared
@@ -48,6 +53,10 @@ SHOW_S: Final = 0.25
 LEDGER_ROWS_MAX: Final = 10_000_000
 COUNTERS: Final = ("accepted", "restored", "completed", "redispatched", "duplicates", "lapsed")
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+ADMINISTRATOR: Final = "demo"
+"""Who may log in to the console of a fleet that stays."""
 
 
 class Interrupted(Exception):
@@ -85,10 +94,17 @@ class Run:
         return write(self.record, folder)
 
 
-async def play(prepared: Prepared, screen: Screen, *, keep: bool = False) -> tuple[Run, Path]:
+async def play(
+    prepared: Prepared,
+    screen: Screen,
+    *,
+    keep: bool = False,
+    stay: Callable[[Run], None] | None = None,
+) -> tuple[Run, Path]:
     """Play it. Whatever happens, no process and no directory stays behind.
 
     Args: keep: leave the homes of the fleet where they are.
+    stay: is told the run, and then the mesh goes on, with its console open, until the first signal.
     Returns: the run, and the directory of the homes.
     Raises: EdgeweaveError: something could not be started or done; Interrupted.
     """
@@ -100,6 +116,9 @@ async def play(prepared: Prepared, screen: Screen, *, keep: bool = False) -> tup
     caught: list[int] = []
 
     def interrupted(number: int) -> None:
+        if fleet.staying and not fleet.leaves.is_set():
+            fleet.leaves.set()
+            return
         if not caught:
             screen.close()
             screen.tell("stopping everything")
@@ -116,19 +135,28 @@ async def play(prepared: Prepared, screen: Screen, *, keep: bool = False) -> tup
     try:
         await asyncio.wait({running})
         screen.close()
-        finished = not running.cancelled() and running.exception() is None
+        finished = _went_well(running)
+        stayed: Run | None = None
+        if stay is not None and finished and not caught:
+            stayed = _timed(await asyncio.to_thread(fleet.account, of_copies=True), screen)
+            stay(stayed)
+            running = asyncio.create_task(fleet.go_on(), name="fleet that stays")
+            await asyncio.wait({running})
+            finished = _went_well(running)
+        if finished:
+            screen.tell("stopping the daemons")
         left = await fleet.members.stop(term_s_max=TERM_S_MAX if finished else ABORT_S_MAX)
         if caught:
             raise Interrupted(caught[0])
         running.result()
         if left:
             raise Unavailable(f"processes had to be killed at the end: {', '.join(map(str, left))}")
+        if stayed is not None:
+            return stayed, folder
         run = await asyncio.to_thread(fleet.account)
         if caught:
             raise Interrupted(caught[0])
-        run.facts["wall_s"] = round(screen.wall_s, 1)
-        manifest = msgspec.structs.replace(run.record.manifest, wall_s=run.facts["wall_s"])
-        return replace(run, record=msgspec.structs.replace(run.record, manifest=manifest)), folder
+        return _timed(run, screen), folder
     finally:
         for number in SIGNALS:
             loop.remove_signal_handler(number)
@@ -148,6 +176,8 @@ class Fleet:
         self.drivers: dict[str, Driver] = {}
         self.nodes: list[dict[str, Any]] = []
         self.done: dict[int, dict[str, Any]] = {}  # faults carried out, by index
+        self.staying = False
+        self.leaves = asyncio.Event()
         self._open: dict[str, int] = dict.fromkeys(self.members.members, 0)
         self._replays: dict[str, asyncio.Task[None]] = {}
         self._changed: set[str] = set()  # members whose number of open promises is news to the timeline
@@ -188,9 +218,35 @@ class Fleet:
         self.screen.close()
         open_tasks = sum(not promise.status for promise in self.promises.values())
         self.screen.tell(
-            f"every device has seen all of its tasks end{f', but for {open_tasks}' if open_tasks else ''}; "
-            "stopping the daemons"
+            f"every device has seen all of its tasks end{f', but for {open_tasks}' if open_tasks else ''}"
         )
+
+    async def go_on(self) -> None:
+        """After the run: devices replay their series again and again, until we leave; the console is open."""
+        gateway = self.members.gateway.home
+        async with Mesh.open(gateway) as mesh:
+            asked = {"name": ADMINISTRATOR, "role": "admin", "password": secrets.token_urlsafe(24)}
+            await mesh.call("user-add", asked)  # nobody learns the password: links log in
+            link = str((await mesh.call("user-link", {"name": ADMINISTRATOR}))["link"])
+        self.screen.line(f"\nthe mesh goes on, and its console is open: {link.partition('log-in')[0]}")
+        self.screen.line(f"  log in, once, within 10 minutes:  {link}")
+        self.screen.line(f"  another link:  edge-gateway users link {ADMINISTRATOR} --home {gateway}")
+        self.screen.line(
+            "  the certificate is the mesh's own, so that a browser asks; Ctrl-C ends everything"
+        )
+        self.staying = True
+        every_s = self.scenario.fleet.duration_s
+        async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+            begun = time.monotonic()
+            for name, series in self.prepared.series.items():
+                member = self.members.members[name]
+                if member.alive and not member.revoked:
+                    mesh = await stack.enter_async_context(Mesh.open(member.home))
+                    driver = Driver(name, mesh, series, lambda promise: None)
+                    plan = endless(self.prepared.plans[name], every_s, self.leaves.is_set)
+                    group.create_task(driver.replay(plan, begun=begun, last_s=math.inf), name=f"again {name}")
+            await self.leaves.wait()
+            self.screen.tell("waiting for what is under way")
 
     def _probe(self) -> tuple[str, Any, dict[str, Any]] | None:
         for name, planned in self.prepared.plans.items():
@@ -301,10 +357,13 @@ class Fleet:
 
     # ── the account ───────────────────────────────────────────────────────────────────────────────
 
-    def account(self) -> Run:
-        """What the ledgers hold, once every daemon has stopped. Raises: EdgeweaveError: one is damaged."""
+    def account(self, *, of_copies: bool = False) -> Run:
+        """What the ledgers hold, once every daemon has stopped. Raises: EdgeweaveError: one is damaged.
+
+        Args: of_copies: the daemons still run: what their ledgers hold now.
+        """
         scenario, prepared = self.scenario, self.prepared
-        found = account(self.promises, self._ledgers(), dict(fault_core.gone(scenario.faults)))
+        found = account(self.promises, self._ledgers(of_copies), dict(fault_core.gone(scenario.faults)))
         again = recompute(
             list(self.promises.values()),
             prepared.series,
@@ -413,10 +472,13 @@ class Fleet:
         # Not for a scenario to choose: a result that cannot be reproduced is wrong, whatever was expected.
         return [*verdicts, Verdict("differing", 0, len(again.differing), not again.differing)]
 
-    def _ledgers(self) -> dict[str, list[Stored]]:
+    def _ledgers(self, of_copies: bool) -> dict[str, list[Stored]]:
         ledgers: dict[str, list[Stored]] = {}
         for member in self.members.members.values():
-            journal = Journal(member.home / "ledger.db", mesh_id=self.members.mesh_id, node_id=member.name)
+            path = member.home / "ledger.db"
+            if of_copies:
+                path = _copied(path)
+            journal = Journal(path, mesh_id=self.members.mesh_id, node_id=member.name)
             try:
                 ids = [summary.id for summary in journal.list(limit=LEDGER_ROWS_MAX)]
                 ledgers[member.name] = [
@@ -427,6 +489,38 @@ class Fleet:
             finally:
                 journal.close()
         return ledgers
+
+
+def _copied(ledger: Path) -> Path:
+    """What a ledger that is in use holds, in a file beside it."""
+    copy = ledger.with_name("ledger-copy.db")
+    with (
+        contextlib.closing(sqlite3.connect(ledger)) as live,
+        contextlib.closing(sqlite3.connect(copy)) as held,
+    ):
+        live.backup(held)
+    return copy
+
+
+def _went_well(task: asyncio.Task[None]) -> bool:
+    return not task.cancelled() and task.exception() is None
+
+
+def _timed(run: Run, screen: Screen) -> Run:
+    """The run with the time that it took until now."""
+    run.facts["wall_s"] = round(screen.wall_s, 1)
+    manifest = msgspec.structs.replace(run.record.manifest, wall_s=run.facts["wall_s"])
+    return replace(run, record=msgspec.structs.replace(run.record, manifest=manifest))
+
+
+def endless(planned: Sequence[Planned], every_s: float, ended: Callable[[], bool]) -> Iterator[Planned]:
+    """The plan again and again, *every_s* later each time, without what needs a whole series."""
+    parts = [each for each in planned if not each.call.whole]
+    for turn in itertools.count() if parts else ():
+        for each in parts:
+            if ended():
+                return
+            yield replace(each, due_ns=each.due_ns + round(turn * every_s * SECOND))
 
 
 def _measure_kill(fault: dict[str, Any], found: Account) -> None:

@@ -1,6 +1,6 @@
 """`make demo`: five boards on real sensor data; one is killed in the middle of work, one is revoked.
 
-    python -m examples.demo [--seconds 24] [--seed 1] [--keep]
+    python -m examples.demo [--seconds 24] [--seed 1] [--keep] [--stay]
 
 Plays ``examples/scenarios/demo.toml`` and compares what the mesh found in the room's series with what people
 marked. Exit 0: everything accepted was kept, everything expected was seen, and nothing stayed behind.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import signal
 import sys
 from collections.abc import Sequence
@@ -73,13 +74,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of the jitter between tasks (1)")
     parser.add_argument("--keep", action="store_true", help="keep the homes of gateway and boards")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="where the two files go")
+    parser.add_argument(
+        "--stay", action="store_true", help="then keep the mesh at work, with its console open"
+    )
     options = parser.parse_args(argv)
     screen = Screen()
     try:
         make_folder(options.out)
         prepared = prepare(SCENARIO, seed=options.seed, duration_s=options.seconds)
-        run, folder = asyncio.run(play(prepared, screen, keep=options.keep))
-        conclude(run, screen, options.out)
+        told = functools.partial(conclude, screen=screen, out=options.out)
+        stay = told if options.stay else None
+        run, folder = asyncio.run(play(prepared, screen, keep=options.keep, stay=stay))
+        if stay is None:
+            told(run)
     except Interrupted as interrupted:
         return 128 + interrupted.number
     except KeyboardInterrupt:  # before anything had begun

@@ -1,0 +1,30 @@
+"""A fleet that goes on after its scenario: the same plan again and again."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+from device_sim.devices.plan import SECOND, Planned
+from device_sim.fleet.play import endless
+
+
+def planned(due_s, first, *, whole=False):
+    return Planned(due_s * SECOND, SimpleNamespace(whole=whole), first, first + 1)
+
+
+def test_a_plan_goes_on_without_what_needs_a_whole_series():
+    plan = [planned(0, 1), planned(3, 2), planned(5, 3, whole=True)]
+
+    told = itertools.islice(endless(plan, 6.5, lambda: False), 5)
+
+    assert [(each.due_ns / SECOND, each.first) for each in told] == [
+        (0, 1), (3, 2), (6.5, 1), (9.5, 2), (13, 1),
+    ]  # fmt: skip
+
+
+def test_it_ends_when_it_is_asked_to_and_where_nothing_is_planned():
+    left = iter([False, False, True])
+
+    assert len(list(endless([planned(0, 1)], 1, lambda: next(left)))) == 2
+    assert list(endless([planned(0, 1, whole=True)], 1, lambda: False)) == []
