@@ -6,6 +6,7 @@ wanted=()
 [[ -x /usr/sbin/mosquitto ]] || command -v mosquitto >/dev/null || wanted+=(mosquitto)
 command -v ip >/dev/null || wanted+=(iproute2)
 command -v tmux >/dev/null || wanted+=(tmux)
+command -v chromium >/dev/null || wanted+=(chromium)
 command -v nft >/dev/null || [[ -x /usr/sbin/nft ]] || wanted+=(nftables)
 compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || wanted+=(libfaketime)
 if ((${#wanted[@]})); then
@@ -26,10 +27,15 @@ waiting=(tests/faults tests/integration)
 computing=()
 for folder in tests/*/; do
   folder=${folder%/}
-  [[ " ${waiting[*]} tests/support tests/__pycache__ " == *" $folder "* ]] || computing+=("$folder")
+  [[ " ${waiting[*]} tests/browser tests/support tests/__pycache__ " == *" $folder "* ]] || computing+=("$folder")
 done
-echo "two at a time: ${computing[*]} (told at the end), and ${waiting[*]}"
-"${pytest[@]}" -p no:cacheprovider --junitxml=out/test/junit-computing.xml "${computing[@]}" >out/test/computing.log 2>&1 &
+beside() {  # a browser's driver keeps a loop of its own in the process: it gets one for itself
+  "${pytest[@]}" -p no:cacheprovider --junitxml=out/test/junit-computing.xml "${computing[@]}"
+  local computed=$?
+  "${pytest[@]}" -p no:cacheprovider --junitxml=out/test/junit-browser.xml tests/browser && return $computed
+}
+echo "two at a time: ${computing[*]} and tests/browser (told at the end), and ${waiting[*]}"
+beside >out/test/computing.log 2>&1 &
 beside=$!
 trap 'kill "$beside" 2>/dev/null' EXIT
 "${pytest[@]}" --junitxml=out/test/junit.xml "${waiting[@]}"

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -238,7 +239,12 @@ class Daemon:
             async with Mesh.open(self.home) as mesh:
                 return await what(mesh)
 
-        return asyncio.run(asked())
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(asked())
+        with ThreadPoolExecutor(1) as beside:  # a browser's driver keeps a loop in this thread
+            return beside.submit(asyncio.run, asked()).result()
 
     def until(self, what: str, holds: Callable[[Any], bool], *, method: str = "status") -> Any:
         """The first answer of *method* for which *holds*."""
