@@ -46,6 +46,8 @@ class GatewayBackend(AgentBackend):
         self.add("settle", self._settle)
         self.add("status", self._gateway_status)
         self.add("rollback", self._rollback)
+        self.add("deploy-look", self._deploy_look)
+        self.add("source", self._source)
         self.add("metrics", self._metrics)
         self.add("users", self._users)
         self.add("user-add", self._user_add)
@@ -209,6 +211,19 @@ class GatewayBackend(AgentBackend):
         if not isinstance(name, str):
             raise BadInput("rollback needs a function's name")
         return {"functions": [await self.agent.publisher.rollback(name)]}
+
+    async def _deploy_look(self, params: dict[str, Any]) -> object:
+        """What `deploy` of the same would change; nothing is."""
+        source = params.get("source")
+        if not isinstance(source, bytes):
+            raise BadInput("deploy-look needs the file's bytes")
+        return self.agent.publisher.compared(source, _given(params, "stem"))
+
+    async def _source(self, params: dict[str, Any]) -> object:
+        version = params.get("version")
+        if version is not None and not isinstance(version, int):
+            raise BadInput("version is a whole number")
+        return await self.agent.publisher.source(_given(params, "name"), version)
 
     # ── accounts ──────────────────────────────────────────────────────────────────────────────────
 

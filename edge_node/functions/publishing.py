@@ -208,6 +208,54 @@ class Publisher:
             await self._spread(entries)
         return rows
 
+    def compared(self, source: bytes, stem: str) -> dict[str, Any]:
+        """What ``deploy`` would do: each function of the file, before and after, and those that stay.
+
+        Raises: BadInput: the source.
+        """
+        bundle = Bundle.of_source(f"{stem}.py", source)
+        digest, rows = digest_of(bundle.to_bytes()), []
+        for manifest in bundle.manifests():
+            current = self.catalogue.find(manifest.name)
+            same = current is not None and current.digest == digest
+            before = None if current is None else self.manifest_of(manifest.name, current.digest)
+            rows.append(
+                {
+                    "name": manifest.name,
+                    "version": current.version if current is not None and same
+                    else self.catalogue.next_version(manifest.name),
+                    "new": not same,
+                    "digest": digest.hex(),
+                    "digest_before": "" if current is None else current.digest.hex(),
+                    "before": None if before is None else _wishes(before),
+                    "after": _wishes(manifest),
+                }
+            )  # fmt: skip
+        defined = {row["name"] for row in rows}
+        others = [name for name in self.catalogue.names() if name.startswith(f"{stem}.")]
+        return {"functions": rows, "stay": [name for name in others if name not in defined]}
+
+    async def source(self, name: str, version: int | None) -> dict[str, Any]:
+        """The file that defines a function. Args: version: None: the current one.
+
+        Raises: BadInput: no such function or version. Unavailable: its code is not on this member.
+        """
+        current = self.catalogue.current(name)
+        kept = {entry.version: entry for entry in self.catalogue.history(name)}
+        entry = current if version is None else kept.get(version)
+        if entry is None:
+            told = ", ".join(map(str, sorted(kept)))
+            raise BadInput(f"version {version} of {name} is not kept", fix=f"there are {told}")
+        data = await asyncio.to_thread(self._bundles.get, entry.digest)
+        bundle = Bundle.from_bytes(data)
+        return {
+            "name": name,
+            "version": entry.version,
+            "digest": entry.digest.hex(),
+            "file": f"{bundle.stem}.py",
+            "source": bundle.main.decode("utf-8", "replace"),
+        }
+
     async def rollback(self, name: str) -> dict[str, Any]:
         """A new version of *name* that names the digest before the current one."""
         current = self.catalogue.current(name)
@@ -306,6 +354,17 @@ class Publisher:
         for peer, asked, _ in self._waiting.pop(digest, ()):
             refused = f"the bundle could not be fetched from {peer}: {reason}"
             self._house.tell(now_ns, peer, messages.Published(asked.request, refused))
+
+
+def _wishes(manifest: Manifest) -> dict[str, Any]:
+    """What callers and nodes notice when it differs."""
+    return {
+        "signature": manifest.signature(),
+        "timeout_s": manifest.timeout_s,
+        "memory_mb": manifest.memory_mb,
+        "requires": list(manifest.requires),
+        "labels": dict(manifest.labels),
+    }
 
 
 def _in_messages(entries: list[bytes]) -> Iterator[list[bytes]]:

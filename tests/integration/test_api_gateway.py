@@ -383,6 +383,36 @@ def test_open_codes_are_listed_without_the_codes(api):
     assert code["code"] not in listed.text
 
 
+def test_what_a_deployment_would_change_is_told_before_it_does(api):
+    source = "from edge_node.functions import function\n\n\n@function%s\ndef f(%s) -> int:\n    return 1\n"
+    before, after = source % ("", "a: int"), source % ("(timeout_s=5)", "a: int, b: int = 2")
+    with api.of(Role.ADMIN) as admin, api.of(Role.VIEWER) as viewer:
+        url = "/v1/functions?file=looked.py&look=true"
+        (row,) = admin.post(url, content=before).json()["functions"]
+        assert (row["new"], row["version"], row["before"]) == (True, 1, None)
+        problem(viewer.get("/v1/functions/looked.f"), 404, "not-found")
+
+        other = "\n\n@function\ndef g() -> int:\n    return 2\n"
+        assert admin.post("/v1/functions?file=looked.py", content=before + other).status_code == 201
+        looked = admin.post(url, content=after).json()
+        (row,) = looked["functions"]
+        assert (row["version"], looked["stay"]) == (2, ["looked.g"])
+        assert row["before"]["signature"] == "looked.f(a: int) -> int"
+        assert row["after"]["signature"] == "looked.f(a: int, b: int = …) -> int"
+        assert (row["before"]["timeout_s"] == row["after"]["timeout_s"], row["after"]["timeout_s"]) == (
+            False,
+            5,
+        )
+        told = problem(admin.post(url, content="def f(:"), 422, "invalid")
+        assert "looked.py:1" in told["detail"]
+
+        assert admin.post("/v1/functions?file=looked.py", content=after).status_code == 201
+        kept = viewer.get("/v1/functions/looked.f/source").json()
+        assert (kept["version"], kept["file"], kept["source"]) == (2, "looked.py", after)
+        assert viewer.get("/v1/functions/looked.f/source?version=1").json()["source"] == before + other
+        problem(viewer.get("/v1/functions/looked.f/source?version=9"), 404, "not-found")
+
+
 # ── bad input ─────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -69,6 +69,28 @@ async def history(ask: Asking, name: Name) -> Response:
     return told({"versions": await ask.services.call("history", name=name)})
 
 
+@router.get(
+    "/functions/{name}/source",
+    responses=example(
+        {"name": "toys.add", "version": 3, "digest": "9f86…", "file": "toys.py", "source": "from …"},
+        "Its file.",
+    ),
+)
+@needs(Role.VIEWER, "functions:read")
+async def source(
+    ask: Asking,
+    name: Name,
+    version: Annotated[int | None, Query(ge=1, lt=2**53, description="Left out: the current one.")] = None,
+) -> Response:
+    """The file that defines a function, as it was deployed."""
+    await _found(ask.services, name)
+    try:
+        found = await ask.services.call("source", name=name, version=version)
+    except BadInput as error:
+        raise Problem("not-found", error.cause, fix=error.fix) from None
+    return told(found)
+
+
 @router.post(
     "/functions",
     status_code=201,
@@ -101,11 +123,13 @@ async def deploy(
             description="The file's name; its stem begins the functions' names.",
         ),
     ],
+    look: Annotated[bool, Query(description="Only tell what would change; 200.")] = False,
 ) -> Response:
     """Publish the functions of a Python file, signed with this gateway's deployer key.
 
     The body is the file. With If-Match, the ETag of one of its functions, nothing is published if that has
-    changed.
+    changed. With `look` nothing is published: told is each function before and after, and which others of
+    this file's name stay.
     """
     stem = file.removesuffix(".py")
     if not _STEM.match(stem):
@@ -118,6 +142,8 @@ async def deploy(
     source = await request.body()
     if not source:
         raise Problem("invalid", "the body is empty", field="body", fix="send the file's bytes as the body")
+    if look:
+        return told(await ask.services.call("deploy-look", source=source, stem=stem))
     async with ask.services.changing:
         if "if-match" in request.headers:
             rows = [row for row in await ask.services.call("functions") if row["name"].startswith(f"{stem}.")]
