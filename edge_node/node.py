@@ -879,9 +879,9 @@ class Node:
                     self._stop(now_ns, wall_ms, task, attempt)
                 case desk_events.Explain(task_id, what, place, attempt, details):
                     about = {"task": task_id, "what": what, "place": place, "attempt": attempt}
-                    log.debug("task story", extra=about | {"details": details})
                     if (ours := self.open_tasks.get(task_id)) is not None and ours.trace:
                         about["traceparent"] = parts(ours.trace)[0]
+                    log.debug("task story", extra=about | {"details": details})
                     self.chronicle.explained(now_ns, wall_ms, effect)
                 case desk_events.Drained():
                     self.drained()
@@ -1002,8 +1002,8 @@ class Node:
                             timeout_s=timeout_s,
                             memory_mb=memory_mb,
                             expected_s=run.expected_s,
-                        )
                             trace=of_run(run.trace, run.task, run.attempt) if run.trace else "",
+                        )
                     )
                 case Want(digest, holders):
                     self._blob_effects(now_ns, wall_ms, self.blobs.want(now_ns, digest, list(holders)))

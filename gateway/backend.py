@@ -282,12 +282,6 @@ class GatewayBackend(AgentBackend):
 
     # ── the fleet ─────────────────────────────────────────────────────────────────────────────────
 
-    async def _all_nodes(self, params: dict[str, Any]) -> object:
-        house = self._house
-        now_ns, wall_ms = house.clock.now_ns(), house.clock.wall_ms()
-        rows: list[dict[str, Any]] = []
-        for row in house.registry.rows(now_ns):
-            is_self = row.id == self.agent.node_id
     async def _fleet(self, params: dict[str, Any]) -> object:
         """The whole mesh in compact rows, for who draws it once a second. Of the roster's size at most.
 
@@ -352,6 +346,12 @@ class GatewayBackend(AgentBackend):
             done=settled,
         )
 
+    async def _all_nodes(self, params: dict[str, Any]) -> object:
+        house = self._house
+        now_ns, wall_ms = house.clock.now_ns(), house.clock.wall_ms()
+        rows: list[dict[str, Any]] = []
+        for row in house.registry.rows(now_ns):
+            is_self = row.id == self.agent.node_id
             load = self.agent.desk.load(now_ns) if is_self else None
             heard_ms = 0 if row.heard_ago_s is None else wall_ms - int(row.heard_ago_s * 1000)
             rows.append(

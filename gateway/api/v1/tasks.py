@@ -13,8 +13,8 @@ from edge_node.control import protocol
 from edge_node.functions import values
 from edge_node.functions.invocation import TaskError
 from edge_node.tasks.task import INPUT_BYTES_MAX
-from gateway.access.roles import Role
 from edge_node.tasks.trace import begun, parsed, parts
+from gateway.access.roles import Role
 from gateway.api.answers import Cursor, Limit, example, room, told
 from gateway.api.guard import Ask, Asking, needs
 from gateway.api.idempotency import checked_key
@@ -25,8 +25,8 @@ from security.errors import BadInput, EdgeweaveError
 
 router = room("tasks")
 ID = "06qxw7c0d2f4g6h8j0k2m4n"
-TaskId = Annotated[str, Path(max_length=64, examples=[ID], description="As it was told at the submit.")]
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+TaskId = Annotated[str, Path(max_length=64, examples=[ID], description="As it was told at the submit.")]
 ROW = {
     "id": ID,
     "function": "toys.add",
@@ -98,6 +98,9 @@ async def submit(
         priority=body.priority,
         labels=body.labels,
     )
+    trace = _trace(ask)
+    same = digest_of(protocol.encode(request))  # who asks again does so in another span
+    request = msgspec.structs.replace(request, traceparent=parts(trace)[0], tracestate=parts(trace)[1])
     if idempotency_key is None:
         task = await ask.services.submit(request)
     else:
@@ -154,9 +157,6 @@ async def tasks(
 async def one_task(ask: Asking, task: TaskId) -> Response:
     """Where one task stands; without its value."""
     found = await ask.services.result(task)
-    trace = _trace(ask)
-    same = digest_of(protocol.encode(request))  # who asks again does so in another span
-    request = msgspec.structs.replace(request, traceparent=parts(trace)[0], tracestate=parts(trace)[1])
     if isinstance(found, protocol.Pending):
         return told({"id": found.task, "state": found.state, "settled": False})
     return told(_ended(found))
