@@ -27,11 +27,15 @@ class Api:
 
     def tls(self) -> ssl.SSLContext:
         """Trusts this mesh's own root alone; the gateway's certificate names no address."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
         root = (self.gateway.home.keys / "root.pem").read_bytes()
         assert read_pem(root)
-        context.load_verify_locations(cadata=root.decode())
+        return self.trusting(root.decode())
+
+    @staticmethod
+    def trusting(root: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_verify_locations(cadata=root)
         return context
 
     def client(self, bearer: str = "", **headers: str) -> httpx.Client:

@@ -1,0 +1,123 @@
+"""The console's door: who is let in, on plain requests and on sockets, before any page is built."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+from fastapi import FastAPI, WebSocket
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from gateway.access.roles import Role
+from gateway.api import app as http_app
+from gateway.api.app import HttpsServer, create_app
+from gateway.api.guard import COOKIE
+from security.tls import server_context
+from tests.support.daemons import Bed
+from tests.support.http_api import Api
+from tests.support.joined_gateway import GatewayHouse
+
+pytestmark = pytest.mark.slow
+
+SOCKET = "/console/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
+POLLING = "/console/_nicegui_ws/socket.io/?EIO=4&transport=polling"
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory):
+    with Bed(tmp_path_factory.mktemp("console-door")) as bed:
+        yield Api(bed.gateway().start()).people()
+
+
+def socket(api, **headers):
+    base = api.base.replace("https", "wss")
+    return connect(base + SOCKET, ssl=api.tls(), additional_headers=headers, origin=None)
+
+
+async def status_of(api, **headers):
+    """Of the handshake; 101: the socket opened."""
+    try:
+        async with socket(api, **headers) as opened:
+            assert json.loads((await opened.recv())[1:])["sid"]
+            return 101
+    except InvalidStatus as refused:
+        return refused.response.status_code
+
+
+def cookie_of(browser):
+    return f"{COOKIE}={browser.cookies[COOKIE]}"
+
+
+def test_a_page_leads_to_the_log_in_and_everything_else_is_refused(api):
+    with api.client() as stranger:
+        led = stranger.get("/console/nodes/pi-1?tab=a%20b")
+        assert led.status_code == 303
+        assert led.headers["location"] == "/console/log-in?next=%2Fconsole%2Fnodes%2Fpi-1%3Ftab%3Da%2520b"
+        assert stranger.get("/").headers["location"] == "/console/"
+        for path in ("/console/static/console.css", POLLING):
+            assert stranger.get(path).status_code == 401
+    with api.of(Role.ADMIN) as program:
+        assert program.get("/console/nodes").status_code == 303, (
+            "tokens are for programs: pages need a session"
+        )
+    with api.log_in() as browser:
+        page = browser.get("/console/nodes")
+        assert page.status_code == 200 and "default-src 'none'" in page.headers["content-security-policy"]
+        assert page.headers["cache-control"] == "no-store"
+        assert browser.get("/console/nowhere").status_code == 404
+        assert browser.get("/console/static/../view.py").status_code == 404
+        assert browser.get("/console/static/..%2fview.py").status_code == 404
+
+
+def test_other_sites_get_nothing_with_our_cookie(api):
+    with api.log_in() as browser:
+        for origin in ("https://evil.example", "null", api.base.replace("https", "http")):
+            for path in ("/console/nodes", POLLING):
+                answer = browser.get(path, headers={"origin": origin})
+                assert answer.status_code == 403, (origin, path)
+                assert "access-control-allow-origin" not in answer.headers
+        assert browser.get("/console/nodes", headers={"origin": api.base}).status_code == 200
+
+
+async def test_a_socket_needs_a_session_and_our_own_page(api):
+    with api.log_in() as browser:
+        session = {"cookie": cookie_of(browser)}
+
+        assert await status_of(api) == 403
+        assert await status_of(api, cookie=f"{COOKIE}={'A' * 43}") == 403
+        assert await status_of(api, origin="https://evil.example", **session) == 403
+        assert await status_of(api, origin=api.base, **session) == 101
+        browser.post("/v1/log-out")
+        assert await status_of(api, origin=api.base, **session) == 403
+
+
+async def test_no_other_path_takes_sockets(api):
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(api.base.replace("https", "wss") + "/v1/nodes", ssl=api.tls()):
+            pass
+    assert refused.value.response.status_code in (403, 404)
+
+
+async def test_a_socket_outlives_the_patience_with_slow_headers(tmp_path, monkeypatch):
+    """A connection that became a socket waits for no further headers."""
+    monkeypatch.setattr(http_app, "HEADERS_S", 0.2)
+    app: FastAPI = create_app([])
+
+    @app.websocket("/echo")
+    async def echo(socket: WebSocket) -> None:
+        await socket.accept()
+        with contextlib.suppress(Exception):
+            while True:
+                await socket.send_text(await socket.receive_text())
+
+    house = GatewayHouse(tmp_path)
+    context = server_context(house.store.identity_path, house.authority.root, client_certificates=False)
+    async with HttpsServer(app, "127.0.0.1", 0, context) as server:
+        trusting = Api.trusting((tmp_path / "root.pem").read_text())
+        async with connect(f"wss://127.0.0.1:{server.port}/echo", ssl=trusting) as opened:
+            await asyncio.sleep(1)
+            await opened.send("still there")
+            assert await opened.recv() == "still there"
