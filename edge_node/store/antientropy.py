@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, get_args
 
 import msgspec
 
@@ -69,14 +69,7 @@ Message = (
     StateAsk | StateSame | StateTell | StateWant | StateBatches | StateBehind
     | StateSnapshotWanted | StateCompare | StateLeaves
 )  # fmt: skip
-
-
-KINDS: Final = frozenset(
-    (
-        StateAsk, StateSame, StateTell, StateWant, StateBatches, StateBehind,
-        StateSnapshotWanted, StateCompare, StateLeaves,
-    )
-)  # fmt: skip
+KINDS: Final = frozenset(get_args(Message))
 
 
 class Send(msgspec.Struct, frozen=True):

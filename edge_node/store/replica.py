@@ -77,6 +77,9 @@ _NEWS_MAX: Final = 512
 """Writers learnt since our last batch, those of closed epochs too: who has the cut, and has not closed them
 yet, has to hear from us that we knew them. Who never writes would gather them for ever."""
 _AGAIN_BYTES_MAX: Final = 160 * 1024
+EXCUSED_EACH: Final = 1024
+"""Epochs of one writer, one a life: what excuses an older one is on record with everybody by then. Whoever
+names thousands, 256 a batch, would fill the memory of all members; it loses excuses of its own alone."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -349,8 +352,8 @@ class Replica:
         self._begun: set[int] = set()
         self._installing = False
         self._wrong = False  # a batch of a former life came back, with a stamp that nobody takes
-        self._excused: dict[Writer, int] = {}
-        """First seq of an epoch whose stamps its writer has corrected."""
+        self._excused: dict[str, dict[int, int]] = {}
+        """By writer and epoch: the first seq of those whose stamps it has corrected."""
         self._shared: dict[Writer, int] = {}
         """Last seq that waits here for its time and that another than its writer has applied."""
         self._next = 1  # seq of the next own change
@@ -411,6 +414,9 @@ class Replica:
         if not self._broken:
             for reason in sorted({wait.reason for wait in self._waiting.values()} & _IN_TIME):
                 self._retry(wall_ms, reason, out)
+            if self._shared:  # what was taken needs no witness any more
+                still = {key[:2] for key in self._waiting}
+                self._shared = {writer: last for writer, last in self._shared.items() if writer in still}
             if self._wrong and self._offset_ms is not None:
                 self._epoch = 0
                 self._stamp_again(wall_ms, self._trusted_ms(wall_ms), out)
@@ -517,6 +523,8 @@ class Replica:
             "log": sum(len(each) for each in self._log.values()),
             "log_bytes": self._log_bytes,
             "waiting": len(self._waiting),
+            "excused": sum(len(each) for each in self._excused.values()),
+            "shared": len(self._shared),
         }
 
     def waits(self) -> list[tuple[str, int, int, str]]:
@@ -631,11 +639,18 @@ class Replica:
             out.append(Noted("batch dropped", "", str(error)))
             return
         excused = [each for each in batch.amends if not each.void]
-        for amend in excused:
-            self._excused[node, amend.epoch] = amend.first
+        if excused:
+            self._excuse(node, excused)
         self._take(wall_ms, batch, data, out)
         if excused:
             self._retry(wall_ms, AHEAD, out)
+
+    def _excuse(self, node: str, amends: Iterable[Amend]) -> None:
+        epochs = self._excused.setdefault(node, {})
+        for amend in amends:
+            epochs[amend.epoch] = amend.first
+        for epoch in sorted(epochs)[:-EXCUSED_EACH]:
+            del epochs[epoch]
 
     def _is_here(self, batch: Batch, data: bytes) -> bool:
         """Who comes back hears the same from everybody, and a signature is the dearest part of a batch.
@@ -663,7 +678,7 @@ class Replica:
         return reason
 
     def _is_ahead(self, wall_ms: int, batch: Batch) -> bool:
-        excused = self._excused.get((batch.node, batch.epoch))
+        excused = self._excused.get(batch.node, {}).get(batch.epoch)
         if batch.last <= self._shared.get((batch.node, batch.epoch), 0):
             return False
         return (excused is None or batch.first < excused) and self._too_far(wall_ms, batch.stamp)
@@ -1288,6 +1303,7 @@ class Replica:
         assert self._known.covers_all(self.durable), "what is on the disk is known"
         assert all(seq <= self._known.seqs[writer] for writer, seq in self._stability.cut.items())
         assert self._contexts.keys() == self._lagging.keys()
+        assert all(len(epochs) <= EXCUSED_EACH for epochs in self._excused.values())
         assert sum(len(wait.data) for wait in self._waiting.values()) == sum(self._waiting_bytes.values())
 
 

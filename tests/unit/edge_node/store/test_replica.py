@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from edge_node.store.batch import Count, Put, Tag
+from edge_node.store.batch import AMENDS_MAX, VERSION, Amend, Batch, Count, Put, Tag, encoded
 from edge_node.store.cells import FIELD, CellId
 from edge_node.store.replica import (
+    AHEAD,
+    EXCUSED_EACH,
     FORBIDDEN,
     QUOTA,
     WRITERS_FIELD,
@@ -17,7 +19,7 @@ from edge_node.store.replica import (
     PolicyChanged,
     Written,
 )
-from tests.support.replicas import KEYS, MESH, SECOND, Known, ReplicaMesh
+from tests.support.replicas import DAY, KEYS, MESH, OWNERS, SECOND, START_MS, Known, ReplicaMesh
 
 X = CellId(FIELD, "t", "k", "f")
 
@@ -135,6 +137,29 @@ def test_a_writer_that_finds_its_clock_ahead_says_it_again_and_is_heard_at_once(
     assert gateway.cells.register(X)[0].stamp >> 16 <= mesh.wall_ms
     written(mesh, "gateway", Put("t", "k", "f", b"later"))
     assert gateway.cells.register(X)[0].stamp >> 16 <= mesh.wall_ms, "no clock was moved by it"
+
+
+def test_who_names_thousands_of_its_epochs_fills_nobodys_memory_and_loses_its_oldest_excuses():
+    mesh = ReplicaMesh(1, names=("gateway", "n1"))
+    gateway, author = mesh.peers["gateway"], Known(MESH, KEYS["n1"], OWNERS.get)
+
+    def says(epoch, stamp_ms, amends=()):
+        batch = Batch(VERSION, "n1", epoch, 1, stamp_ms << 16, (Count("c", 1),), (), amends)
+        gateway.tell(Arrived(author.sign(encoded(batch))))
+
+    for epoch in range(1, 4 * EXCUSED_EACH, AMENDS_MAX):
+        named = tuple(Amend(each, 1, 1, False) for each in range(epoch, epoch + AMENDS_MAX))
+        says(10**6 + epoch, START_MS, named)
+    assert gateway.replica.metadata()["excused"] == EXCUSED_EACH
+    gateway.replica.check()
+
+    future_ms = START_MS + 10 * DAY // 1_000_000
+    counted = gateway.replica.cells.counted("c")
+    says(4 * EXCUSED_EACH, future_ms)
+    assert gateway.replica.cells.counted("c") == counted + 1
+    says(1, future_ms)
+    assert gateway.replica.cells.counted("c") == counted + 1
+    assert [reason for *_, reason in gateway.replica.waits()] == [AHEAD]
 
 
 def test_others_writes_to_a_table_of_few_wait_until_they_may():
@@ -272,6 +297,7 @@ def test_a_stamp_of_the_future_that_another_has_taken_parts_nobody_when_its_writ
     assert len({mesh.canonical()[name] for name in mesh.names}) == 1
     held = mesh.peers["n3"].replica
     assert held.cells.document("t", "k") == {"f": b"of the future", "g": b"knew of it"}
+    assert held.metadata()["shared"] == 0, "nobody asks for it any more"
     written(mesh, "n3", Put("t", "k", "h", b"now"))
     assert held.cells.register(CellId(FIELD, "t", "k", "h"))[0].stamp >> 16 == mesh.wall_ms, "no clock moved"
 
