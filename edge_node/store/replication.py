@@ -75,13 +75,20 @@ SNAPSHOT_BYTES_MAX: Final = STATE_PIECES_MAX * PIECE_BYTES
 OFFER_NS: Final = 30 * SECOND
 """A snapshot is kept so long for whom it was made, counted from the last piece that was asked for."""
 RELOAD_NS: Final = 1 * SECOND
+"""Between two readings of a disk that failed: one takes a thread up to a second, and writers wait for it."""
 CLOCK_NS: Final = 5 * SECOND
 CLOCK_STEP_MS: Final = 500
 """Smaller moves of the trusted clock are the network's."""
 FRESH_ASKED_MAX: Final = 64
+"""Clients of this machine that wait at once; each is looked at whenever a member answers."""
+FRESH_PEERS_MAX: Final = 64
+"""Members asked for one of them, at two small frames each: in a fleet of thousands it must be no flood."""
 FRESH_AGAIN_NS: Final = 200_000_000
+"""Some round trips: whom the last question brought batches has them on its disk by then, and says so."""
 FRESH_S_MAX: Final = 60.0
+"""A minute has twelve rounds of anti-entropy: whoever has not answered by then is away."""
 VOUCH_NS: Final = 30 * SECOND
+"""Whoever forges batches makes us ask for a snapshot no oftener than a member is given one."""
 
 Answer = Callable[[dict[str, Any] | EdgeweaveError], None]
 
@@ -248,7 +255,7 @@ class Replication:
             answer(BadInput(f"{len(self._fresh)} wait for fresh tables already", fix="ask fewer at once"))
             return
         wanted = _Fresh(answer, now_ns - int(age_s * 1e9), now_ns + int(wait_s * 1e9))
-        wanted.missing = set(self._peers[:FRESH_ASKED_MAX])
+        wanted.missing = set(self._peers[:FRESH_PEERS_MAX])
         self._fresh.append(wanted)
         self._fresh_ns = now_ns
         self._look_fresh(now_ns)
