@@ -32,16 +32,37 @@ done
 beside() {  # a browser's driver keeps a loop of its own in the process: it gets one for itself
   "${pytest[@]}" -p no:cacheprovider --junitxml=out/test/junit-computing.xml "${computing[@]}"
   local computed=$?
+  ((computed == 2)) && return 2  # told to stop
   "${pytest[@]}" -p no:cacheprovider --junitxml=out/test/junit-browser.xml tests/browser && return $computed
 }
+signal_all() {
+  local group
+  for group in $(jobs -p); do
+    kill "-$1" -- "-$group" 2>/dev/null
+  done
+}
+stop() {  # once: pytest takes down what its tests started, and tells; twice: at once
+  trap "signal_all KILL; exit $1" INT TERM HUP
+  signal_all INT
+  wait
+  exit "$1"
+}
 echo "two at a time: ${computing[*]} and tests/browser (told at the end), and ${waiting[*]}"
+# A group each, so that Ctrl-C reaches nobody but this shell, which interrupts each group once. A shell ignores
+# SIGINT for what it starts behind itself, and so would Python.
+pytest=(env --default-signal=INT "${pytest[@]}")
+trap 'stop 129' HUP
+trap 'stop 130' INT
+trap 'stop 143' TERM
+set -m
 beside >out/test/computing.log 2>&1 &
 beside=$!
-trap 'kill "$beside" 2>/dev/null' EXIT
-"${pytest[@]}" --junitxml=out/test/junit.xml "${waiting[@]}"
+"${pytest[@]}" --junitxml=out/test/junit.xml "${waiting[@]}" </dev/null &
+waited_for=$!
+set +m
+wait "$waited_for"
 waited=$?
 wait "$beside"
 computed=$?
-trap - EXIT
 cat out/test/computing.log
 exit $((waited | computed))
