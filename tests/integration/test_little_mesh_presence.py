@@ -11,7 +11,9 @@ from edge_node.client import Mesh
 from edge_node.discovery.sightings import Seen, Sighting
 from edge_node.membership.abilities import own_version
 from edge_node.membership.detector import Down, Quiet
+from edge_node.transport.blobs import Tell
 from edge_node.transport.memory import MemoryLink
+from edge_node.wire.messages import BlobChunk, BlobWanted
 from edge_node.wire.topics import Presence
 from tests.support.little_mesh import LittleMesh
 
@@ -197,3 +199,13 @@ async def test_a_peer_that_is_merely_quiet_may_still_send_what_it_was_asked_for(
         await done.wait()
 
     assert busy == [True, False]
+
+
+async def test_an_empty_body_is_held_and_served_like_any_other(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway"]) as little:
+        agent = little.agents["gateway"]
+        digest = agent.bodies.keep(b"")
+
+        served = agent.blobs.handle(0, "pi-1", BlobWanted(digest, 0, 1))
+
+    assert served == [Tell("pi-1", BlobChunk(digest, 0, 1, 0, b""), bulk=True)]
