@@ -185,7 +185,8 @@ class GatewayBackend(AgentBackend):
         assert isinstance(status, dict) and isinstance(durations, dict)
         house = self._house
         rows, wall_ms = house.registry.rows(house.clock.now_ns()), house.clock.wall_ms()
-        render = functools.partial(metrics.render, status, durations, rows)
+        api = list(house.api.samples()) if house.api is not None else ()
+        render = functools.partial(metrics.render, status, durations, rows, api=api)
         return {"text": await asyncio.to_thread(render, home=house.home.path, wall_ms=wall_ms)}
 
     async def _revoke(self, params: dict[str, Any]) -> object:

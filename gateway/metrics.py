@@ -31,7 +31,16 @@ OF_MEMBERS: Final = {
         "counter", ("node",), "Its starts since the gateway's, but the first."
     ),
 }
-METRICS: Final[dict[str, Metric]] = metrics.METRICS | OF_MEMBERS
+OF_THE_API: Final = {
+    "edgeweave_http_requests_total": Metric(
+        "counter", ("method", "route", "status"), "Answers of the HTTP API. route: as it is written."
+    ),
+    "edgeweave_http_request_duration_seconds": Metric(
+        "histogram", ("method", "route"), "Until the answer, or the beginning of one that lasts."
+    ),
+    "edgeweave_http_streams": Metric("gauge", (), "Streams of events that are open."),
+}
+METRICS: Final[dict[str, Metric]] = metrics.METRICS | OF_MEMBERS | OF_THE_API
 
 
 def render(
@@ -41,10 +50,11 @@ def render(
     *,
     home: Path,
     wall_ms: int,
+    api: Iterable[Sample] = (),
 ) -> str:
     """The whole exposition. Reads certificates and /proc: not on a loop.
 
-    Args: rows: of the registry; the gateway's own is left out, it tells of itself.
+    Args: rows: of the registry; the gateway's own is left out, it tells of itself.   api: its traffic.
     Raises: OSError: the home is gone.
     """
     return metrics.text(
@@ -53,6 +63,7 @@ def render(
             *metrics.of_durations(durations),
             *metrics.of_home(home),
             *of_members(rows, wall_ms),
+            *api,
         ],
         METRICS,
     )

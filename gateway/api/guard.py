@@ -20,6 +20,7 @@ import asyncio
 import hmac
 import ipaddress
 import os
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
@@ -119,9 +120,10 @@ class Guarded(APIRoute):
         super().__init__(path, endpoint, **kwargs)
 
     def get_route_handler(self) -> Handler:
-        inner, need = super().get_route_handler(), self.need
+        inner, need, route = super().get_route_handler(), self.need, self.path_format
 
         async def guarded(request: Request) -> Response:
+            began_s = time.perf_counter()
             request.state.need = need
             request.state.cause = f"q-{os.urandom(8).hex()}"
             try:
@@ -131,6 +133,8 @@ class Guarded(APIRoute):
             for name, value in SECURE:
                 response.headers.setdefault(name, value)
             response.headers["x-request-id"] = cause_of(request)
+            took_s = time.perf_counter() - began_s
+            request.app.state.services.traffic.answered(request.method, route, response.status_code, took_s)
             return response
 
         return guarded

@@ -22,9 +22,12 @@ from gateway.api.app import BODY_S
 from gateway.api.guard import LARGE_BODIES_MAX
 from gateway.api.idempotency import Keys, Turn
 from gateway.api.problems import Problem, problem_for
+from gateway.api.traffic import Traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from edge_node.metrics import Sample
 
 KEYS = "idempotency.db"
 
@@ -64,11 +67,17 @@ class Services:
         self.large_bodies = asyncio.Semaphore(LARGE_BODIES_MAX)
         self.changing = asyncio.Lock()
         """Held from looking at a version until it was changed: code, and documents of the tables."""
+        self.traffic = Traffic()
         self.streams = 0
         """Of events, open now."""
         self.closing = asyncio.Event()
         """Set when the gateway ends: whoever streams ends too."""
         self.entropy = entropy
+
+    def samples(self) -> Iterator[Sample]:
+        """What `/metrics` tells of the API."""
+        yield from self.traffic.samples()
+        yield "edgeweave_http_streams", {}, self.streams
 
     async def call(self, method: str, **params: Any) -> Any:
         """An administrative method. Raises: EdgeweaveError."""

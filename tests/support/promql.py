@@ -10,7 +10,7 @@ from typing import Any
 import promql_parser
 import yaml
 
-from edge_node.metrics import METRICS
+from gateway.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
