@@ -16,12 +16,14 @@ from nicegui import Client, app, ui
 
 from gateway.console import view
 from gateway.console.pages import PAGES
+from gateway.console.pages.nowhere import nowhere
 from gateway.console.view import BRAND
 
 if TYPE_CHECKING:
     from gateway.console.console import Console
 
 log = logging.getLogger(__name__)
+logging.getLogger("httpx").setLevel(logging.WARNING)  # each call of a page is no event
 STATIC: Final = Path(__file__).parent / "static"
 RECONNECT_S: Final = 20.0
 """How long a page is kept for a browser that went away: a tunnel, a phone in a pocket."""
@@ -38,7 +40,7 @@ def bind(inner: FastAPI, console: Console) -> None:
     nicegui.run.process_pool_start_method = "spawn"
     app.add_static_files("/static", str(STATIC), max_cache_age=31_536_000)
     view.bind(console, _version())
-    for page in PAGES:
+    for page in (*PAGES, nowhere):
         page.register()
     app.on_exception(_failed)
     ui.run_with(

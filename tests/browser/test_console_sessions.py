@@ -97,3 +97,15 @@ def test_sockets_and_assets_are_for_who_is_logged_in(console):
     headers = entered.request.get("/console/nodes").headers
     assert "connect-src 'self'" in headers["content-security-policy"]
     assert headers["x-frame-options"] == "DENY" and headers["cache-control"] == "no-store"
+
+
+def test_an_address_that_leads_nowhere_says_so(console):
+    console.forgiven = ("404",)
+    page = console.enter("vera", "/nodes")
+    answer = page.goto("/console/nowhere/at all")
+
+    assert answer.status == 404
+    expect(page.get_by_role("heading", level=1)).to_have_text("There is no such page")
+    page.get_by_role("link", name="To the mesh").click()
+    page.wait_for_url("**/console/")
+    console.forgiven = ()
