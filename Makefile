@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help setup demo mesh-hosts test faults swarm swarm-faults mutants lint types contracts check bench bench-state clean
+.PHONY: help setup demo mesh-hosts test faults swarm swarm-faults mutants screenshots lint types contracts check bench bench-state clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ swarm-faults: setup ## one fault at a time in virtual time, until each has struc
 
 mutants: setup   ## break promises on purpose, one by one: does a swarm see each (~2 min)
 	@exec $(BIN)/python -m tests.simulation.mutants $(ARGS)
+
+screenshots: setup ## pictures of every page of the console, of the demo's mesh, into docs/screenshots
+	@exec $(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 lint: setup      ## ruff: style and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
