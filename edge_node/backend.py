@@ -182,6 +182,11 @@ class AgentBackend:
 
         self.agent.cancel(request.task, answered)
 
+    def function_of(self, task: str) -> str:
+        """Of a task that is open here; else empty."""
+        found = self.agent.open_tasks.get(task)
+        return "" if found is None else found.function
+
     def _refused(self, request_id: int, answer: desk_events.Reply) -> protocol.Failure:
         cause = f"{answer.reason}: {answer.detail}" if answer.detail else str(answer.reason)
         extra = {"reason": str(answer.reason), "task": answer.task_id}

@@ -17,7 +17,7 @@ import msgspec
 from edge_node.clock import Clock
 from edge_node.control import protocol
 from edge_node.wire.ids import is_task_id, task_id
-from gateway.access.access import Access
+from gateway.access.access import Access, asking
 from gateway.api.app import BODY_S
 from gateway.api.guard import LARGE_BODIES_MAX
 from gateway.api.idempotency import Keys, Turn
@@ -41,6 +41,8 @@ class Backend(Protocol):
     def result(self, request: protocol.Result, reply: Callable[[protocol.Response], None]) -> None: ...
     def cancel(self, request: protocol.Cancel, reply: Callable[[protocol.Response], None]) -> None: ...
     async def call(self, method: str, params: dict[str, Any]) -> object: ...
+    def function_of(self, task: str) -> str:
+        """Of a task that is open; else empty."""
 
 
 class Services:
@@ -84,9 +86,15 @@ class Services:
         return await self.backend.call(method, params)
 
     async def submit(self, request: protocol.Submit, *, task: str = "") -> str:
-        """The task's id, once it is on disk. Args: task: the id that it shall bear. Raises: Problem."""
+        """The task's id, once it is on disk and noted. Args: task: the id that it shall bear.
+
+        Raises: Problem. Unavailable: an earlier change is still not noted.
+        """
+        await self.access.audit.ready()
         answer = await _answer(lambda reply: self.backend.submit(request, reply, task=task))
         assert isinstance(answer, protocol.Accepted)
+        asked = {"function": request.function, "where": request.where}
+        await self._noted("task.submit", answer.task, None, asked)
         return answer.task
 
     async def submit_once(self, request: protocol.Submit, turn: Turn) -> str:
@@ -112,9 +120,19 @@ class Services:
     async def cancel(self, task: str) -> bool:
         """False: it had been settled before. Raises: Problem: no such task."""
         request = protocol.Cancel(0, checked_task(task))
+        await self.access.audit.ready()
+        function = self.backend.function_of(task)
         answer = await _answer(lambda reply: self.backend.cancel(request, reply))
         assert isinstance(answer, protocol.Cancelled)
+        if answer.taken:
+            await self._noted("task.cancel", task, {"function": function}, None)
         return answer.taken
+
+    async def _noted(self, what: str, task: str, before: object, after: object) -> None:
+        """Into the audit log, with who asks. Never what a function is given or returns."""
+        by = asking.get()
+        assert by is not None, "the guard let somebody in"
+        await self.access.audit.note(by.name, what, task, before, after)
 
     async def _is_known(self, task: str) -> bool:
         try:

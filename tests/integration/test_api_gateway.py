@@ -10,6 +10,7 @@ import socket
 import httpx
 import pytest
 
+from edge_node.tasks.trace import span_id
 from gateway.access.roles import Role
 from gateway.api.openapi import guarded_routes
 from gateway.api.routes import routers
@@ -197,6 +198,44 @@ def test_work_is_handed_in_awaited_listed_and_explained(api):
         assert operator.post(f"/v1/tasks/{task}/cancel").json() == {"task": task, "cancelled": False}
 
 
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_a_task_is_part_of_its_callers_trace(api, tmp_path):
+    source = b"""
+import os
+from edge_node.functions import function
+
+@function
+def context():
+    return [os.environ.get("TRACEPARENT"), os.environ.get("TRACESTATE")]
+"""
+
+    def handed_in(*headers):
+        answer = operator.post("/v1/tasks", json={"function": "traced.context"}, headers=list(headers)).json()
+        value = operator.get(f"/v1/tasks/{answer['task']}/result?wait_s=30").json()["value"]
+        return answer["task"], answer.get("traceparent"), value
+
+    with api.of(Role.ADMIN) as admin:
+        assert admin.post("/v1/functions?file=traced.py", content=source).status_code == 201
+    with api.of(Role.OPERATOR) as operator:
+        task, parent, (seen, state) = handed_in(
+            ("traceparent", PARENT), ("tracestate", "rojo=1"), ("tracestate", "congo=2")
+        )
+        assert (parent, state) == (PARENT, "rojo=1,congo=2")
+        assert (seen[:36], seen[52:]) == (PARENT[:36], "-01") and seen[36:52] == span_id(task, "run", 1)
+        story = operator.get(f"/v1/tasks/{task}/why").json()["entries"]
+        assert [each["details"].get("traceparent") for each in story if each["what"] == "accepted"] == [
+            PARENT
+        ]
+
+        _, begun, (seen, _) = handed_in(("traceparent", PARENT.upper()), ("tracestate", "rojo=1"))
+        assert begun[3:35] != PARENT[3:35] and seen[3:35] == begun[3:35], "section 4.3: a new one begins"
+        _, twice, _ = handed_in(("traceparent", PARENT), ("traceparent", PARENT))
+        assert twice[3:35] not in (begun[3:35], PARENT[3:35])
+        assert handed_in()[1:] == (None, [None, None]), "nothing is left of the run before"
+
+
 def test_a_failure_is_told_without_its_traceback(api):
     with api.of(Role.OPERATOR) as operator:
         task = operator.post("/v1/tasks", json={"function": "toys.fail", "args": ["so it is"]}).json()["task"]
@@ -261,6 +300,9 @@ def test_the_metrics_are_as_prometheus_reads_them(api):
         answer = viewer.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert "\n# TYPE edgeweave_" in answer.text
+    named = 'edgeweave_http_requests_total{method="POST",route="/v1/tasks",status="202"} '
+    assert int(answer.text.split(named)[1].split("\n")[0]) > 0
+    assert "\nedgeweave_http_streams " in answer.text
 
 
 # ── what changes by version ───────────────────────────────────────────────────────────────────────────
@@ -315,7 +357,17 @@ def test_changes_are_in_the_audit_log_with_who_made_them(api):
 
     assert [each["n"] for each in entries] == list(range(1, len(entries) + 1))
     assert any(each["who"].startswith("token:all-admin") and "invite" in each["what"] for each in entries)
+    handed_in = {each["target"]: each for each in entries if each["what"] == "task.submit"}
+    called_off = [each for each in entries if each["what"] == "task.cancel"]
+    assert called_off and handed_in
+    for each in called_off:
+        assert each["who"] == handed_in[each["target"]]["who"] and each["who"].startswith(
+            "token:all-operator"
+        )
+        assert each["before"] == {"function": "toys.until"}
+        assert handed_in[each["target"]]["after"] == {"function": "toys.until", "where": "any"}
     text = json.dumps(entries)
+    assert "so it is" not in text, "what a function is given is no part of it"
     assert PASSWORD not in text and not any(token in text for token in api.tokens.values())
 
 
@@ -592,10 +644,16 @@ def test_a_node_rests_as_long_as_it_is_told_to(bed, api):
         assert paused == {"node": "pi-1", "work": "pause", "before": "work", "told": True}
         rests(True)
         node.term()
-        drained = operator.post("/v1/nodes/pi-1/drain").json()
+        drained = operator.post("/v1/nodes/pi-1/drain", json={"reason": "a new\ndisk"}).json()
         assert drained["before"] == "pause"
         node.start().connected()
         rests(True)
+        story = operator.get("/v1/why/pi-1").json()["entries"]
+        wished = [(each["node"], each["details"]) for each in story if each["what"] == "rested"]
+        assert {node for node, _ in wished} == {"gateway", "pi-1"}, "who asked it, and who was asked"
+        for _, details in wished[-1:]:
+            assert (details["mode"], details["reason"]) == ("drain", "a new disk")
+            assert details["by"].startswith("token:all-operator") and details["asked_at_ms"]
         assert operator.get("/v1/nodes?limit=1").json()["nodes"][0]["id"] == "gateway"
         assert operator.post("/v1/nodes/pi-1/resume").json()["work"] == "work"
         rests(False)
