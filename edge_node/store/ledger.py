@@ -164,7 +164,7 @@ class SqliteLedger:
         except ValueError as error:
             self.damaged.append(f"{self._path.name}-mark: {error}")
             return None
-        if mark is not None and (gap := missing(self._path, mark)):
+        if mark is not None and (gap := missing(self._path, mark, newest_row)):
             raise StoreDamaged(f"{self._path} is damaged: {gap}", fix=DAMAGED_FIX)
         return mark
 
@@ -187,8 +187,7 @@ class SqliteLedger:
             told = [line for (line,) in writer.execute("PRAGMA integrity_check(1)")]
             if told != ["ok"]:  # its index may hide a row, or the end of a task
                 raise sqlite3.DatabaseError(" ".join(str(told[0]).split()))
-            (last,) = writer.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()
-            if last < newest:
+            if (last := newest_row(writer)) < newest:
                 raise sqlite3.DatabaseError(f"its newest row is {last}, and {newest} was safe")
         elif newest:
             raise sqlite3.DatabaseError(f"it is empty, and row {newest} was safe")
@@ -396,6 +395,12 @@ class SqliteLedger:
             if isinstance(error, sqlite3.OperationalError) and "decode" not in str(error):
                 raise Unavailable(f"cannot read {self._path}: {error}") from error
             raise StoreDamaged(f"{self._path} is damaged: {error}", fix=DAMAGED_FIX) from error
+
+
+def newest_row(connection: Any) -> int:
+    """The number of the newest row; 0: there is none."""
+    (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()
+    return int(last)
 
 
 def connected(path: Path) -> sqlite3.Connection:

@@ -14,10 +14,12 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import sqlite3
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SUFFIX = "-mark"
 UNDER_WAY = "-recovery"
@@ -56,11 +58,13 @@ def vouched(ledger: Path) -> Vouched | None:
     return Vouched(frames, salt, newest)
 
 
-def missing(ledger: Path, mark: Vouched) -> str:
+def missing(ledger: Path, mark: Vouched, newest_in: Callable[[Any], int] | None = None) -> str:
     """What of a ledger that nobody has opened since is not there any more. Empty: nothing.
 
     A log that is gone has been copied into the file by whoever looked at it last, or is lost: the caller
     compares `newest`, where rows have numbers that only grow.
+
+    Args: newest_in: the newest number in a database, by a connection; it may raise `sqlite3.Error`.
     """
     if not ledger.exists():
         return "the file is gone"
@@ -75,12 +79,29 @@ def missing(ledger: Path, mark: Vouched) -> str:
 
     wal = Wal(log, salt=mark.salt)
     if not wal.sound:
+        if newest_in is not None and mark.newest and _is_whole(ledger, mark.newest, newest_in):
+            return ""
         short = log.stat().st_size < WAL_HEAD_BYTES
         return f"the write-ahead log is {'cut short' if short else 'unreadable from its head on'}"
     if wal.salt != mark.salt:
         return ""  # begun anew after everything before was in the file
     bad = wal.first_bad(mark.frames, wal.page_bytes)
     return "" if bad is None else f"frame {bad} of {mark.frames} of the write-ahead log does not hold"
+
+
+def _is_whole(ledger: Path, newest: int, newest_in: Callable[[Any], int]) -> bool:
+    """Does the file hold everything that was safe, without its log?
+
+    A log begins anew once that is so, and a power cut then may tear its head. The file is read as one that
+    cannot change: SQLite takes a log without a head for empty, and removes it with all that could be saved.
+    """
+    address = f"{ledger.absolute().as_uri()}?mode=ro&immutable=1"
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as opened:
+            told = opened.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            return bool(told == "ok" and newest_in(opened) >= newest)
+    except sqlite3.Error:
+        return False
 
 
 class Mark:

@@ -21,7 +21,7 @@ from edge_node.functions.bundle import digest_of
 from edge_node.home import Home
 from edge_node.scheduling.estimates import Estimates
 from edge_node.store import recovery
-from edge_node.store.ledger import SCHEMA_VERSION
+from edge_node.store.ledger import SCHEMA_VERSION, newest_row
 from edge_node.store.mark import missing, vouched
 from edge_node.store.replica import Replica
 from edge_node.store.storage import cell_rescue
@@ -74,7 +74,7 @@ def verify(home: Home) -> list[Checked]:
 
 def ledger(path: Path) -> Checked:
     """Trees and index, the log against its mark, each row's checksum, and what a row says of itself twice."""
-    return _database(path, "ledger", _ledger_rows, known=SCHEMA_VERSION)
+    return _database(path, "ledger", _ledger_rows, known=SCHEMA_VERSION, newest_in=newest_row)
 
 
 def _ledger_rows(opened: sqlite3.Connection) -> tuple[int, list[str]]:
@@ -198,10 +198,12 @@ def _database(
     rows: Callable[[sqlite3.Connection], tuple[int, list[str]]],
     *,
     known: int | None,
+    newest_in: Callable[[sqlite3.Connection], int] | None = None,
 ) -> Checked:
-    if not path.exists() and _vouched_gap(path) == "":
+    gap = _vouched_gap(path, newest_in)
+    if not path.exists() and not gap:
         return Checked(store)
-    gaps = [f"{path.name}: {gap}" for gap in (_vouched_gap(path),) if gap]
+    gaps = [f"{path.name}: {gap}"] if gap else []
     count = 0
     # Without a log nobody has it open, and looking leaves no file behind.
     mode = "mode=ro" if path.with_name(path.name + "-wal").exists() else "mode=ro&immutable=1"
@@ -227,7 +229,7 @@ def _database(
     return Checked(store, count, _bytes_of(path), _bounded(gaps))
 
 
-def _vouched_gap(path: Path) -> str:
+def _vouched_gap(path: Path, newest_in: Callable[[sqlite3.Connection], int] | None = None) -> str:
     gap = ""
     for _ in range(MARK_TRIES):
         try:
@@ -237,7 +239,7 @@ def _vouched_gap(path: Path) -> str:
         except OSError as error:
             return f"its mark: {error.strerror}"
         else:
-            gap = "" if mark is None else missing(path, mark)
+            gap = "" if mark is None else missing(path, mark, newest_in)
         if not gap:
             return ""
         time.sleep(0.05)

@@ -101,11 +101,18 @@ class Recording:
             yield number, (what, *how), disk
 
 
+class _Cursor(apsw.Cursor):
+    @property
+    def lastrowid(self) -> int:
+        return self.connection.last_insert_rowid()
+
+
 class _Connection:
     """What the production store asks of a `sqlite3.Connection`."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
+        connection.cursor_factory = _Cursor
         self.close = connection.close
 
     def execute(self, statement, values=()):

@@ -27,7 +27,7 @@ import msgspec
 from edge_node.store.cell_store import Commit, Image, Logged, Waiting
 from edge_node.store.cells import CellId
 from edge_node.store.ledger import SIZES, WAL_FRAME_BYTES
-from edge_node.store.mark import Mark, beside, missing, vouched
+from edge_node.store.mark import Mark, missing, vouched
 from edge_node.store.storage.seal import BATCH, CELL, HEAD, NEWEST, RESCUED, WAITING, Seal, batch_name
 from edge_node.tasks.rows import StoreDamaged
 from security.errors import BadInput, Unavailable
@@ -263,20 +263,9 @@ class SqliteCellStore:
             mark = vouched(self.path)
         except ValueError:
             return None  # the mark itself: it is written anew
-        gap = "" if mark is None else missing(self.path, mark)
-        if mark is not None and gap and not (mark.newest and self._begun_anew()):
+        if mark is not None and (gap := missing(self.path, mark, self._newest_in)):
             raise self._damaged(gap)
         return mark
-
-    def _begun_anew(self) -> bool:
-        """Has the log no head that holds? So a power cut leaves it, too, that comes while it is begun anew.
-
-        Then everything is in the file; `_check_in` sees by the newest batch whether it is.
-        """
-        from edge_node.store.pages import Wal  # of no use to a daemon whose last life ended well
-
-        log = beside(self.path, "-wal")
-        return log.exists() and not Wal(log).sound
 
     def _check_in(self, newest: int) -> None:
         db = self._db
@@ -301,19 +290,20 @@ class SqliteCellStore:
         if (told := self._one("PRAGMA quick_check(1)")) != "ok":
             raise sqlite3.DatabaseError(str(told))
         check_owner(db, self.path, self._owner, self._seal)
-        self._newest = self._newest_there()
+        self._newest = self._newest_in(db)
         if self._newest < newest:
             raise sqlite3.DatabaseError(f"its newest batch is {self._newest}, and {newest} was safe")
 
-    def _newest_there(self) -> int:
-        row = self._db.execute("SELECT body FROM rows WHERE name = ?", (NEWEST,)).fetchone()
+    def _newest_in(self, db: Any) -> int:
+        row = db.execute("SELECT body FROM rows WHERE name = ?", (NEWEST,)).fetchone()
         newest = 0
         if row is not None:
             try:
                 newest = int.from_bytes(self._seal.opened(NEWEST, row[0]), "big")
             except ValueError as error:
                 raise sqlite3.DatabaseError(f"a row does not authenticate: {error}") from error
-        last = self._one(f"SELECT max(name) FROM rows WHERE name < x'{WAITING.hex()}'")  # noqa: S608
+        found = db.execute(f"SELECT max(name) FROM rows WHERE name < x'{WAITING.hex()}'")  # noqa: S608
+        last = found.fetchone()[0]
         if last is not None and last[:1] == BATCH:
             newest = max(newest, int.from_bytes(last[1:], "big") + 1)
         return newest
