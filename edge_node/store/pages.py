@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from edge_node.store.mark import Vouched, beside, vouched
+
 PAGE_BYTES = 4096
 """Of a file whose head does not say: SQLite's default, and ours."""
 LEAF, INTERIOR, INDEX_LEAF, INDEX_INTERIOR = 0x0D, 0x05, 0x0A, 0x02
@@ -129,6 +131,17 @@ class Wal:
                 bad += waiting_bad
                 waiting, waiting_bad = {}, []
         return found, size, bad
+
+
+def damaged_pages(path: Path) -> tuple[Pages, Vouched | None]:
+    """Of a file that nobody has open, and its log as far as the mark vouches for it; the mark, if any."""
+    try:
+        mark = vouched(path)
+    except (ValueError, OSError):
+        mark = None
+    wal = Wal(beside(path, "-wal"), salt=mark.salt if mark is not None and mark.frames else b"")
+    frames = mark.frames if mark is not None and mark.salt == wal.salt else 0
+    return Pages(path, wal, frames_kept=frames), mark
 
 
 class Pages:

@@ -26,8 +26,8 @@ import msgspec
 from edge_node.store import whole_file
 from edge_node.store.ledger import SqliteLedger
 from edge_node.store.mark import SUFFIX as MARK_SUFFIX
-from edge_node.store.mark import UNDER_WAY, beside, vouched
-from edge_node.store.pages import INDEX_INTERIOR, INDEX_LEAF, INTERIOR, LEAF, Pages, Record, Wal
+from edge_node.store.mark import UNDER_WAY, beside
+from edge_node.store.pages import INDEX_INTERIOR, INDEX_LEAF, INTERIOR, LEAF, Record, damaged_pages
 from edge_node.tasks.rows import (
     ACCEPTED,
     CLOSED,
@@ -179,13 +179,7 @@ class Salvage:
     """The rows of one damaged ledger that nobody has open. Exhaust `rows`, then ask for the rest."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            mark = vouched(path)
-        except (ValueError, OSError):
-            mark = None
-        wal = Wal(beside(path, "-wal"), salt=mark.salt if mark is not None and mark.frames else b"")
-        frames = mark.frames if mark is not None and mark.salt == wal.salt else 0
-        self._pages = Pages(path, wal, frames_kept=frames)
+        self._pages, mark = damaged_pages(path)
         self._newest = 0 if mark is None else mark.newest
         self.gaps: list[str] = []
         self.lost: list[str] = []

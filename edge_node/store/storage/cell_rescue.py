@@ -27,8 +27,8 @@ from edge_node.store import whole_file
 from edge_node.store.cell_store import Commit, Image, Logged, Waiting
 from edge_node.store.cells import CellId
 from edge_node.store.mark import SUFFIX as MARK_SUFFIX
-from edge_node.store.mark import beside, vouched
-from edge_node.store.pages import INTERIOR, LEAF, Pages, Wal
+from edge_node.store.mark import beside
+from edge_node.store.pages import INTERIOR, LEAF, damaged_pages
 from edge_node.store.recovery import PARTS, TOLD, Losses
 from edge_node.store.storage.cell_file import READY
 from edge_node.store.storage.cells import SqliteCellStore, decoded
@@ -98,13 +98,7 @@ class Salvage(NamedTuple):
 
 def salvaged(path: Path, seal: Seal, node_id: str) -> Salvage:
     """Read page by page; this member's own batches first, in order."""
-    try:
-        mark = vouched(path)
-    except (ValueError, OSError):
-        mark = None
-    wal = Wal(beside(path, "-wal"), salt=mark.salt if mark is not None and mark.frames else b"")
-    frames = mark.frames if mark is not None and mark.salt == wal.salt else 0
-    pages = Pages(path, wal, frames_kept=frames)
+    pages, _ = damaged_pages(path)
     found: dict[tuple[str, int, int], tuple[int, bytes]] = {}
     cells: set[bytes] = set()
     gaps: list[str] = []

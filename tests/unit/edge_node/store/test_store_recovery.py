@@ -8,7 +8,7 @@ import sqlite3
 
 import pytest
 
-from edge_node.store import recovery
+from edge_node.store import pages, recovery
 from edge_node.store.ledger import SqliteLedger
 from edge_node.store.recovery import ENDED_UNREADABLY, Salvage
 from edge_node.tasks.journal import open_journal
@@ -43,9 +43,9 @@ def filled(path, count=200):
 
 def page_of(path, name, kind):
     """The page on which that row lies."""
-    salvage = recovery.Pages(path, recovery.Wal(path.with_name(path.name + "-wal")))
+    salvage = pages.Pages(path, pages.Wal(path.with_name(path.name + "-wal")))
     for number, page_kind in salvage.trees():
-        if page_kind == recovery.LEAF:
+        if page_kind == pages.LEAF:
             for record in salvage.records(number, page_kind):
                 if record.values[1:3] == (name, kind):
                     return number
