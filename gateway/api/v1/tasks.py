@@ -36,6 +36,50 @@ ROW = {
     "accepted_at_ms": 1790000000000,
     "settled_at_ms": 1790000000120,
 }
+ASKED = {
+    "where": "any",
+    "priority": 0,
+    "deadline_ms": None,
+    "ttl_ms": 86400000,
+    "labels": {},
+    "code": "93c2bec8…",
+    "input_sha256": "5ab1f83e…",
+    "input_bytes": 24,
+    "output_bytes": 3,
+    "run_ms": 2.1,
+    "cpu_ms": 1.9,
+}
+RECKONED = {"place": "pi-1", "wait_ms": 0.0, "run_ms": 20.0, "way_ms": 2.5, "whole_ms": 22.5}
+DECISION = {
+    "task": ID,
+    "function": "toys.add",
+    "state": "done",
+    "place": "pi-1",
+    "rule": "soonest",
+    "attempts": 1,
+    "accepted_at_ms": 1790000000000,
+    "settled_at_ms": 1790000000024,
+    "whole_ms": 24,
+    "run_ms": 2.1,
+    "reckoned": [RECKONED],
+}
+PLACEMENT = {
+    "at_ms": 1790000001000,
+    "decisions": [DECISION],
+    "cells": [
+        {
+            "function": "toys.add",
+            "place": "pi-1",
+            "runs": 1,
+            "share": 1.0,
+            "run_ms": 2.1,
+            "learned_ms": 2.2,
+            "learned_dev_ms": 0.3,
+            "learned_runs": 41,
+        }
+    ],
+    "refusals": [{"reason": "queue full", "place": "pi-1", "count": 2}],
+}
 WAIT_S_MAX = 30.0
 
 
@@ -132,6 +176,9 @@ async def tasks(
     function: Annotated[str, Query(max_length=200)] = "",
     node: Annotated[str, Query(pattern=r"^[a-z0-9-]{0,32}$", description="Where it ran or runs.")] = "",
     since_ms: Annotated[int, Query(ge=0, lt=2**48, description="Accepted since; ms since 1970.")] = 0,
+    begins: Annotated[
+        str, Query(pattern=r"^[0-9a-hjkmnp-tv-z]{0,23}$", description="How the task's id begins.")
+    ] = "",
     limit: Limit = 100,
     cursor: Cursor = "",
 ) -> Response:
@@ -139,7 +186,7 @@ async def tasks(
 
     With filters a page may be short, or empty, and have a next one.
     """
-    filters = (state, function, node, since_ms)
+    filters = (state, function, node, since_ms, begins)
     page = await ask.services.call(
         "tasks-page",
         after=after_of(cursor, *filters),
@@ -147,19 +194,21 @@ async def tasks(
         function=function,
         node=node,
         since_ms=since_ms,
+        begins=begins,
         limit=limit,
     )
     return told({"tasks": page["tasks"], "next": cursor_for(page["next"], *filters)})
 
 
-@router.get("/tasks/{task}", responses=example({**ROW, "attempts": []}, "Where it stands."))
+@router.get("/tasks/{task}", responses=example({**ROW, "attempts": [], "asked": ASKED}, "Where it stands."))
 @needs(Role.VIEWER, "tasks:read")
 async def one_task(ask: Asking, task: TaskId) -> Response:
-    """Where one task stands; without its value."""
+    """Where one task stands, and what was asked for; without its arguments and its value."""
     found = await ask.services.result(task)
+    asked = await ask.services.call("task-facts", task=task)
     if isinstance(found, protocol.Pending):
-        return told({"id": found.task, "state": found.state, "settled": False})
-    return told(_ended(found))
+        return told({"id": found.task, "state": found.state, "settled": False, "asked": asked})
+    return told({**_ended(found), "asked": asked})
 
 
 @router.get(
@@ -205,6 +254,15 @@ async def why(
 ) -> Response:
     """Why a task went as it did, as told by everybody who had part in it."""
     return await _story(ask, checked_task(task), alone=alone)
+
+
+@router.get(
+    "/placement", responses=example(PLACEMENT, "The last 200 tasks, by function and place, and what refused.")
+)
+@needs(Role.VIEWER, "tasks:read")
+async def placement(ask: Asking) -> Response:
+    """Where the last tasks accepted here ran, what was reckoned for them, and what came of it."""
+    return told(await ask.services.call("placement"))
 
 
 @router.get("/why/{about}", responses=example({"about": "r-gateway-1", "entries": []}, "Its story."))
