@@ -22,6 +22,7 @@ UNWANTED = {
     "amqtt",
     "numpy",
     "click",
+    "opentelemetry",
 }
 
 
@@ -93,10 +94,23 @@ ROOMS = {
     },
     "edge_node/store/crdt": set(),
     "edge_node/tasks": {"journal"},
+    "edge_node/telemetry": {"otlp"},
     "edge_node/transport": {"inbox", "link", "memory", "mqtt", "slim_paho"},
     "gateway/access": {"access", "audit", "passwords"},
     "gateway/broker": {"broker", "door_list", "embedded", "mosquitto", "process"},
-    "gateway/console": {"book", "caller", "console", "live", "log_in_page", "parts", "table", "view"},
+    "gateway/console": {
+        "book",
+        "caller",
+        "console",
+        "feed",
+        "live",
+        "log_in_page",
+        "matrix",
+        "parts",
+        "story",
+        "table",
+        "view",
+    },
     "gateway/fleet": set(),
     "gateway/top": {"asking", "dialogues", "screen"},
     "device_sim": {"cli", "screen"},

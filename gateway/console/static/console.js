@@ -58,6 +58,7 @@ const ew = (globalThis.ew = {
   say(ms, kind) {
     if (!ms) return "–";
     if (kind === "clock") return ew.clock(ms);
+    if (kind === "precise") return ew.clock(ms) + "." + String(Math.floor(ms) % 1000).padStart(3, "0");
     if (kind === "full") return ew.full(ms);
     return ew.ago(ms, Date.now());
   },

@@ -1,0 +1,119 @@
+"""Why: the story of anything that has an id: a node, a function, a refusal, a loss, a table.
+
+Not here: tasks, which have pages of their own (`pages.task`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from nicegui import ui
+
+from edge_node.wire.ids import is_task_id
+from gateway.console.caller import Refusal
+from gateway.console.parts import button, card, el, hint, link
+from gateway.console.story import Story
+from gateway.console.view import BRAND, View, heading, page, part, problem, to, why
+
+_NEAR: Final = re.compile(r"(?:did you mean|as) (?P<names>[^?]+)\??\Z")
+"""How the API names what is like an id that nobody knows."""
+NEAR_MAX: Final = 8
+
+
+@page("/why/{about}", title="Why", section="events")
+async def why_page(view: View, about: str) -> None:
+    if is_task_id(about):
+        view.go(f"/tasks/{part(about)}")
+        return
+    await tell_story(view, about)
+
+
+async def tell_story(view: View, about: str) -> None:
+    with heading(about, under="What was noted of it, by everybody who had part in it"):
+        links = el("span", cls="actions")
+        again = el("span")
+    unknown = el("div")
+    with card("Story") as shown:
+        story = Story()
+
+    async def load() -> None:
+        try:
+            answer = await view.api.get(f"/v1/why/{part(about)}")
+        except Refusal as refusal:
+            if refusal.status != 404:
+                raise
+            shown.set_visibility(False)
+            unknown.clear()
+            with unknown:
+                not_known(about, refusal)
+            return
+        name = str(answer["about"])
+        if is_task_id(name):  # the beginning of its id was enough
+            view.go(f"/tasks/{part(name)}")
+            return
+        shown.set_visibility(True)
+        unknown.clear()
+        told = story.tell(answer)
+        links.clear()
+        with links:
+            for text, href in pages_of(name, answer):
+                link(text, href, cls="btn")
+        title = f"{told['heading']} · {BRAND}"
+        ui.run_javascript(f"document.title = {json.dumps(title)}")
+
+    with again:
+        button("Ask again", load, tone="quiet")
+    once(view, load)
+
+
+def once(view: View, load: Callable[[], Awaitable[None]]) -> None:
+    """*load* as soon as the page is there; a refusal becomes a line above it."""
+    ui.timer(0.01, lambda: view.attempt(load()), once=True)
+
+
+def pages_of(name: str, answer: dict[str, Any]) -> list[tuple[str, str]]:
+    """Pages about the same: its node, function or table."""
+    subjects = {str(each["subject"]) for each in answer["entries"] if each["id"] == name}
+    known = [
+        ("node", "Its page", f"/nodes/{part(name)}"),
+        ("function", "Its page", f"/functions/{part(name)}"),
+        ("tables", "The table", f"/state/{part(name)}"),
+    ]
+    found = [(text, to(path)) for subject, text, path in known if subject in subjects]
+    return found[:1] if "node" in subjects else found
+
+
+def not_known(about: str, refusal: Refusal) -> None:
+    """Nobody knows it: what is like it, and where ids come from."""
+    problem("Nobody has noted anything of that", refusal.detail)
+    names = nearest(refusal.fix)
+    if names:
+        with card("Did you mean"), el("ul", cls="plain"):
+            for name in names:
+                with el("li"):
+                    link(name, why(name))
+    with card("What can be explained"), el("ul", cls="plain"):
+        for text, title, path in (
+            ("a task, by its id of 23 characters or how it begins:", "Tasks", "/tasks"),
+            ("a node, by its name:", "Nodes", "/nodes"),
+            ("a function, by its name:", "Functions", "/functions"),
+            ("a refusal (r-…) or a loss (n-…), by the id that was told with it:", "Events", "/events"),
+        ):
+            with el("li"):
+                el("span", f"{text} ")
+                link(title, to(path))
+    hint("What is old is forgotten: tasks after [tasks] results_kept_s, the rest when the chronicle is full.")
+
+
+def nearest(fix: str) -> list[str]:
+    """Ids in a fix like ``did you mean pi-1, pi-2?``."""
+    found = _NEAR.search(fix)
+    if found is None:
+        return []
+    return [each.strip(" '\"") for each in found["names"].split(",") if each.strip()][:NEAR_MAX]
+
+
+PAGES = (why_page,)
