@@ -42,6 +42,7 @@ from security.roster import RosterView
 
 if TYPE_CHECKING:
     from edge_node.store.events_feed import EventsFeed
+    from edge_node.telemetry.otlp import Exporter
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +116,21 @@ class Agent(Node):
             mdns="none",  # what the neighbours say is all that mDNS has seen
             on_renewed=lambda identity, signed: self.renewed(identity.keys, signed),
         )
+        self._exporter = self._told_to(settings.telemetry.otlp_endpoint)
         self.experience = Experience(home.estimates, self.desk.estimates)
         self.wear = Wear(
             clock, lambda: getattr(journal, "log_bytes", 0), tables=lambda: self._cells.log_bytes
         )
+
+    def _told_to(self, endpoint: str) -> Exporter | None:
+        """Who tells a collector of traces. Raises: BadInput."""
+        if not endpoint:
+            return None
+        from edge_node.telemetry.otlp import Exporter  # an extra: most nodes have none
+
+        exporter = Exporter(endpoint, node=self.node_id, mesh=self.mesh_id)
+        self.traced = exporter.settled
+        return exporter
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -141,6 +153,8 @@ class Agent(Node):
                 house.create_task(self.experience.run(), name="experience"),
                 house.create_task(self._look_at_ourselves(), name="abilities"),
             ]
+            if self._exporter is not None:
+                devices.append(house.create_task(self._exporter.run(), name="telemetry"))
             if self.node_id != GATEWAY:  # which is its own authority
                 devices.append(house.create_task(self.renewal.run(), name="renewal"))
             try:
@@ -226,7 +240,8 @@ class Agent(Node):
         return await _answered(lambda answer: self.replication.call(method, params, answer))
 
     def status(self) -> dict[str, Any]:
-        return {**super().status(), "pid": os.getpid(), "store": self._store_status()}
+        told = {} if self._exporter is None else {"telemetry": self._exporter.status()}
+        return {**super().status(), "pid": os.getpid(), "store": self._store_status(), **told}
 
     def _store_status(self) -> dict[str, Any]:
         """Whether accepts can be written, and what the disk has had to bear."""

@@ -117,6 +117,10 @@ _add("gauge", "edgeweave_table_members_behind", "Members that were not heard to 
 _add("counter", "edgeweave_table_events_total", "What happened to the tables, by what.", "event")
 _add("gauge", "edgeweave_clock_skew_seconds", "Our clock minus the one that the mesh trusts.")
 _add("counter", "edgeweave_incidents_total", "What should not happen: forks, damage, bad entries.", "what")
+_add(
+    "counter", "edgeweave_spans_total",
+    "Spans for the collector: exported, failed, or dropped as too many waited.", "outcome",
+)  # fmt: skip
 
 _add(
     "gauge", "edgeweave_certificate_expiry_timestamp_seconds", "When a certificate in this home ends.",
@@ -172,6 +176,7 @@ _COUNTED: Final = {
     "edgeweave_link_unsent_total": ("wire", "unsent"),
     "edgeweave_table_events_total": ("state", "counts"),
     "edgeweave_incidents_total": ("stories",),
+    "edgeweave_spans_total": ("telemetry", "spans"),
 }
 """Where counts by name lie; the name becomes the metric's one label."""
 _HISTOGRAMS: Final = {

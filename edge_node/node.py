@@ -130,6 +130,8 @@ class Node:
         self.clock = clock
         self.entropy = entropy
         self.extension = extension
+        self.traced: Callable[[Task, Outcome], None] | None = None
+        """Told of tasks that bear a trace, when they have settled."""
         self.boot_id = entropy(8)
         self.started_ms = self.clock.wall_ms()
         self.stories: Counter[str] = Counter()
@@ -928,6 +930,8 @@ class Node:
                 "settled_at_ms": outcome.settled_at_ms,
             }
         )
+        if task.trace and self.traced is not None:
+            self.traced(task, outcome)
         for waiter in waiters:
             waiter(task, outcome)
 

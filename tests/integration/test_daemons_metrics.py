@@ -21,6 +21,9 @@ SELDOM = {
     "edgeweave_outbox_bytes",
     "edgeweave_link_line_bytes_per_second",  # of a line that was full for a moment
     "edgeweave_clock_skew_seconds",  # of whom another clock is trusted
+    "edgeweave_http_requests_total",  # of whom somebody asks
+    "edgeweave_http_request_duration_seconds",
+    "edgeweave_spans_total",  # of who has a collector
 }
 BY_REASON = {name for name, metric in METRICS.items() if set(metric.labels) & {"reason", "event", "what"}}
 """Nothing is told before it happened."""

@@ -1,0 +1,1 @@
+"""Telemetry: traces of tasks, for whoever collects them elsewhere."""
