@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
-import sys
 
 import pytest
 
@@ -20,6 +18,7 @@ from gateway.access.roles import Principal, Role
 from security.errors import Refused
 from tests.support.daemon_thread import serving
 from tests.support.echo_backend import EchoBackend
+from tests.support.typed_commands import typed
 
 WORDS = "four words of dice"
 ROOT = Principal("local:root", Role.ADMIN, "local")
@@ -37,13 +36,9 @@ def edge_gateway(capsys, monkeypatch, home):
     """Run the command line here: (exit code, stdout, stderr)."""
 
     def run(*words, stdin=b"", terminal=False):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        if terminal:
-            monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-        code = cli.program.enter(["--home", str(home.path), *(str(each) for each in words)])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err and WORDS not in out + err
-        return code, out, err
+        return typed(
+            cli.program, capsys, monkeypatch, home, words, stdin=stdin, terminal=terminal, secret=WORDS
+        )
 
     return run
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 
 import pytest
 
@@ -13,6 +11,7 @@ from gateway import backup, cli
 from security import sealing
 from security.canonical import decode
 from tests.support.gateway_home import GatewayHome as Gateway
+from tests.support.typed_commands import typed
 
 WORDS = "four words of dice"
 
@@ -31,13 +30,9 @@ def edge_gateway(capsys, monkeypatch):
     monkeypatch.setattr(backup, "write_backup", lambda *args, **options: write(*args, **options, cost=4))
 
     def run(home, *words, stdin=b"", terminal=False):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        if terminal:
-            monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-        code = cli.program.enter(["--home", str(home.path), *(str(each) for each in words)])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err and WORDS not in out + err
-        return code, out, err
+        return typed(
+            cli.program, capsys, monkeypatch, home, words, stdin=stdin, terminal=terminal, secret=WORDS
+        )
 
     return run
 
