@@ -1,5 +1,16 @@
 """The console's pages, one file each."""
 
-from gateway.console.pages import nodes
+from gateway.console.pages import events, functions, join, nodes, placement, settings, state, task, tasks, why
 
-PAGES = (*nodes.PAGES,)
+PAGES = (
+    *nodes.PAGES,
+    *functions.PAGES,
+    *join.PAGES,
+    *state.PAGES,
+    *settings.PAGES,
+    *tasks.PAGES,
+    *task.PAGES,
+    *placement.PAGES,
+    *events.PAGES,
+    *why.PAGES,
+)
