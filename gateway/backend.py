@@ -10,14 +10,19 @@ import msgspec
 
 from edge_node.backend import AgentBackend
 from edge_node.clock import FlooredClock
+from edge_node.membership.abilities import own_version
 from gateway.access.access import token_facts, user_facts
 from gateway.access.roles import role_of
 from gateway.changes import CHANGES, noted, whoever
 from gateway.fleet.picture import Picture, Surroundings, Way
+from gateway.fleet.registry import NodeRow
 from gateway.house import House
+from gateway.joining import HOUR_S
 from gateway.renewal import doubt_of
+from security.certificates import DAY_S, LEAF_DAYS
+from security.enrolment import PendingNode
 from security.errors import BadInput
-from security.identity import GATEWAY, is_node_id
+from security.identity import GATEWAY, fingerprint_words, is_node_id
 from security.roster import REASON_MAX, Member
 
 TTL_S_MAX = 30 * 86400
@@ -32,6 +37,7 @@ class GatewayBackend(AgentBackend):
         self._house = house
         self._picture = Picture(begin=house.clock.wall_ms() * 1000)
         self.add("nodes", self._all_nodes)
+        self.add("node", self._one_node)
         self.add("fleet", self._fleet)
         self.add("invite", self._invite)
         self.add("approve", self._approve)
@@ -300,8 +306,9 @@ class GatewayBackend(AgentBackend):
           gateway knows: its own (a: gateway), bytes to and from the gateway. One that ended stays, up False.
         - pending: ``{id, address, asked_at_ms}`` of those that wait to be let in, always all.
         - totals: always all: ``{members, up, pending, workers, load_s, done_s, in_bytes_s, out_bytes_s, open,
-          running, queued, settled, connected}``: of active members; workers and load of those that are up;
-          done_s: tasks of the gateway's that end a second; open … settled: tasks of the gateway's.
+          running, queued, accepted, settled, away, connected}``: of active members; workers and load of those
+          that are up; done_s: tasks of the gateway's that end a second; open … settled: tasks of the
+          gateway's; accepted, settled, away: since its start, away: that members did for it.
 
         A picture is made anew when the last is older than 0.25 s.
         """
@@ -341,7 +348,9 @@ class GatewayBackend(AgentBackend):
                 "open": tasks["open"],
                 "running": tasks["running_here"],
                 "queued": tasks["queued_here"],
+                "accepted": tasks["accepted"],
                 "settled": settled,
+                "away": sum(agent.desk.by_place.values()) - agent.desk.by_place.get("local", 0),
                 "connected": agent.link.up,
             },
             done=settled,
@@ -350,42 +359,75 @@ class GatewayBackend(AgentBackend):
     async def _all_nodes(self, params: dict[str, Any]) -> object:
         house = self._house
         now_ns, wall_ms = house.clock.now_ns(), house.clock.wall_ms()
-        rows: list[dict[str, Any]] = []
-        for row in house.registry.rows(now_ns):
-            is_self = row.id == self.agent.node_id
-            load = self.agent.desk.load(now_ns) if is_self else None
-            heard_ms = 0 if row.heard_ago_s is None else wall_ms - int(row.heard_ago_s * 1000)
-            rows.append(
-                {
-                    "id": row.id,
-                    "status": "active" if row.state in ("up", "down", "unseen") else row.state,
-                    "up": is_self or row.state == "up",
-                    "roles": list(row.roles),
-                    "labels": row.labels,
-                    "workers": load.workers if load else row.workers,
-                    "load": f"{(load.backlog_ms if load else row.backlog_ms) / 1000:.1f} s",
-                    "last_seen_at_ms": wall_ms if is_self else heard_ms,
-                    "restarts": row.restarts,
-                    "work": house.resting.mode_of(row.id),
-                    "reason": row.reason,
-                    **_end_of(house.keeper.current.listed(row.id)),
-                }
-            )
+        rows = [self._row(now_ns, wall_ms, row) for row in house.registry.rows(now_ns)]
         assert house.joining is not None
-        rows += [
-            {
-                "id": waiting.name,
-                "status": "pending",
-                "up": False,
-                "roles": [],
-                "labels": {},
-                "address": waiting.address,
-                "last_seen_at_ms": waiting.asked_s * 1000,
-                "fingerprint": waiting.words,
-            }
-            for waiting in house.joining.desk.pending()
-        ]
-        return rows
+        return rows + [_waiting(each) for each in house.joining.desk.pending()]
+
+    def _row(self, now_ns: int, wall_ms: int, row: NodeRow) -> dict[str, Any]:
+        is_self = row.id == self.agent.node_id
+        load = self.agent.desk.load(now_ns) if is_self else None
+        heard_ms = 0 if row.heard_ago_s is None else wall_ms - int(row.heard_ago_s * 1000)
+        return {
+            "id": row.id,
+            "status": "active" if row.state in ("up", "down", "unseen") else row.state,
+            "up": is_self or row.state == "up",
+            "roles": list(row.roles),
+            "labels": row.labels,
+            "workers": load.workers if load else row.workers,
+            "load": f"{(load.backlog_ms if load else row.backlog_ms) / 1000:.1f} s",
+            "last_seen_at_ms": wall_ms if is_self else heard_ms,
+            "restarts": row.restarts,
+            "work": self._house.resting.mode_of(row.id),
+            "reason": row.reason,
+            **_end_of(self._house.keeper.current.listed(row.id)),
+        }
+
+    async def _one_node(self, params: dict[str, Any]) -> object:
+        """As a row of ``nodes``, and of a member what there is no room for in a list.
+
+        Returns: also ``{software, speed, rtt_ms, lent, keys}``. rtt_ms: from here; None: no session with it.
+        lent: how many of the gateway's tasks it has. keys: the newest first, ``{fingerprint, words,
+        since_at_ms, until_at_ms}``: of its certificate's key; two while a renewal is under way.
+        """
+        name, house = _name(params), self._house
+        now_ns, wall_ms = house.clock.now_ns(), house.clock.wall_ms()
+        row, member = house.registry.row(now_ns, name), house.keeper.current.listed(name)
+        assert house.joining is not None
+        if row is None or member is None:
+            for waiting in house.joining.desk.pending():
+                if waiting.name == name:
+                    return _waiting(waiting)
+            raise BadInput(f"no member is named {name!r}", fix="see `edge-gateway nodes`")
+        agent, mesh_id = self.agent, house.trust.authority.mesh_id
+        stream = dict(agent.channels.streams()).get(name) if agent.channels.has(name) else None
+        return self._row(now_ns, wall_ms, row) | {
+            "software": own_version() if name == agent.node_id else row.version,
+            "speed": row.speed,
+            "rtt_ms": None if stream is None or stream.rtt_ns is None else round(stream.rtt_ns / 1e6, 1),
+            "lent": agent.desk.lent(name),
+            "keys": [
+                {
+                    "fingerprint": key.spki_sha256.hex(),
+                    "words": fingerprint_words(mesh_id, key.spki_sha256, key.x25519),
+                    "since_at_ms": key.not_before_s * 1000,
+                    "until_at_ms": (key.not_before_s + HOUR_S + LEAF_DAYS * DAY_S) * 1000,
+                }
+                for key in member.keys
+            ],
+        }
+
+
+def _waiting(node: PendingNode) -> dict[str, Any]:
+    return {
+        "id": node.name,
+        "status": "pending",
+        "up": False,
+        "roles": [],
+        "labels": {},
+        "address": node.address,
+        "last_seen_at_ms": node.asked_s * 1000,
+        "fingerprint": node.words,
+    }
 
 
 def _name(params: dict[str, Any]) -> str:

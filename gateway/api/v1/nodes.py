@@ -13,6 +13,7 @@ from gateway.api.guard import Ask, Asking, check_may_make_deployers, needs
 from gateway.api.paging import after_of, cursor_for
 from gateway.api.problems import Problem
 from gateway.api.services import Services
+from security.errors import BadInput
 from security.roster import BY_MAX, REASON_MAX
 
 router = room("nodes")
@@ -29,6 +30,22 @@ NODE = {
     "work": "work",
     "reason": "",
 }
+
+FURTHER = {
+    "software": "0.1.0",
+    "speed": 1.0,
+    "rtt_ms": 3.2,
+    "lent": 2,
+    "keys": [
+        {
+            "fingerprint": "5d1f0c…",
+            "words": "hapid-lusab-divon-gomar-tufik-zanel",
+            "since_at_ms": 1789900000000,
+            "until_at_ms": 1792500000000,
+        }
+    ],
+}
+"""Of one member, beside what the list tells."""
 
 
 class Revocation(BaseModel):
@@ -84,10 +101,10 @@ async def nodes(
     return told({"nodes": page, "next": cursor_for(last, status, up, role, label)})
 
 
-@router.get("/nodes/{node}", responses=example(NODE, "The node."))
+@router.get("/nodes/{node}", responses=example(NODE | FURTHER, "The node."))
 @needs(Role.VIEWER, "nodes:read")
 async def one_node(ask: Asking, node: NodeName) -> Response:
-    """One member."""
+    """One member, with its keys and how far it is."""
     return told(await found_node(ask.services, node))
 
 
@@ -165,7 +182,7 @@ async def ping(ask: Asking, node: NodeName) -> Response:
 
 async def found_node(services: Services, node: str) -> dict[str, Any]:
     """Raises: Problem: nobody is named so."""
-    for row in await services.call("nodes"):
-        if row["id"] == node:
-            return dict(row)
-    raise Problem("not-found", f"no member is named {node}", fix="see /v1/nodes")
+    try:
+        return dict(await services.call("node", node=node))
+    except BadInput:
+        raise Problem("not-found", f"no member is named {node}", fix="see /v1/nodes") from None

@@ -20,8 +20,32 @@ ANN = Principal("ann", Role.OPERATOR, "session")
 
 # Methods that change nothing. A new method belongs here or in CHANGES.
 READS = {
-    *("status", "functions", "history", "tasks", "tasks-page", "roster", "nodes", "pending", "ping", "why"),
-    *("invites", "deploy-look", "source", "events", "users", "tokens", "audit", "metrics", "durations", "methods", "fleet"),
+    *(
+        "status",
+        "functions",
+        "history",
+        "tasks",
+        "tasks-page",
+        "roster",
+        "nodes",
+        "node",
+        "pending",
+        "ping",
+        "why",
+    ),
+    *(
+        "invites",
+        "deploy-look",
+        "source",
+        "events",
+        "users",
+        "tokens",
+        "audit",
+        "metrics",
+        "durations",
+        "methods",
+        "fleet",
+    ),
     *("placement", "task-facts"),
     *(
         "state.find",
