@@ -318,6 +318,7 @@ class AgentBackend:
                 function=wanted["function"],
                 node=wanted["node"],
                 least=least,
+                owner=self.agent.node_id,
             )
         )
         rows = []

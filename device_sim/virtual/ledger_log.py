@@ -24,7 +24,7 @@ import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from device_sim.virtual.marks import Mark, aside
-from edge_node.tasks.rows import ACCEPTED, CLOSED, HEAD_BYTES, Row, Settled, StoreDamaged
+from edge_node.tasks.rows import ACCEPTED, CLOSED, HEAD_BYTES, SMALL_BYTES, Row, Settled, StoreDamaged
 from security.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
@@ -216,24 +216,46 @@ class LedgerLog:
         found = {each.id for each in self._walk() if each.kind == ACCEPTED and each.id.startswith(prefix)}
         return sorted(found)[:limit]
 
+    def ends_of(self, ids: Sequence[str]) -> Sequence[tuple[str, int, bytes | None, int]]:
+        return [
+            (task_id, place.kind, self._body(place) if place.body_bytes <= SMALL_BYTES else None, place.crc)
+            for task_id in ids
+            for place in self._places_of(task_id)
+            if place.kind in (ACCEPTED, CLOSED)
+        ]
+
     def below(
-        self, task_id: str, *, limit: int, window: int, state: str = "", mention: bytes = b"", least: str = ""
+        self,
+        task_id: str,
+        *,
+        limit: int,
+        window: int,
+        state: str = "",
+        mention: bytes = b"",
+        ends: Sequence[bytes] = (),
+        least: str = "",
     ) -> tuple[Sequence[str], str]:
         accepted: dict[str, _Place] = {}
-        ends: dict[str, str] = {}
+        closed: dict[str, _Place] = {}
         for place in self._walk():
             if place.kind == ACCEPTED and least <= place.id and (not task_id or place.id < task_id):
                 accepted[place.id] = place
             elif place.kind == CLOSED:
-                ends[place.id] = place.state
+                closed[place.id] = place
+
+        def is_among(each: str) -> bool:
+            end = closed.get(each)
+            if state and state != ("open" if end is None else end.state):
+                return False
+            if ends and end is not None and end.body_bytes <= SMALL_BYTES:
+                body = self._body(end)
+                if not any(one in body for one in ends):
+                    return False
+            return mention in self._body(accepted[each])[:HEAD_BYTES]
+
         looked = sorted(accepted, reverse=True)
-        more = looked[window - 1] if (state or mention) and len(looked) >= window else ""
-        found = [
-            each
-            for each in (looked[:window] if more else looked)
-            if (not state or ends.get(each, "open") == state)
-            and mention in self._body(accepted[each])[:HEAD_BYTES]
-        ][:limit]
+        more = looked[window - 1] if (state or mention or ends) and len(looked) >= window else ""
+        found = [each for each in (looked[:window] if more else looked) if is_among(each)][:limit]
         return found, found[-1] if len(found) == limit else more
 
     def settled(self) -> Sequence[Settled]:

@@ -16,7 +16,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from edge_node.store.mark import Mark, missing, vouched
-from edge_node.tasks.rows import HEAD_BYTES, Row, Settled, StoreDamaged
+from edge_node.tasks.rows import ACCEPTED, CLOSED, HEAD_BYTES, SMALL_BYTES, Row, Settled, StoreDamaged
 from security.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
@@ -302,6 +302,13 @@ class SqliteLedger:
     def rows_of(self, task_id: str) -> Sequence[tuple[int, int, bytes, int]]:
         return self._all("SELECT kind, at_ms, body, crc FROM records WHERE id = ? ORDER BY kind", (task_id,))
 
+    def ends_of(self, ids: Sequence[str]) -> Sequence[tuple[str, int, bytes | None, int]]:
+        return self._all(
+            f"SELECT id, kind, CASE WHEN length(body) <= {SMALL_BYTES} THEN body END, crc FROM records "  # noqa: S608
+            f"WHERE id IN ({','.join('?' * len(ids))}) AND kind IN ({ACCEPTED}, {CLOSED})",
+            tuple(ids),
+        )
+
     def open_ids(self) -> Sequence[str]:
         return [task_id for (task_id,) in self._all(_OPEN + " ORDER BY a.seq")]
 
@@ -327,7 +334,15 @@ class SqliteLedger:
         return [task_id for (task_id,) in rows]
 
     def below(
-        self, task_id: str, *, limit: int, window: int, state: str = "", mention: bytes = b"", least: str = ""
+        self,
+        task_id: str,
+        *,
+        limit: int,
+        window: int,
+        state: str = "",
+        mention: bytes = b"",
+        ends: Sequence[bytes] = (),
+        least: str = "",
     ) -> tuple[Sequence[str], str]:
         values = {
             "before": task_id or _ABOVE_ALL,
@@ -336,13 +351,15 @@ class SqliteLedger:
             "mention": mention,
             "limit": limit,
             "skip": window - 1,
+            "end": ends[0] if ends else b"",
+            "other": ends[-1] if ends else b"",
         }
         more = ""
-        if state or mention:
+        if state or mention or ends:
             looked = self._all(_BELOW + " ORDER BY a.id DESC LIMIT 1 OFFSET :skip", values)
             if looked:
                 more = values["least"] = str(looked[0][0])
-        joined = " LEFT JOIN records AS c ON c.id = a.id AND c.kind = 1" if state else ""
+        joined = " LEFT JOIN records AS c ON c.id = a.id AND c.kind = 1" if state or ends else ""
         wanted = ""
         if state == "open":
             wanted = " AND c.id IS NULL"
@@ -350,6 +367,12 @@ class SqliteLedger:
             wanted = " AND c.state = :state"
         if mention:
             wanted += f" AND instr(substr(a.body, 1, {HEAD_BYTES}), :mention)"
+        if ends and state != "open":
+            # The length is in the row's head: of a large body, on pages of its own, nothing is read.
+            wanted += (
+                f" AND (c.id IS NULL OR length(c.body) > {SMALL_BYTES}"
+                " OR instr(c.body, :end) OR instr(c.body, :other))"
+            )
         head, _, where = _BELOW.partition(" WHERE ")
         rows = self._all(f"{head}{joined} WHERE {where}{wanted} ORDER BY a.id DESC LIMIT :limit", values)
         ids = [found for (found,) in rows]

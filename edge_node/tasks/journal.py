@@ -267,6 +267,7 @@ class MemoryJournal:
         function: str = "",
         node: str = "",
         least: str = "",
+        owner: str = "",
     ) -> Page:
         found = []
         for task_id in sorted(self._stored, reverse=True):

@@ -33,7 +33,7 @@ from edge_node.tasks.task import (
 from security.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 ROWS_MAX = 512
 BYTES_MAX = 16 * 2**20
@@ -45,8 +45,10 @@ PRUNED_AT_ONCE = 5_000
 NOTES_PER_TASK_MAX = 64
 HEAD_BYTES = 400
 """Of an accepting record: the task's id and its function's name lie within."""
-WINDOW = 10_000
-"""Tasks that one page with filters looks at: some 20 ms of a reader. A page may end short, and go on."""
+WINDOW = 5_000
+"""Tasks that one page with filters looks at: some 12 ms of a reader. A page may end short, and go on."""
+SMALL_BYTES = 8 * 1024
+"""Bodies up to here are read together with others, and looked into by filters; larger ones one by one."""
 READ_MAX = 500
 """Tasks that one page reads whole to find those of a place."""
 
@@ -115,6 +117,12 @@ class LedgerStore(Protocol):
     def rows_of(self, task_id: str) -> Sequence[tuple[int, int, bytes, int]]:
         """(kind, at_ms, body, crc) of a task, by kind ascending; checksums are not looked at."""
 
+    def ends_of(self, ids: Sequence[str]) -> Sequence[tuple[str, int, bytes | None, int]]:
+        """(id, kind, body, crc) of the accepting and closing records of these tasks, in any order.
+
+        body None: it is above `SMALL_BYTES`. At most `READ_MAX` ids; checksums are not looked at.
+        """
+
     def open_ids(self) -> Sequence[str]:
         """Accepted and not closed, in the order of acceptance."""
 
@@ -125,12 +133,22 @@ class LedgerStore(Protocol):
         """Accepted, whose ids begin so, ascending."""
 
     def below(
-        self, task_id: str, *, limit: int, window: int, state: str = "", mention: bytes = b"", least: str = ""
+        self,
+        task_id: str,
+        *,
+        limit: int,
+        window: int,
+        state: str = "",
+        mention: bytes = b"",
+        ends: Sequence[bytes] = (),
+        least: str = "",
     ) -> tuple[Sequence[str], str]:
         """Accepted, newest first: ids below *task_id* (empty: all) down to *least*.
 
         Args: limit: as many are returned at most.   window: as many are looked at where *state* (as in
-            ``newest``) or *mention* leaves some out: it stands in the accepting record's first `HEAD_BYTES`.
+            ``newest``), *mention* or *ends* leaves some out.   mention: stands in the accepting record's
+            first `HEAD_BYTES`.   ends: one of these, two at most, stands in the closing record, or there is
+            none, or it is above `SMALL_BYTES`.
         Returns: the ids; and from which id to go on, empty: there is nothing more.
         """
 
@@ -193,6 +211,7 @@ class JournalPort(Protocol):
         function: str = "",
         node: str = "",
         least: str = "",
+        owner: str = "",
     ) -> Page: ...
     def prune(self, *, count_max: int, bytes_max: int, before_ms: int) -> int: ...
     def close(self) -> None: ...
@@ -384,37 +403,71 @@ class Reading:
         function: str = "",
         node: str = "",
         least: str = "",
+        owner: str = "",
     ) -> Page:
         """The next tasks below the id *after*, by id: what was accepted later changes nothing of the rest.
 
         Args: node: where it ended; open tasks are all told, as where they are is not in the ledger.
             least: ids below are left out (ids begin with the time of their acceptance).
+            owner: whose ledger this is, where it is known: it saves reading.
         A page may be shorter than *limit*, or empty, and not the last: filters look at `WINDOW` tasks.
         """
         found: list[Summary] = []
         read = 0
+        ends: tuple[bytes, ...] = ()
+        if node:
+            ends = (_encode(node),) if owner not in ("", node) else (_encode(node), _encode(LOCAL))
         while True:
-            wanted = limit - len(found)
+            wanted = min(READ_MAX, limit - len(found))
             ids, then = self._store.below(
                 after,
                 limit=wanted,
                 window=WINDOW,
                 state=state,
                 mention=_encode(function) if function else b"",
+                ends=ends,
                 least=least,
             )
-            for task_id in ids:
-                stored = self.get(task_id)
-                if stored is not None and is_of(stored, function, node):
+            for stored in self._read(ids):
+                if is_of(stored, function, node):
                     found.append(summary_of(stored))
             read += len(ids)
             if len(ids) < wanted or len(found) >= limit or read >= READ_MAX:
                 return Page(found, then)
             after = then
 
+    def _read(self, ids: Sequence[str]) -> Iterator[Stored]:
+        """How they began and ended, in this order: those that are small in one reading, which waits for the
+        other threads once and not for each task."""
+        rows: dict[str, dict[int, tuple[bytes | None, int]]] = {}
+        for task_id, kind, body, crc in self._store.ends_of(ids):
+            rows.setdefault(task_id, {})[kind] = body, crc
+        for task_id in ids:
+            stored = _small(task_id, rows.get(task_id, {}))
+            if stored is None:
+                stored = self.get(task_id)
+            if stored is not None:
+                yield stored
+
     def ids(self, prefix: str, limit: int) -> Sequence[str]:
         """Accepted tasks whose ids begin so, ascending."""
         return self._store.beginning(prefix, limit)
+
+
+def _small(task_id: str, rows: dict[int, tuple[bytes | None, int]]) -> Stored | None:
+    """None: one of its records is large or damaged."""
+    for kind, (body, crc) in rows.items():
+        if body is None or crc_of(task_id, kind, body) != crc:
+            return None
+    accepted, closed = rows.get(ACCEPTED), rows.get(CLOSED)
+    if accepted is None or accepted[0] is None:
+        return None
+    try:
+        task = _task.decode(accepted[0])
+        outcome = None if closed is None or closed[0] is None else _outcome.decode(closed[0])
+    except msgspec.MsgspecError:
+        return None
+    return Stored(task, outcome)
 
 
 def is_of(stored: Stored, function: str, node: str) -> bool:

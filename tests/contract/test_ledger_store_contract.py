@@ -15,7 +15,7 @@ from device_sim.virtual.ledger_log import LOG, LedgerLog
 from device_sim.virtual.world import SECOND, World
 from edge_node.store.ledger import SqliteLedger
 from edge_node.tasks.journal import Journal
-from edge_node.tasks.rows import Row, Settled, crc_of, row_of
+from edge_node.tasks.rows import SMALL_BYTES, Row, Settled, crc_of, row_of
 from edge_node.tasks.task import KNOWN_MS, Accepted, Attempt, Closed, Fenced, Noted, Outcome, Task
 from security.errors import BadInput, Unavailable
 
@@ -225,6 +225,39 @@ def test_pages_go_down_by_id_and_filters_look_at_a_window(medium):
     assert store.below("", limit=9, window=9, state="failed", mention=b"odd") == ([], "")
 
 
+def test_pages_leave_out_what_did_not_end_as_asked(medium):
+    store = medium.store()
+    for n in range(6):
+        store.insert([a_row(f"t{n}")])
+    for n, body in enumerate((b"..a..", b"..b..", b"..c..", bytes(SMALL_BYTES + 1))):
+        store.insert([a_row(f"t{n}", 1, body, state="done")])
+    store.insert([a_row("t4", 1, b"..a..", state="failed")])
+
+    assert store.below("", limit=9, window=9, ends=[b"a"]) == (["t5", "t4", "t3", "t0"], "")
+    assert store.below("", limit=9, window=9, ends=[b"b", b"c"]) == (["t5", "t3", "t2", "t1"], "")
+    assert store.below("", limit=9, window=9, state="done", ends=[b"a"]) == (["t3", "t0"], "")
+    assert store.below("", limit=9, window=9, state="open", ends=[b"a"]) == (["t5"], "")
+    assert store.below("", limit=9, window=4, ends=[b"b"]) == (["t5", "t3"], "t2")
+    assert store.below("t2", limit=9, window=4, ends=[b"b"]) == (["t1"], "")
+
+
+def test_beginnings_and_ends_are_read_together_but_for_large_ones(medium):
+    store = medium.store()
+    large = bytes(SMALL_BYTES + 1)
+    rows = [
+        a_row("t1", 0, b"begin"), a_row("t1", 1, b"end", state="done"), a_row("t1", 101, b"attempts"),
+        a_row("t2", 0, large), a_row("t3", 0, bytes(SMALL_BYTES)), a_row("t4", 0, b"not asked for"),
+    ]  # fmt: skip
+    store.insert(rows)
+
+    found = sorted(store.ends_of(["t3", "t1", "t2", "t9"]))
+
+    assert [(name, kind, body) for name, kind, body, _ in found] == [
+        ("t1", 0, b"begin"), ("t1", 1, b"end"), ("t2", 0, None), ("t3", 0, bytes(SMALL_BYTES)),
+    ]  # fmt: skip
+    assert [crc for *_, crc in found] == [row.crc for row in (rows[0], rows[1], rows[3], rows[4])]
+
+
 def test_settled_tasks_tell_their_sizes_and_can_be_deleted(medium):
     store = medium.store()
     for n in range(30):
@@ -312,6 +345,29 @@ def test_a_journal_tells_its_tasks_page_by_page(medium):
     assert walked(state="done", node="pi-1") == names[38::-2], "local is the node itself"
     assert walked(function="f.noop", least="t050") == names[:49:-1]
     assert walked(function="f.other") == []
+    for node in ("pi-1", "pi-2", "pi-3"):
+        assert walked(node=node, owner=NODE) == walked(node=node), "who the owner is saves reading only"
+
+
+def test_pages_tell_large_and_damaged_tasks_as_any(medium):
+    running = Running(medium, medium.journal())
+    large = bytes(SMALL_BYTES)
+    running.write(Accepted(a_task("t1", input=large)), Accepted(a_task("t2")), Accepted(a_task("t3")))
+    running.write(
+        Closed("t1", Outcome("done", place="pi-2")), Closed("t2", Outcome("done", large, place="pi-2"))
+    )
+    running.write(Closed("t3", Outcome("done", place="pi-2")), Accepted(a_task("t4")), Accepted(a_task("t5")))
+
+    whole = running.journal.page(node="pi-2")
+    medium.damage("t3", 1)
+    medium.damage("t4", 0)
+    after = running.journal.page()
+
+    assert [each.id for each in whole.found] == ["t5", "t4", "t3", "t2", "t1"], "open ones may come there yet"
+    assert [(each.id, each.state) for each in after.found] == [
+        ("t5", "open"), ("t3", "failed"), ("t2", "done"), ("t1", "done"),
+    ]  # fmt: skip
+    assert len(running.journal.damaged) == 2
 
 
 def test_it_is_all_there_after_a_close(medium):
