@@ -103,6 +103,7 @@ ROOMS = {
         "caller",
         "console",
         "feed",
+        "forms",
         "live",
         "log_in_page",
         "matrix",

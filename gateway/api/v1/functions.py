@@ -77,7 +77,7 @@ async def history(ask: Asking, name: Name) -> Response:
     ),
 )
 @needs(Role.VIEWER, "functions:read")
-async def source(
+async def source_of(
     ask: Asking,
     name: Name,
     version: Annotated[int | None, Query(ge=1, lt=2**53, description="Left out: the current one.")] = None,

@@ -12,11 +12,14 @@ const ew = (globalThis.ew = {
     const dark = chosen === "dark" || (chosen === "auto" && matchMedia("(prefers-color-scheme: dark)").matches);
     document.documentElement.dataset.theme = dark ? "dark" : "light";
   },
-  nextTheme() {
-    const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-    document.cookie = `edgeweave-theme=${next}; path=/; max-age=31536000; samesite=strict; secure`;
+  setTheme(choice) {
+    const kept = choice === "auto" ? 0 : 31536000;
+    document.cookie = `edgeweave-theme=${choice}; path=/; max-age=${kept}; samesite=strict; secure`;
     ew.applyTheme();
-    globalThis.Quasar?.Dark.set(next === "dark");
+    globalThis.Quasar?.Dark.set(choice === "auto" ? "auto" : choice === "dark");
+  },
+  nextTheme() {
+    ew.setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
   },
 
   // ── the frame ──
