@@ -18,6 +18,22 @@ if ((${#wanted[@]})); then
     echo "not installed (needs root): ${wanted[*]}; tests that need them will skip"
   fi
 fi
+fetch_promtool() {  # of Prometheus only what tests rules: its package would start a server here
+  local folder
+  folder=$(mktemp -d) || return 1
+  (
+    set -o pipefail
+    cd "$folder" && apt-get download -qq prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool >promtool
+  ) >/dev/null 2>&1 && mkdir -p out/promtool/usr/bin && chmod 755 "$folder/promtool" && mv "$folder/promtool" out/promtool/usr/bin/
+  local fetched=$?
+  rm -rf "$folder"
+  return $fetched
+}
+if [[ ! -x out/promtool/usr/bin/promtool ]] && ! command -v promtool >/dev/null; then
+  echo "fetching promtool for the tests"
+  fetch_promtool || { [[ $(id -u) == 0 ]] && apt-get update -qq >/dev/null 2>&1 && fetch_promtool; } ||
+    echo "could not fetch promtool: tests that need it will skip"
+fi
 mkdir -p out/test
 pytest=(.venv/bin/python -m pytest)
 (($#)) && exec "${pytest[@]}" --junitxml=out/test/junit.xml "$@"
