@@ -8,14 +8,14 @@ from typing import Any
 
 import msgspec
 
-from edge_node.backend import AgentBackend
+from edge_node.backend import PAGE_ROWS_MAX, AgentBackend
 from edge_node.clock import FlooredClock
 from edge_node.membership.abilities import own_version
 from gateway.access.access import token_facts, user_facts
 from gateway.access.roles import role_of
 from gateway.changes import CHANGES, noted, whoever
 from gateway.fleet.picture import Picture, Surroundings, Way
-from gateway.fleet.registry import NodeRow
+from gateway.fleet.registry import Among, NodeRow
 from gateway.house import House
 from gateway.joining import HOUR_S
 from gateway.renewal import doubt_of
@@ -37,6 +37,7 @@ class GatewayBackend(AgentBackend):
         self._house = house
         self._picture = Picture(begin=house.clock.wall_ms() * 1000)
         self.add("nodes", self._all_nodes)
+        self.add("nodes-page", self._nodes_page)
         self.add("node", self._one_node)
         self.add("fleet", self._fleet)
         self.add("invite", self._invite)
@@ -362,6 +363,29 @@ class GatewayBackend(AgentBackend):
         rows = [self._row(now_ns, wall_ms, row) for row in house.registry.rows(now_ns)]
         assert house.joining is not None
         return rows + [_waiting(each) for each in house.joining.desk.pending()]
+
+    async def _nodes_page(self, params: dict[str, Any]) -> object:
+        """The rows of ``nodes``, by name, above the name ``after``.
+
+        Args: status, up, role, label: as ``gateway.fleet.registry.Among``; limit.
+        Returns: ``{nodes, next}``: after whom the next page begins; empty: that was all.
+        """
+        limit, after = params.get("limit", 100), str(params.get("after") or "")
+        if not isinstance(limit, int) or not 1 <= limit <= PAGE_ROWS_MAX:
+            raise BadInput(f"limit is a whole number from 1 to {PAGE_ROWS_MAX}")
+        status, role, label = (str(params.get(each) or "") for each in ("status", "role", "label"))
+        among = Among(status, params.get("up"), role, label, always_up=self.agent.node_id)
+        house = self._house
+        now_ns, wall_ms = house.clock.now_ns(), house.clock.wall_ms()
+        members = house.registry.page(now_ns, among, after, limit + 1)
+        rows = [self._row(now_ns, wall_ms, each) for each in members]
+        assert house.joining is not None
+        if among.has("pending", False, (), {}):
+            waiting = map(_waiting, house.joining.desk.pending())
+            rows = sorted(
+                (*rows, *(each for each in waiting if each["id"] > after)), key=lambda row: str(row["id"])
+            )
+        return {"nodes": rows[:limit], "next": rows[limit - 1]["id"] if len(rows) > limit else ""}
 
     def _row(self, now_ns: int, wall_ms: int, row: NodeRow) -> dict[str, Any]:
         is_self = row.id == self.agent.node_id

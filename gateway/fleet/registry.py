@@ -10,7 +10,8 @@ Not here: memory over restarts (``store.documents``), placement (it reads loads 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -88,6 +89,31 @@ class NodeRow:
     reason: str  # why it is down
 
 
+@dataclass(frozen=True, slots=True)
+class Among:
+    """Which nodes a list is of; what is empty leaves nobody out.
+
+    Args: status: active, revoked or left; another is of nobody here.   up: is it there?   role: has it.
+        label: a key, or ``key=value``.   always_up: the gateway itself, which hears of others only.
+    """
+
+    status: str = ""
+    up: bool | None = None
+    role: str = ""
+    label: str = ""
+    always_up: str = ""
+
+    def has(self, status: str, up: bool, roles: Collection[str], labels: Mapping[str, str]) -> bool:
+        if (self.status and status != self.status) or (self.up is not None and up is not self.up):
+            return False
+        if self.role and self.role not in roles:
+            return False
+        if not self.label:
+            return True
+        key, equals, value = self.label.partition("=")
+        return labels.get(key) == value if equals else key in labels
+
+
 @dataclass(slots=True)
 class _Node:
     member: Member
@@ -109,6 +135,7 @@ class Registry:
     """So many times something that ``rows`` tell was changed, beside when a node was last heard."""
     _changed: dict[str, int] = field(default_factory=dict)  # at which change last; the newest is at the end
     _unlisted: int = 0  # at which change a node went from the list
+    _names: list[str] = field(default_factory=list)  # sorted
 
     def handle(self, now_ns: int, event: Event) -> list[Effect]:
         match event:
@@ -156,7 +183,7 @@ class Registry:
         assert all(node_id == node.member.id for node_id, node in self._nodes.items())
         assert all(node.member.status == "active" for node in self._nodes.values() if node.up)
         assert all(node.heard_ns is not None for node in self._nodes.values() if node.up)
-        assert self._changed.keys() == self._nodes.keys()
+        assert self._changed.keys() == self._nodes.keys() and self._names == sorted(self._nodes)
         assert list(self._changed.values()) == sorted(self._changed.values())
 
     def __len__(self) -> int:
@@ -164,11 +191,25 @@ class Registry:
 
     def rows(self, now_ns: int) -> list[NodeRow]:
         """By name."""
-        return [self._row(now_ns, self._nodes[node_id]) for node_id in sorted(self._nodes)]
+        return [self._row(now_ns, self._nodes[node_id]) for node_id in self._names]
+
+    def page(self, now_ns: int, among: Among, after: str, limit: int) -> list[NodeRow]:
+        """By name, above *after*; rows are made of those that are told only."""
+        found: list[NodeRow] = []
+        names = self._names
+        for at in range(bisect_right(names, after), len(names)):
+            node = self._nodes[names[at]]
+            member = node.member
+            up = node.up or member.id == among.always_up
+            if among.has(member.status, up, member.roles, member.labels):
+                found.append(self._row(now_ns, node))
+                if len(found) >= limit:
+                    break
+        return found
 
     def ids(self) -> list[str]:
         """By name."""
-        return sorted(self._nodes)
+        return list(self._names)
 
     def changed_after(self, changes: int) -> list[str] | None:
         """Who changed since ``changes`` stood so, the latest first; O(as many). None: somebody is gone."""
@@ -214,6 +255,7 @@ class Registry:
                 node.up, node.reason = False, f"it {'was revoked' if member.status == 'revoked' else 'left'}"
                 effects.append(Went(member.id, node.reason))
             self._nodes[member.id] = node
+        self._names = sorted(self._nodes)
         for node_id in sorted(before):
             del self._changed[node_id]
             self.changes += 1

@@ -85,20 +85,10 @@ async def nodes(
 ) -> Response:
     """Members of the mesh and those that wait to be let in, by name, page by page."""
     after = after_of(cursor, status, up, role, label)
-    key, equals, value = label.partition("=")
-    rows = [
-        row
-        for row in await ask.services.call("nodes")
-        if (not status or row["status"] == status)
-        and (up is None or row["up"] == up)
-        and (not role or role in row["roles"])
-        and (not label or (row["labels"].get(key) == value if equals else key in row["labels"]))
-        and str(row["id"]) > after
-    ]
-    rows.sort(key=lambda row: str(row["id"]))
-    page = rows[:limit]
-    last = str(page[-1]["id"]) if len(rows) > limit else ""
-    return told({"nodes": page, "next": cursor_for(last, status, up, role, label)})
+    page = await ask.services.call(
+        "nodes-page", after=after, limit=limit, status=status, up=up, role=role, label=label
+    )
+    return told({"nodes": page["nodes"], "next": cursor_for(page["next"], status, up, role, label)})
 
 
 @router.get("/nodes/{node}", responses=example(NODE | FURTHER, "The node."))

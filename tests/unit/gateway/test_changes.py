@@ -45,6 +45,7 @@ READS = {
         "durations",
         "methods",
         "fleet",
+        "nodes-page",
     ),
     *("placement", "task-facts"),
     *(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_node.wire.messages import Load
-from gateway.fleet.registry import Came, Heard, Listed, Registry, Restarted, Went, WentDown
+from gateway.fleet.registry import Among, Came, Heard, Listed, Registry, Restarted, Went, WentDown
 from security.roster import Member
 
 SECOND = 1_000_000_000
@@ -101,3 +101,35 @@ def test_coming_and_going_alternate_whatever_happens(script):
                     there.remove(node)
         fleet.check()
         assert fleet.up() == sorted(there)
+
+
+def test_a_page_goes_on_above_a_name_and_makes_rows_of_what_it_tells():
+    fleet = registry(*(f"pi-{n}" for n in range(9)))
+
+    first = fleet.page(0, Among(), "", 4)
+    rest = fleet.page(0, Among(), first[-1].id, 9)
+
+    assert [row.id for row in first + rest] == [f"pi-{n}" for n in range(9)]
+    assert fleet.page(0, Among(), "pi-8", 4) == [] and fleet.page(0, Among(), "pi-44", 1)[0].id == "pi-5"
+    assert fleet.page(0, Among(), "", 9) == fleet.rows(0)
+
+
+def test_a_page_is_of_those_that_were_asked_for():
+    fleet = Registry()
+    members = (
+        member("gateway"), member("pi-1", site="a"), member("pi-2", site="b"),
+        member("pi-3", "revoked", site="a"),
+    )  # fmt: skip
+    fleet.handle(0, Listed((*members, Member("pi-4", (), ("node", "deployer"), {}, "left"))))
+    fleet.handle(0, Heard("pi-2"))
+
+    def named(**asked):
+        return [row.id for row in fleet.page(0, Among(always_up="gateway", **asked), "", 9)]
+
+    assert named(status="active") == ["gateway", "pi-1", "pi-2"]
+    assert named(status="pending") == []
+    assert named(up=True) == ["gateway", "pi-2"] and named(up=False) == ["pi-1", "pi-3", "pi-4"]
+    assert named(role="deployer") == ["pi-4"]
+    assert named(label="site") == ["pi-1", "pi-2", "pi-3"] and named(label="site=a") == ["pi-1", "pi-3"]
+    assert named(label="site=a", status="active", up=False) == ["pi-1"]
+    assert named(label="site=") == [] and named(label="rack") == []
