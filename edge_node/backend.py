@@ -359,6 +359,15 @@ class AgentBackend:
             "code": task.digest.hex(),
             "input_sha256": task.input_sha256.hex(),
             "input_bytes": len(task.input),
+            "attempts": [
+                {
+                    "node": each.node,
+                    "started_at_ms": each.started_at_ms,
+                    "ended_at_ms": each.ended_at_ms,
+                    "ended_as": each.ended_as,
+                }
+                for each in (outcome.attempts if outcome else stored.attempts)
+            ],
             "output_bytes": len(outcome.output) if outcome else None,
             "run_ms": outcome.run_us / 1e3 if outcome and outcome.run_us else None,
             "cpu_ms": outcome.cpu_us / 1e3 if outcome and outcome.cpu_us else None,

@@ -26,8 +26,8 @@ from edge_node.chronicle.narrator import heading, remarks, sentence
 
 MARKS_MAX: Final = 60
 """Marks drawn, the newest: more would lie upon each other. The sentences are all there."""
-BREAK: Final = 6
-"""A wait so many times longer than all that is shorter is drawn short."""
+BREAK: Final = 15
+"""A wait so many times longer than all that is shorter is drawn short, if that is more than one step."""
 Part = str | dict[str, int]
 """Text, or a moment: ``{"at": milliseconds}``."""
 
@@ -313,7 +313,7 @@ def _unanswered(
                 return []
             kind = "refused" if each.what == What.TURNED_DOWN else "lost"
             lost = any(other.what == What.LAPSED for other, _ in tried)
-            return [_way(owner, sent or at, lane, max(at, sent), "lost" if lost else kind)]
+            return [_way(owner, sent or at, lane, sent if lost else max(at, sent), "lost" if lost else kind)]
     return []
 
 
@@ -340,6 +340,6 @@ def _breaks(ends: Sequence[int], spans: Sequence[Mapping[str, Any]]) -> list[lis
     rest = sum(length for length, _, _ in steps)
     for count, (length, _, _) in enumerate(idle, 1):
         rest -= length
-        if rest and length > BREAK * rest:
+        if len(steps) - count > 1 and length > BREAK * rest:
             return sorted([a, b] for _, a, b in idle[:count])
     return []

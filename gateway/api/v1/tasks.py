@@ -45,6 +45,7 @@ ASKED = {
     "code": "93c2bec8…",
     "input_sha256": "5ab1f83e…",
     "input_bytes": 24,
+    "attempts": [],
     "output_bytes": 3,
     "run_ms": 2.1,
     "cpu_ms": 1.9,

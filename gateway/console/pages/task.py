@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from nicegui import ui
@@ -25,6 +25,7 @@ STORY_EVERY: Final = 10
 """Looks at an open task after which its story is asked for again: its members are asked, too."""
 VALUE_BYTES_MAX: Final = 64 * 1024
 """A larger value is not shown, but for download: it would go through the page's socket."""
+HEX_BYTES: Final = 256
 VALUE_CHARS_MAX: Final = 20_000
 ATTEMPTS: Final = (
     Column("number", "Attempt"),
@@ -101,7 +102,7 @@ class TaskPage:
         self._badge.attr(data_tone=tone_of(state))
         self._cancel.set_visibility(self.view.operates and not told["settled"])
         if changed:
-            self._attempts.tell([attempt(n, each) for n, each in enumerate(told.get("attempts", ()), 1)])
+            self._attempts.tell([attempt(n, each) for n, each in enumerate(_tries(told), 1)])
             await self._tell_result(told)
         self._story.tell(await self.view.api.get(f"/v1/tasks/{part(self.task)}/why"))
 
@@ -130,8 +131,13 @@ class TaskPage:
     def _value(self, full: Mapping[str, Any], size: int) -> None:
         address = f"/v1/tasks/{part(self.task)}/result"
         if full:
-            text = json.dumps(full.get("value"), indent=2, ensure_ascii=False)
-            el("h3", "Value", "small muted")
+            raw = raw_bytes(full.get("value"))
+            if raw is None:
+                title, text = "Value", json.dumps(full.get("value"), indent=2, ensure_ascii=False)
+            else:
+                more = f", the first {HEX_BYTES}" if len(raw) > HEX_BYTES else ""
+                title, text = f"Value: {words.size(len(raw))} of bytes{more}", raw[:HEX_BYTES].hex(" ")
+            el("h3", title, "small muted")
             el("pre", text[:VALUE_CHARS_MAX], "value", tabindex="0", aria_label="Value")
             if len(text) > VALUE_CHARS_MAX:
                 hint(f"Its first {words.count(VALUE_CHARS_MAX, 'character')} of {words.count(len(text))}.")
@@ -155,21 +161,20 @@ class TaskPage:
         digest = str(asked.get("input_sha256") or "")
         labels = ", ".join(f"{name}={value}" for name, value in (asked.get("labels") or {}).items())
         accepted = told.get("accepted_at_ms") or asked.get("accepted_at_ms")
-        facts(
-            (
-                ("Function", lambda: link(function, to(f"/functions/{part(function)}"))),
-                ("Its code", lambda: el("span", str(asked.get("code") or "–")[:16], "mono")),
-                ("Owner", lambda: link(owner, to(f"/nodes/{part(owner)}"))),
-                ("Accepted", lambda: moment(accepted, "full")),
-                ("Where", WHERE.get(str(asked.get("where")), f"only {asked.get('where')}")),
-                ("Labels", labels),
-                ("Priority", asked.get("priority")),
-                ("Of use within", words.duration(_s(asked.get("deadline_ms")))),
-                ("Kept trying for", words.duration(_s(asked.get("ttl_ms")))),
-                ("Arguments", words.size(asked.get("input_bytes"))),
-                ("Their SHA-256", lambda: el("span", digest[:32] or "–", "mono", title=digest)),
-            )
+        given = (
+            ("Function", lambda: link(function, to(f"/functions/{part(function)}"))),
+            ("Its code", lambda: el("span", str(asked.get("code") or "–")[:16], "mono")),
+            ("Owner", lambda: link(owner, to(f"/nodes/{part(owner)}"))),
+            ("Accepted", lambda: moment(accepted, "full")),
+            ("Where", WHERE.get(str(asked.get("where")), f"only {asked.get('where')}")),
+            ("Labels", labels),
+            ("Priority", asked.get("priority")),
+            ("Of use within", words.duration(_s(asked.get("deadline_ms")))),
+            ("Kept trying for", words.duration(_s(asked.get("ttl_ms")))),
+            ("Arguments", words.size(asked.get("input_bytes"))),
+            ("Their SHA-256", lambda: el("span", digest[:32] or "–", "mono", title=digest)),
         )
+        facts(pair for pair in given if pair[1] not in (None, "", "–"))
 
     async def _elsewhere(self, refusal: Refusal) -> None:
         """Not accepted here: another member may tell its story."""
@@ -250,6 +255,14 @@ def _error(error: Mapping[str, Any]) -> None:
     with el("div", cls="banner banner--bad", role="note"):
         el("strong", str(error.get("type") or error.get("kind") or "error"))
         el("pre", str(error.get("message") or "")[:VALUE_CHARS_MAX], "bare")
+
+
+def _tries(told: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Attempts so far: of an open task they are told with what was asked for."""
+    found: Sequence[Mapping[str, Any]] = (
+        told.get("attempts") or (told.get("asked") or {}).get("attempts") or ()
+    )
+    return found
 
 
 def _s(ms: float | None) -> float | None:

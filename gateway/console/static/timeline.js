@@ -44,24 +44,26 @@ export default {
             </defs>
             <g v-for="t in laid.ticks" aria-hidden="true">
               <line :x1="t.x" :x2="t.x" y1="4" :y2="laid.height - 22" class="tl-grid"></line>
-              <text :x="t.x" :y="laid.height - 7" text-anchor="middle" class="tl-tick">{{ t.text }}</text>
-            </g>
-            <g v-for="(lane, i) in laid.lanes" :key="lane.node">
-              <line :x1="0" :x2="W" :y1="lane.top" :y2="lane.top" class="tl-sep" v-if="i"></line>
-              <rect v-if="lane.missing" x="0" :y="lane.top + 2" :width="W" :height="lane.height - 4" :fill="'url(#h' + uid + ')'"></rect>
-              <rect v-if="lane.forgotX > 0" x="0" :y="lane.top + 2" :width="lane.forgotX" :height="lane.height - 4" :fill="'url(#h' + uid + ')'"></rect>
-              <line :x1="0" :x2="W" :y1="lane.y" :y2="lane.y" class="tl-line" :class="{'tl-line--missing': lane.missing}"></line>
-              <a :href="to('/nodes/', lane.node)"><text x="4" :y="lane.top + 16" class="tl-lane">{{ lane.node }}</text></a>
-              <text :x="10 + lane.node.length * 8.2" :y="lane.top + 16" class="tl-note" :class="{'tl-note--missing': lane.missing}">{{ lane.note }}</text>
+              <text :x="t.x" :y="laid.height - 7" :text-anchor="t.x > W - 34 ? 'end' : t.x < 34 ? 'start' : 'middle'" class="tl-tick">{{ t.text }}</text>
             </g>
             <g v-for="b in laid.breaks" aria-hidden="true">
               <rect :x="b.x" y="4" :width="b.w" :height="laid.height - 26" class="tl-break"></rect>
               <path :d="b.edge" class="tl-zig"></path>
               <text :x="b.x + b.w / 2" :y="laid.height - 7" text-anchor="middle" class="tl-tick tl-tick--break">{{ b.text }}</text>
             </g>
+            <g v-for="(lane, i) in laid.lanes" :key="lane.node">
+              <line :x1="0" :x2="W" :y1="lane.top" :y2="lane.top" class="tl-sep" v-if="i"></line>
+              <rect v-if="lane.missing" x="0" :y="lane.top + 2" :width="W" :height="lane.height - 4" :fill="'url(#h' + uid + ')'"></rect>
+              <rect v-if="lane.forgotX > 0" x="0" :y="lane.top + 2" :width="lane.forgotX" :height="lane.height - 4" :fill="'url(#h' + uid + ')'"></rect>
+              <line :x1="0" :x2="W" :y1="lane.y" :y2="lane.y" class="tl-line" :class="{'tl-line--missing': lane.missing}"></line>
+            </g>
             <rect v-for="s in laid.spans" :x="s.x" :y="s.y" :width="s.w" :height="s.h" :rx="s.h / 2" class="tl-span"
               :class="'tl-span--' + s.kind" :data-tone="s.tone"><title>{{ s.label }}</title></rect>
             <path v-for="w in laid.ways" :d="w.d" class="tl-way" :class="'tl-way--' + w.kind" :marker-end="'url(#a' + w.kind + uid + ')'"></path>
+            <g v-for="lane in laid.lanes" :key="'l' + lane.node">
+              <a :href="to('/nodes/', lane.node)"><text x="4" :y="lane.top + 16" class="tl-lane">{{ lane.node }}</text></a>
+              <text :x="10 + lane.node.length * 8.2" :y="lane.top + 16" class="tl-note" :class="{'tl-note--missing': lane.missing}">{{ lane.note }}</text>
+            </g>
             <a v-for="m in laid.marks" :key="m.n" :href="'#' + uid + '-' + m.n" class="tl-mark" :data-n="m.n" :data-kind="m.kind"
                :data-tone="m.tone" :class="{'tl-mark--on': on === m.n}" :aria-label="says(m)" :transform="'translate(' + m.x + ',' + m.y + ')'"
                @focus="on = m.n" @blur="on = 0" @mouseenter="on = m.n" @mouseleave="on = 0" @keydown="move($event, m.n)" @click.prevent="show(m.n)">

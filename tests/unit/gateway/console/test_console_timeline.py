@@ -186,6 +186,12 @@ def test_a_long_wait_is_drawn_short_and_a_long_run_is_not():
     assert lasted["breaks"] == []
 
 
+def test_a_wait_beside_a_single_step_is_drawn_as_long_as_it_was():
+    told = timeline(answer(ACCEPTED, ran(297, "gateway", began=297), settled(298, "gateway")))
+
+    assert told["breaks"] == []
+
+
 def test_two_long_waits_are_both_drawn_short():
     told = timeline(
         answer(
