@@ -37,14 +37,21 @@ WAITING_MAX: Final = 128
 _CURSOR: Final = re.compile(r"([0-9]{1,18})-([0-9a-f]{8})\Z")
 
 
-class Happening(NamedTuple):
+class Happening:
     """One entry of the chronicle, and the cursor that goes on after it."""
 
-    cursor: str
-    entry: Entry
+    __slots__ = ("_told", "cursor", "entry")
+
+    def __init__(self, cursor: str, entry: Entry) -> None:
+        self.cursor = cursor
+        self.entry = entry
+        self._told: dict[str, Any] | None = None
 
     def told(self) -> dict[str, Any]:
-        return {"cursor": self.cursor, **msgspec.to_builtins(_Fields.of(self.entry))}
+        """The entry under its names; the same for everybody who follows: never changed."""
+        if self._told is None:
+            self._told = {"cursor": self.cursor, **msgspec.to_builtins(_Fields.of(self.entry))}
+        return self._told
 
 
 class Page(NamedTuple):

@@ -22,6 +22,7 @@ from gateway.api.app import BODY_S
 from gateway.api.guard import LARGE_BODIES_MAX
 from gateway.api.idempotency import Keys, Turn
 from gateway.api.problems import Problem, problem_for
+from gateway.api.said import Said
 from gateway.api.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Services:
         self.changing = asyncio.Lock()
         """Held from looking at a version until it was changed: code, and documents of the tables."""
         self.traffic = Traffic()
+        self.said = Said()
         self.streams = 0
         """Of events, open now."""
         self.closing = asyncio.Event()

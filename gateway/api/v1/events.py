@@ -19,7 +19,6 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 
-import msgspec
 from fastapi import Header, Query, Response
 from starlette.responses import StreamingResponse
 from starlette.types import Send
@@ -136,7 +135,9 @@ async def _stream(ask: Ask, page: dict[str, Any], subjects: frozenset[str]) -> A
         while not services.closing.is_set():
             if page["missed"]:
                 yield b'event: missed\ndata: {"missed": true}\n\n'
-            some = [_said(each) for each in page["events"] if not subjects or each["subject"] in subjects]
+            some = [
+                services.said(each) for each in page["events"] if not subjects or each["subject"] in subjects
+            ]
             if some:
                 yield b"".join(some)
             elif page["events"]:
@@ -160,16 +161,3 @@ async def _stream(ask: Ask, page: dict[str, Any], subjects: frozenset[str]) -> A
     finally:
         closing.cancel()
         services.streams -= 1
-
-
-def _said(event: dict[str, Any]) -> bytes:
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (
-        event["cursor"].encode(),
-        _word(event["subject"]),
-        msgspec.json.encode(event),
-    )
-
-
-def _word(text: str) -> bytes:
-    """A peer's subject is a text of its choice, and a line ends at a line's end."""
-    return "".join(each for each in text if each.isalnum()).encode() or b"other"
