@@ -587,6 +587,7 @@ class Node:
             )
             if kind is messages.Beat:
                 self.presence.beat_heard(now_ns, peer, message)
+                self.replication.beat_heard(now_ns, peer, message.sent_at_ms)
                 if self.extension is not None:
                     self.extension.heard(peer, message)
             elif kind is messages.About:

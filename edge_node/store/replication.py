@@ -225,7 +225,10 @@ class Replication:
         self.entropy.up(self._peers)
 
     def beat_heard(self, now_ns: int, peer: str, at_ms: int) -> None:
+        """Said to everybody, or in the session with *peer*, which begins with one."""
         self.clock.heard(now_ns, peer, at_ms)
+        if self._offset_ms is None and self.clock.source(now_ns)[0] != "none":
+            self._clock_ns = now_ns  # what we write until then may have to be stamped again
 
     def batch_heard(self, now_ns: int, wall_ms: int, peer: str, message: StateBatch) -> None:
         self._handle(now_ns, wall_ms, Arrived(message.data))

@@ -218,6 +218,28 @@ def failing(commits):
     raise Unavailable("cannot use state.db: the disk is full")
 
 
+async def test_the_session_with_the_gateway_tells_its_clock_and_ours_is_judged_at_once(tmp_path):
+    """Nothing that is said to everybody comes through."""
+    little = LittleMesh(tmp_path, ["gateway", "pi-1", "pi-2"])
+    async with little:
+        await little.stop("pi-2")
+        little.broker.lose = lambda client, topic, payload: client == "pi-2" or "/d/pi-2/" in topic
+        late = await little.start("pi-2")
+        assert (await late.state("state.clock", {}))["trusted"] == "none"
+        late.replication._clock_ns += 3600 * 10**9  # not by its usual look
+        real = late.clock.wall_ms
+        late.clock.wall_ms = lambda: real() + 3_600_000
+        await put(late, id="future", value=1)
+
+        little.broker.lose = lambda client, topic, payload: "/p/" in topic or "/g/" in topic
+
+        async def judged():
+            return late.status()["state"]["counts"].get("own clock ran ahead") == 1
+
+        await until(judged)
+        assert (await late.state("state.clock", {}))["trusted"] == "gateway"
+
+
 async def test_what_was_written_by_a_clock_that_ran_ahead_is_stamped_again_once_the_gateway_is_heard(
     tmp_path,
 ):
