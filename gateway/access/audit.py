@@ -1,4 +1,5 @@
 """The audit log on disk: ``audit.log``, a line an entry, appended and fsynced before a change is answered.
+Entries that wait for the disk at the same time share a commit.
 
 Its head (number and hash of the last entry) lies in ``access.json`` too, written right after the line, so
 that a cut end is noticed. A line that cannot be written, or whose head cannot, is taken back, and whoever
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 READ_MAX: Final = 1000  # entries of one answer: 16 MiB at the very worst
 OWED_MAX: Final = 64  # done but not written yet: as many as the control socket lets run at once
 WAITING_MAX: Final = 256  # changes that wait for the disk
+GATHERED_MAX: Final = 64  # of these, that share its next commit: a program that hands in task after task
 _EVERY: Final = 256  # a mark in the index for so many lines: 8 bytes of memory for 256 entries
 
 
@@ -69,6 +71,7 @@ class Audit:
         self._lines = 0
         self._marks: list[int] = []  # where lines 1, 257, 513, … begin
         self._owed: list[_Owed] = []
+        self._gathered: list[tuple[_Owed, asyncio.Future[int | Exception]]] = []
         self._waiting = 0
 
     @property
@@ -96,8 +99,45 @@ class Audit:
         self, who: str, what: str, target: str, before: object, after: object, cause: str = ""
     ) -> int:
         """On disk when it returns. Returns: the entry's number. Raises: Unavailable: nothing was written."""
-        async with self._in_turn():
-            return await self.write(who, what, target, before, after, cause)
+        told: asyncio.Future[int | Exception] = asyncio.get_running_loop().create_future()
+        mine = (_Owed(who, what, target, before, after, cause), told)
+        async with self._gathering(mine):
+            if not told.done():
+                await self._write_gathered()
+        number = told.result()
+        if isinstance(number, Exception):
+            raise number
+        return number
+
+    @contextlib.asynccontextmanager
+    async def _gathering(self, mine: tuple[_Owed, asyncio.Future[int | Exception]]) -> AsyncIterator[None]:
+        """The turn, for an entry that whoever has it before may write along with its own."""
+        self._check_room()
+        self._gathered.append(mine)
+        try:
+            async with self._in_turn():
+                yield
+        finally:
+            if mine in self._gathered:  # cancelled before anybody wrote it
+                self._gathered.remove(mine)
+
+    async def _write_gathered(self) -> None:
+        """What waits, in one commit; each is told its number, or why there is none."""
+        batch, self._gathered = self._gathered[:GATHERED_MAX], self._gathered[GATHERED_MAX:]
+        head, lines, at_ms = self._head, [], self._clock.wall_ms()
+        for each, _ in batch:
+            head, line = spell(
+                head, at_ms, each.who, each.what, each.target, each.before, each.after, each.cause
+            )
+            lines.append(line)
+        contents, first, failure = self._contents(head), self._head.n + 1, None
+        try:
+            await _to_its_end(lambda: self._commit(head, lines, contents))
+        except Exception as error:
+            failure = error
+        finally:  # also when we were cancelled meanwhile: it is written by then
+            for number, (_, told) in enumerate(batch, first):
+                told.set_result(failure or number)
 
     async def note(
         self, who: str, what: str, target: str, before: object, after: object, cause: str = ""
@@ -131,13 +171,12 @@ class Audit:
         assert self.turn.locked() and self._fd >= 0
         head, line = spell(self._head, self._clock.wall_ms(), who, what, target, before, after, cause)
         contents = self._contents(head)
-        await _to_its_end(lambda: self._commit(head, line, contents))
+        await _to_its_end(lambda: self._commit(head, [line], contents))
         return head.n
 
     @contextlib.asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[None]:
-        if self._waiting >= WAITING_MAX:
-            raise Unavailable("too many changes at once", fix="try again")
+        self._check_room()
         self._waiting += 1
         try:
             async with self.turn:
@@ -145,12 +184,16 @@ class Audit:
         finally:
             self._waiting -= 1
 
-    def _commit(self, head: Head, line: bytes, contents: bytes) -> None:
-        at = self._size
+    def _check_room(self) -> None:
+        if self._waiting >= WAITING_MAX:
+            raise Unavailable("too many changes at once", fix="try again")
+
+    def _commit(self, head: Head, lines: list[bytes], contents: bytes) -> None:
+        at, data = self._size, b"".join(lines)
         try:
             done = 0
-            while done < len(line):
-                done += os.pwrite(self._fd, line[done:], at + done)
+            while done < len(data):
+                done += os.pwrite(self._fd, data[done:], at + done)
             os.fsync(self._fd)
             self._save(contents)
         except (OSError, Unavailable) as error:
@@ -162,8 +205,10 @@ class Audit:
                 f"the audit log cannot be written, so nothing was changed: {cause}",
                 fix="free disk space, or check the owner of the home",
             ) from error
-        self._mark(at)
-        self._size = at + len(line)
+        for line in lines:
+            self._mark(at)
+            at += len(line)
+        self._size = at
         self._head = head
 
     def _mark(self, at: int) -> None:

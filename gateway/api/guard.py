@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import math
 import os
 import time
 from collections.abc import Callable, Coroutine
@@ -158,7 +159,7 @@ async def _let_in(request: Request, need: Need, inner: Handler) -> Response:
     try:
         if request.method in SAFE:
             return await inner(request)
-        if need.bytes_max <= BODY_BYTES_MAX:
+        if need.bytes_max <= BODY_BYTES_MAX or _announced(request) <= BODY_BYTES_MAX:
             return await _with_body(request, need, inner)
         async with _large(services.large_bodies):
             return await _with_body(request, need, inner)
@@ -185,8 +186,8 @@ class _large:  # noqa: N801  reads as a word at its only place
 
 
 async def _with_body(request: Request, need: Need, inner: Handler) -> Response:
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and len(announced) < 20 and int(announced) > need.bytes_max:
+    announced = _announced(request)
+    if need.bytes_max < announced < math.inf:
         raise Problem(
             "too-large", f"at most {need.bytes_max} bytes", fix="send less; large inputs go in parts",
             headers={"connection": "close"},
@@ -195,6 +196,14 @@ async def _with_body(request: Request, need: Need, inner: Handler) -> Response:
         request, bytes_max=need.bytes_max, within_s=request.app.state.services.body_s
     )
     return await inner(request)
+
+
+def _announced(request: Request) -> float:
+    """The bytes of its body; infinite: it does not say, or that it comes in parts, which counts first."""
+    announced = request.headers.get("content-length", "")
+    if "transfer-encoding" in request.headers:
+        return math.inf
+    return int(announced) if announced.isdecimal() and len(announced) < 20 else math.inf
 
 
 def _short_of(principal: Principal, role: Role) -> str:

@@ -213,3 +213,48 @@ async def test_a_log_that_others_may_read_or_that_is_a_link_is_refused(disk, tmp
 async def test_a_page_has_its_bounds(disk, after, limit):
     with pytest.raises(BadInput, match="1 to 1000"):
         disk.audit.read(after, limit)
+
+
+async def test_what_waits_for_the_disk_shares_its_next_commit(disk, monkeypatch):
+    """Else a program that hands in tasks over HTTP waits for three fsyncs a task, one after the other."""
+    commits = []
+    commit = shell.Audit._commit
+    monkeypatch.setattr(shell.Audit, "_commit", lambda *all_: commits.append(len(all_[2])) or commit(*all_))
+
+    numbers = await asyncio.gather(*(disk.audit.append("ann", "x", str(n), None, None) for n in range(100)))
+
+    assert numbers == list(range(1, 101)), "in the order in which they came"
+    assert [each.target for each in disk.audit.read(0, 100)] == [str(n) for n in range(100)]
+    assert sum(commits) == 100 and len(commits) <= 3
+    assert (await disk.restart()).broken_at is None
+
+
+async def test_who_shares_a_commit_that_fails_is_told_so(disk):
+    disk.full = True
+    told = await asyncio.gather(
+        *(disk.audit.append("ann", "x", str(n), None, None) for n in range(9)), return_exceptions=True
+    )
+    disk.full = False
+
+    assert all(isinstance(each, Unavailable) for each in told)
+    assert await disk.audit.append("ann", "x", "y", None, None) == 1
+    assert disk.audit.verify().entries == 1
+
+
+async def test_who_is_cancelled_among_others_takes_nobody_along(disk):
+    for first in range(0, 60, 12):
+        tasks = [
+            asyncio.create_task(disk.audit.append("a", "x", str(first + n), None, None)) for n in range(12)
+        ]
+        for _ in range(first // 12):
+            await asyncio.sleep(0)
+        for task in tasks[::3]:
+            task.cancel()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        kept = {each.target for each in disk.audit.read(0, 1000)}
+        for n, each in enumerate(done):
+            if n % 3:
+                assert isinstance(each, int) and str(first + n) in kept
+
+    verdict = disk.audit.verify()
+    assert verdict.broken_at is None and verdict.head == disk.head

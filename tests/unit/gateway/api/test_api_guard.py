@@ -16,7 +16,7 @@ from gateway.access.passwords import Cost
 from gateway.access.roles import SCOPES, Role
 from gateway.api import routes
 from gateway.api.answers import room
-from gateway.api.guard import LARGE_BODIES_MAX, needs
+from gateway.api.guard import BODY_BYTES_MAX, LARGE_BODIES_MAX, needs
 from gateway.api.openapi import guarded_routes
 from gateway.api.services import Services
 from security.errors import Refused, Unavailable
@@ -169,11 +169,20 @@ async def test_large_bodies_are_few_at_a_time(served):
     for _ in range(LARGE_BODIES_MAX):
         await services.large_bodies.acquire()
 
-    answer = await client().post("/v1/tasks", json={"function": "f.g"})
+    small, large = {"function": "f.g"}, {"function": "f.g", "args": ["x" * BODY_BYTES_MAX]}
 
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    async def parts():
+        yield b'{"function": "f.g"}'
+
+    for kind in ({"json": large}, {"content": parts()}):
+        answer = await client().post("/v1/tasks", **kind)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), "it may be large"
+    assert (await client().post("/v1/tasks", json=small)).status_code == 500, "small ones need no turn"
+    claimed = {"content-length": "19", "transfer-encoding": "chunked", "content-type": "application/json"}
+    answer = await client().post("/v1/tasks", content=parts(), headers=claimed)
+    assert answer.status_code == 503, "what comes in parts may have any length"
     services.large_bodies.release()
-    assert (await client().post("/v1/tasks", json={"function": "f.g"})).status_code == 500, "it went on"
+    assert (await client().post("/v1/tasks", json=large)).status_code == 500, "it went on"
 
 
 async def test_the_gateway_is_not_ready_while_its_broker_is_away(served):
