@@ -68,6 +68,7 @@ class _Connection(H11Protocol):
     """uvicorn's HTTP/1.1, with an end to waiting for a request and a bound on connections."""
 
     _patience: asyncio.TimerHandle | None = None
+    _is_socket = False
     tell_date: Callable[[], None] = staticmethod(lambda: None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -79,7 +80,7 @@ class _Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         self.tell_date()  # before the answers to this
         super().data_received(data)
-        if self._is_busy():
+        if self._is_busy() or self._is_socket:
             self._stop_waiting()
         elif self._patience is None:
             self._wait_for_headers()
@@ -87,6 +88,10 @@ class _Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        self._is_socket = True
+        super().handle_websocket_upgrade(event)
 
     def _is_busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

@@ -62,6 +62,11 @@ def to(path: str, **query: Any) -> str:
     return f"{PATH}{path}" + (f"?{asked}" if asked else "")
 
 
+def lead(address: str) -> None:
+    """Open an address of the console; NiceGUI puts its own path before it again."""
+    ui.navigate.to(address.removeprefix(PATH))
+
+
 def part(name: str) -> str:
     """A name as one part of a path."""
     return quote(name, safe="")
@@ -97,11 +102,11 @@ class View:
 
     def go(self, path: str, **query: Any) -> None:
         """Lead the reader to another page of the console."""
-        ui.navigate.to(to(path, **query))
+        lead(to(path, **query))
 
     def log_in_again(self) -> None:
         here = self.request.url.path + (f"?{self.request.url.query}" if self.request.url.query else "")
-        ui.navigate.to(to(LOG_IN, next=here))
+        lead(to(LOG_IN, next=here))
 
     def note(self, text: str, tone: str = "good") -> None:
         """A sentence for a while, in the corner."""
@@ -188,7 +193,7 @@ class Page:
         console, _ = _bound[0]
         me = console.reader(request)
         if me is None:  # it ended since the guard looked
-            ui.navigate.to(to(LOG_IN))
+            lead(to(LOG_IN))
             return
         view = View(console, request, me)
         with _frame(view, self):

@@ -12,6 +12,8 @@ from gateway.console.forms import Choice, Tick, qr, secret
 from gateway.console.parts import El, Entry, badge, button, card, confirmed, el, facts, hint, link, moment
 from gateway.console.table import Column, Grid
 from gateway.console.view import View, heading, page, part, to, why
+from security.enrolment import checked_name
+from security.errors import BadInput
 
 EVERY_S: Final = 1.0
 """Somebody stands beside a device and looks here."""
@@ -69,6 +71,12 @@ def _form(view: View, shown: El) -> None:
     fields = {"name": name, "ttl_s": ttl, "": name}
 
     async def make() -> None:
+        try:
+            if name.value.strip():
+                checked_name(name.value.strip())
+        except BadInput as error:
+            name.error = f"{error.cause}: {error.fix}"
+            return
         roles = [word for word, tick in (("deployer", deployer), ("store", store)) if tick.value]
         asked = {
             "ttl_s": int(ttl.value), "approval": approval.value, "name": name.value.strip(), "roles": roles,

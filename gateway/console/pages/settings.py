@@ -91,13 +91,14 @@ def _own_password(view: View) -> None:
     async def change() -> None:
         if not _alike(new, again):
             return
-        went, _ = await view.attempt(
-            view.api.put(
-                f"/v1/users/{part(view.me.name)}/password", {"old": old.value, "password": new.value}
-            ),
-            fields={"": new, "password": new, "old": old},
-        )
-        if went:
+        old.error = None
+        path, asked = f"/v1/users/{part(view.me.name)}/password", {"old": old.value, "password": new.value}
+        try:
+            await view.api.put(path, asked)
+        except Refusal as refusal:
+            about = old if "old password" in refusal.detail else new
+            view.tell(refusal, {"": about, "password": new, "old": old})
+        else:
             view.log_in_again()
 
     _submitted(form, change)

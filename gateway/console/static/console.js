@@ -1,5 +1,6 @@
 // What pages of the console do without asking the gateway: times in the reader's zone, the theme, the menu.
 "use strict";
+document.documentElement.lang = "en";
 const ew = (globalThis.ew = {
   to: (path) => "/console" + path,
 
