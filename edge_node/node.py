@@ -49,7 +49,7 @@ from edge_node.tasks import salvage
 from edge_node.tasks.desk import Desk, DeskSettings
 from edge_node.tasks.journal import JournalPort
 from edge_node.tasks.task import INLINE_BYTES_MAX, Attempt, Outcome, Record, Task
-from edge_node.tasks.trace import of_run, parts
+from edge_node.tasks.tracing import of_run, parts
 from edge_node.transport import blobs, channel, groupcast, watchdog
 from edge_node.transport.bodies import Bodies
 from edge_node.transport.inbox import Inbox

@@ -19,7 +19,7 @@ import msgspec
 
 from edge_node.chronicle.entry import Details, Entry, Subject, What, bounded, size_of
 from edge_node.tasks.task import ANY
-from edge_node.tasks.trace import parts
+from edge_node.tasks.tracing import parts
 from edge_node.wire.messages import STORY_BYTES_MAX, STORY_ENTRIES_MAX
 
 if TYPE_CHECKING:

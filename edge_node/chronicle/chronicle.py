@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edge_node.chronicle.allowance import Allowance, Rate
 from edge_node.chronicle.entry import Details, Entry, Subject, What, bounded
-from edge_node.tasks.trace import parts
+from edge_node.tasks.tracing import parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,7 +17,7 @@ from typing import Any
 
 from edge_node.chronicle.entry import Entry, Subject, What
 from edge_node.chronicle.merging import SKEW_MS, merged, without_echoes
-from edge_node.tasks.trace import trace_id
+from edge_node.tasks.tracing import trace_id
 
 When = Callable[[int], str]
 """A wall time in milliseconds, as people write it."""

@@ -18,7 +18,7 @@ from edge_node.commands.door import Program
 from edge_node.commands.inputs import parse_duration, parse_named, read_input
 from edge_node.commands.terminal import Terminal
 from edge_node.functions.bundle import Bundle
-from edge_node.tasks.trace import checked
+from edge_node.tasks.tracing import checked
 from security.errors import BadInput
 
 FUNCTION_COLUMNS = (

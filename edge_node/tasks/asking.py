@@ -17,7 +17,7 @@ from edge_node.functions.arguments import check_arguments
 from edge_node.functions.catalogue import Catalogue
 from edge_node.functions.manifest import Manifest
 from edge_node.tasks.task import INPUT_BYTES_MAX, Task
-from edge_node.tasks.trace import checked
+from edge_node.tasks.tracing import checked
 from edge_node.wire.ids import task_id
 from security.errors import BadInput
 

@@ -33,7 +33,7 @@ from edge_node.tasks.agenda import Agenda
 from edge_node.tasks.events import Effect, Explain, Run, Stop, Tell, WorkDone
 from edge_node.tasks.states import Refusal
 from edge_node.tasks.task import ANY
-from edge_node.tasks.trace import parts
+from edge_node.tasks.tracing import parts
 from edge_node.wire.messages import (
     HELD_BYTES_MAX,
     HELD_JOBS_MAX,

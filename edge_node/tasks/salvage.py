@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from edge_node.tasks.task import ANY, Task
-from edge_node.tasks.trace import parsed, parts
+from edge_node.tasks.tracing import parsed, parts
 from edge_node.wire.messages import Held, HeldJob, Result
 
 SECOND = 1_000_000_000

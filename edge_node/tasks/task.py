@@ -40,7 +40,7 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     memory_mb: int = 256
     requires: tuple[str, ...] = ()
     labels: dict[str, str] = {}
-    trace: str = ""  # of its caller, see `tasks.trace`; empty: none
+    trace: str = ""  # of its caller, see `tasks.tracing`; empty: none
 
 
 DIED, DIED_OF_ANOTHER, LAPSED = "worker died", "worker died of another call", "lapsed"

@@ -7,7 +7,7 @@
                 └─ run      started ──────► ended                                by the clock of pi-2
 
 Made of the ledger's terminal record, by the owner alone: whoever held it need not know of any collector. The
-ids are those that the function was given (``tasks.trace``), so spans of its own hang below its run. Told are
+ids are those that the function was given (``tasks.tracing``), so spans of its own hang below its run. Told are
 ids, names, places and times; no arguments, values, errors or prints.
 
 A collector that is away must cost the node nothing: so many spans wait, more are counted and forgotten.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edge_node.tasks.states import Status
 from edge_node.tasks.task import LOCAL
-from edge_node.tasks.trace import is_sampled, parent_id, parts, span_id, trace_id
+from edge_node.tasks.tracing import is_sampled, parent_id, parts, span_id, trace_id
 
 if TYPE_CHECKING:
     from edge_node.tasks.task import Attempt, Outcome, Task

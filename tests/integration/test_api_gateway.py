@@ -10,7 +10,7 @@ import socket
 import httpx
 import pytest
 
-from edge_node.tasks.trace import span_id
+from edge_node.tasks.tracing import span_id
 from gateway.access.roles import Role
 from gateway.api.openapi import guarded_routes
 from gateway.api.routes import routers

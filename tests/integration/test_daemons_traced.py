@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_node.tasks.trace import span_id
+from edge_node.tasks.tracing import span_id
 from tests.support.daemons import Bed
 from tests.support.otlp_collector import Collector, told
 

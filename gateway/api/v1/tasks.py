@@ -13,7 +13,7 @@ from edge_node.control import protocol
 from edge_node.functions import values
 from edge_node.functions.invocation import TaskError
 from edge_node.tasks.task import INPUT_BYTES_MAX
-from edge_node.tasks.trace import begun, parsed, parts
+from edge_node.tasks.tracing import begun, parsed, parts
 from gateway.access.roles import Role
 from gateway.api.answers import Cursor, Limit, example, room, told
 from gateway.api.guard import Ask, Asking, needs

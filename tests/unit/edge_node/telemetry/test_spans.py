@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_node.tasks.task import Attempt, Outcome, Task
-from edge_node.tasks.trace import of_run, parent_id, span_id
+from edge_node.tasks.tracing import of_run, parent_id, span_id
 from edge_node.telemetry.spans import BATCH_MAX, WAITING_MAX, Spool, spans_of
 
 WALL = 1_760_000_000_000
