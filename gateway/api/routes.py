@@ -15,6 +15,7 @@ from gateway.api.v1 import (
     health,
     joining,
     logs,
+    manager,
     metrics,
     nodes,
     state,
@@ -29,8 +30,8 @@ def routers() -> list[APIRouter]:
     """In the order in which they are described."""
     rooms = [
         *(health.router, metrics.router, nodes.router, joining.router, functions.router),
-        *(statistics.router, logs.router),
-        *(tasks.router, state.router, events.router, access.router),
+        *(statistics.router, logs.router, manager.status_router),
+        *(tasks.router, state.router, manager.router, events.router, access.router),
     ]
     return [*rooms, openapi_router(rooms), setup_page.router, log_in_page.router]
 
