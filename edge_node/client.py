@@ -26,8 +26,17 @@ import functools
 import os
 import random
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 from edge_node.control import protocol
 from edge_node.control.protocol import (
@@ -234,12 +243,36 @@ class TaskHandle:
         return await self._mesh.cancel(self.id)
 
 
+class Line(Protocol):
+    """What a ``Mesh`` speaks over: requests of the control protocol, each with one response.
+
+    This machine's daemon is asked over its socket; another way is given to ``Mesh(home, connect)``.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    lost: bool
+    ready: bool
+    """It is not lost, and takes another request now."""
+
+    def number(self) -> int:
+        """For the next request's id."""
+
+    def ask(self, request: Request) -> asyncio.Future[Response]: ...
+
+    async def writable(self) -> None:
+        """Wait until it is ready. Raises: MeshUnavailable: it is lost."""
+
+    def close(self) -> None: ...
+
+
 class Mesh:
     """This machine's daemon. Use ``Mesh.open``; belongs to one event loop."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, connect: Callable[[], Awaitable[Line]] | None = None) -> None:
+        """Args: connect: another way to a daemon than the socket of *home*; raises MeshUnavailable."""
         self.home = home
-        self._connection: _Connection | None = None
+        self._connect = connect or functools.partial(_connect, home)
+        self._connection: Line | None = None
         self._connecting = asyncio.Lock()
         self._state: State | None = None
 
@@ -558,7 +591,7 @@ class Mesh:
 
     # -- the connection -------------------------------------------------------------------------------
 
-    async def _ready(self) -> _Connection:
+    async def _ready(self) -> Line:
         """A live connection that takes another request now."""
         connection = self._connection
         if connection is None or connection.lost:
@@ -567,10 +600,10 @@ class Mesh:
             await connection.writable()
         return connection
 
-    async def _connected(self) -> _Connection:
+    async def _connected(self) -> Line:
         async with self._connecting:
             if self._connection is None or self._connection.lost:
-                self._connection = await _connect(self.home)
+                self._connection = await self._connect()
             return self._connection
 
 

@@ -109,7 +109,7 @@ def _add_users(program: Program, confirmed: Callable[[Terminal, str, str], None]
         role_of(role)
         _told(terminal, terminal.call("user-role", {"name": name, "role": role}), f"{name} is {role} now")
 
-    @program.command("link", app=app)
+    @program.command("link", app=app, here="the link is for a browser on it")
     def link(terminal: Terminal, name: Name) -> None:
         """Print a link that logs a user in, once, within ten minutes; for a browser on this machine."""
         answer = terminal.call("user-link", {"name": name})
@@ -193,7 +193,7 @@ def _add_audit(program: Program) -> None:
         """Show entries of the audit log: who changed what, and how it was before and after."""
         list_entries(terminal, after, limit)
 
-    @program.command("verify", app=app)
+    @program.command("verify", app=app, here="it reads the log on the disk, and believes no daemon")
     def verify(
         terminal: Terminal,
         file: Annotated[

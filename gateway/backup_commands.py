@@ -32,7 +32,7 @@ PassphraseFile = Annotated[
 def add_commands(program: Program) -> None:
     """backup, restore, settle."""
 
-    @program.command("backup")
+    @program.command("backup", here="it seals the keys on the disk")
     def backup(
         terminal: Terminal,
         file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; an older backup is replaced.")],
@@ -53,7 +53,7 @@ def add_commands(program: Program) -> None:
             terminal.note(f"left out, damaged: {what}")
         terminal.note("whoever has this file and its passphrase is the gateway: keep them apart")
 
-    @program.command("restore")
+    @program.command("restore", here="it makes a home on the disk")
     def restore(
         terminal: Terminal,
         file: Annotated[str, typer.Argument(metavar="FILE", help="What `backup` wrote.")],
@@ -88,7 +88,7 @@ def add_commands(program: Program) -> None:
             "until its members were heard"
         )
 
-    @program.command("settle")
+    @program.command("settle", here="what is lost by it, somebody at the gateway decides")
     def settle(
         terminal: Terminal,
     ) -> None:

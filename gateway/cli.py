@@ -5,32 +5,40 @@ Its own commands are about the fleet; giving work is the same as on a node (``ed
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from edge_node import doctor as examination
 from edge_node.cli import LogLevel, Mdns, examined, report
-from edge_node.commands import completion, events, launch, measuring, state, store, why, work
+from edge_node.client import Mesh
+from edge_node.commands import completion, events, exits, launch, measuring, state, store, why, work
 from edge_node.commands.door import Program
 from edge_node.commands.inputs import parse_duration
 from edge_node.commands.terminal import Terminal
-from edge_node.home import gateway_home
+from edge_node.home import Home, gateway_home
 from edge_node.settings import load
 from gateway import access_commands, backup_commands
 from gateway import doctor as gateway_examination
 from gateway.settings import GatewaySettings
+from security.certificates import pem_of, spki_sha256_of
 from security.errors import BadInput, Unavailable
+from security.identity import GATEWAY, mesh_id_of
+from security.keystore import KeyStore
 from security.roster import BY_MAX, ROLES
 
 NODE_COLUMNS = (
     "id", "status", "state", "up", "roles", "labels", "workers", "load", "address", "last_seen_at_ms",
     "fingerprint", "since_at_ms", "by", "reason",
 )  # fmt: skip
+PINGS_MAX = 16
+"""At once: each is a sealed message and its answer."""
 MEMBER_COLUMNS = ("id", "status", "roles", "labels", "keys")
 
 # Of the extra [gateway]; amqtt may be missing beside mosquitto.
@@ -38,15 +46,26 @@ GATEWAY_LIBRARIES = ("fastapi", "uvicorn", "argon2")
 
 FLAGS = {"broker.kind": "--broker", "broker.port": "--broker-port", "log.level": "--log-level"}
 
+
+def afar(url: str, token: str, token_file: str, ca: str, home: Home) -> Callable[[], Mesh]:
+    """A way to a gateway on another machine. Raises: BadInput."""
+    from gateway.afar.line import AfarMesh  # only where it is asked for: HTTP takes a while to load
+    from gateway.afar.trust import reach_of
+
+    reach = reach_of(url, token=token, token_file=token_file, ca=ca)
+    return lambda: AfarMesh(home, reach)
+
+
 program = Program(
     "edge-gateway",
     default_home=gateway_home,
     help_text="The front door of an edgeweave mesh: broker, joining, member list, code, offloaded work.",
+    afar=afar,
 )
 app = program.app
 
 
-@program.command("up")
+@program.command("up", here="it starts the daemon")
 def up(
     terminal: Terminal,
     listen: Annotated[
@@ -333,6 +352,57 @@ def roster(terminal: Terminal) -> None:
     terminal.table(members, MEMBER_COLUMNS, empty="no members")
 
 
+@program.command("ping")
+def ping(
+    terminal: Terminal,
+    node: Annotated[
+        str | None, typer.Argument(metavar="[NODE]", help="Name of the member; none: everybody who is up.")
+    ] = None,
+) -> None:
+    """Ask a member, or all that are up, for a sign of life; exit code 0 only if each one answers."""
+    if node is not None:
+        answer = {"node": node} | terminal.call("ping", {"node": node})
+        if terminal.json:
+            terminal.value(answer)
+        else:
+            terminal.text(f"{node} answered in {answer['rtt_ms']:.1f} ms")
+        return
+    rows = terminal.with_mesh(_pings)
+    terminal.table(rows, ("node", "rtt_ms", "reason"), empty="nobody else is up")
+    if any(row["rtt_ms"] is None for row in rows):
+        raise typer.Exit(exits.UNAVAILABLE)
+
+
+async def _pings(mesh: Mesh) -> list[dict[str, object]]:
+    """By name, a few at a time."""
+    names = [row["id"] for row in await mesh.call("nodes") if row["up"] and GATEWAY not in row["roles"]]
+    turns = asyncio.Semaphore(PINGS_MAX)
+
+    async def one(name: str) -> dict[str, object]:
+        async with turns:
+            try:
+                rtt_ms: float | None = round((await mesh.call("ping", {"node": name}))["rtt_ms"], 3)
+            except Unavailable as error:
+                return {"node": name, "rtt_ms": None, "reason": error.cause}
+        return {"node": name, "rtt_ms": rtt_ms, "reason": ""}
+
+    return list(await asyncio.gather(*(one(name) for name in sorted(names))))
+
+
+@program.command("ca", here="what is to be trusted must not come over the line that it protects")
+def ca(terminal: Terminal) -> None:
+    """Print the mesh's root certificate and its pin: what `--ca` takes on another machine. Nothing secret."""
+    root = KeyStore(terminal.home.keys).root()
+    if root is None:
+        raise BadInput(f"there is no mesh in {terminal.home.path}", fix="make one: `edge-gateway up`")
+    pin = spki_sha256_of(root).hex()
+    if terminal.json:
+        terminal.value({"mesh": mesh_id_of(bytes.fromhex(pin)), "pin": pin, "pem": pem_of(root).decode()})
+        return
+    terminal.text(pem_of(root).decode().removesuffix("\n"))
+    terminal.note(f"or by its pin: --ca {pin}")
+
+
 functions = program.group("functions", "List the deployed functions; or roll one back.", work.list_functions)
 
 
@@ -378,10 +448,10 @@ def top(terminal: Terminal) -> None:
     from gateway.top.asking import Asking  # only here: a third of a second of imports
     from gateway.top.screen import Top
 
-    Top(Asking(terminal.home), operator()).run()
+    Top(Asking(terminal.mesh()), operator()).run()
 
 
-@program.command("doctor")
+@program.command("doctor", here="it examines the machine")
 def doctor(terminal: Terminal, mdns: Mdns = None) -> None:
     """Check this gateway: as `edge-node doctor`, and ports, broker program, the broker's certificate."""
     settings, settings_fault = GatewaySettings(), None

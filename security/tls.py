@@ -2,6 +2,7 @@
 
     node_context      a member towards a broker or the gateway: own certificate, peer's chain and name checked
     join_context      a node without a certificate yet, towards the gateway it has pinned
+    manager_context   a person's machine towards the gateway, whose root it was given
     join_probe_context  the first fetch of the CA chain: verifies NOTHING, nothing secret may cross it
     server_context    the joining port (no client certificate), or a broker of ours (client certificates)
 
@@ -43,6 +44,13 @@ def join_context(root: x509.Certificate) -> ssl.SSLContext:
     context = _context(ssl.PROTOCOL_TLS_CLIENT, root)
     context.check_hostname = True
     context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
+    return context
+
+
+def manager_context(root: x509.Certificate) -> ssl.SSLContext:
+    """As ``join_context``, and times are held against the system's clock: a manager's is set."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, root)
+    context.check_hostname = True
     return context
 
 

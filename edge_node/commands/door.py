@@ -14,17 +14,19 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
 from edge_node import logs
+from edge_node.client import Mesh
 from edge_node.commands import exits
 from edge_node.commands.terminal import Terminal
 from edge_node.home import VARIABLE, Home, chosen_home
 from edge_node.settings import LogSettings
-from security.errors import BadInput, EdgeweaveError
+from security.errors import BadInput, EdgeweaveError, Refused
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,6 +37,51 @@ HomeOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Write the result, or the error, as JSON to stdout.")
 ]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url", metavar="https://HOST:PORT", help="A gateway on another machine (or EDGEWEAVE_URL)."
+    ),
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        metavar="ewt_…",
+        help="With --url. Every user of this machine sees it here; --token-file or EDGEWEAVE_TOKEN hide it.",
+    ),
+]
+TokenFileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        help="With --url: its first line is the token, its mode 0600 (or EDGEWEAVE_TOKEN_FILE).",
+    ),
+]
+CaOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ca",
+        metavar="FILE|PIN",
+        help="With --url: what `edge-gateway ca` prints; default: the system's trust (or EDGEWEAVE_CA).",
+    ),
+]
+Afar = Callable[[str, str, str, str, Home], Callable[[], Mesh]]
+"""(URL, token, token file, CA, home) → a way to the gateway there. Raises: BadInput."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What was said before and after the sub-command; None and "": nothing."""
+
+    home: Path | None = None
+    json: bool = False
+    url: str = ""
+    token: str = ""
+    token_file: str = ""
+    ca: str = ""
+
 
 # Typer has carried its own copy of click since 0.26; the classes are found through their public children.
 _UsageFault: Final[type[Exception]] = next(
@@ -43,11 +90,17 @@ _UsageFault: Final[type[Exception]] = next(
 
 
 class Program:
-    """One command line: its typer application and the home it means when none is named."""
+    """One command line: its typer application and the home it means when none is named.
 
-    def __init__(self, name: str, *, default_home: Callable[[], Home], help_text: str) -> None:
+    afar: leads its commands to a daemon on another machine (``--url``); None: it has no such option.
+    """
+
+    def __init__(
+        self, name: str, *, default_home: Callable[[], Home], help_text: str, afar: Afar | None = None
+    ) -> None:
         self.name = name
         self.default_home = default_home
+        self.afar = afar
         self.app = typer.Typer(
             name=name,
             help=help_text,
@@ -57,26 +110,49 @@ class Program:
             rich_markup_mode="rich" if sys.stdout.isatty() else None,
             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         )
-        self.app.callback()(self._before)
+        self.app.callback()(self._before if afar is None else self._before_afar)
 
     def _before(self, ctx: typer.Context, home: HomeOption = None, json_output: JsonOption = False) -> None:
-        ctx.obj = (home, json_output)
+        ctx.obj = Chosen(home, json_output)
 
-    def group(self, name: str, help_text: str, listing: Callable[[Terminal], None]) -> typer.Typer:
-        """A command that does *listing* by itself and has sub-commands."""
+    def _before_afar(
+        self,
+        ctx: typer.Context,
+        home: HomeOption = None,
+        json_output: JsonOption = False,
+        url: UrlOption = None,
+        token: TokenOption = None,
+        token_file: TokenFileOption = None,
+        ca: CaOption = None,
+    ) -> None:
+        if not url and (token or token_file or ca) and not os.environ.get("EDGEWEAVE_URL"):
+            raise BadInput("--token, --token-file and --ca are for a gateway afar", fix="give --url too")
+        if url is not None and home is not None:
+            raise BadInput("--home and --url were given", fix="give one: here, or on another machine")
+        ctx.obj = Chosen(home, json_output, url or "", token or "", token_file or "", ca or "")
+
+    def group(
+        self, name: str, help_text: str, listing: Callable[[Terminal], None], *, here: str = ""
+    ) -> typer.Typer:
+        """A command that does *listing* by itself and has sub-commands. here: as ``command``."""
         app = typer.Typer(help=help_text, invoke_without_command=True, rich_markup_mode=None)
 
         @app.callback()
         def before(ctx: typer.Context, home: HomeOption = None, json_output: JsonOption = False) -> None:
             ctx.obj = self._merged(ctx, home, json_output)
             if ctx.invoked_subcommand is None:
-                listing(self._terminal(ctx.obj))
+                listing(self._terminal(ctx.obj, ctx.command_path, here))
 
         self.app.add_typer(app, name=name)
         return app
 
-    def command(self, name: str, *, app: typer.Typer | None = None, hidden: bool = False) -> Callable[[F], F]:
-        """Register a function ``(terminal, …)`` as a command; its docstring is the help."""
+    def command(
+        self, name: str, *, app: typer.Typer | None = None, hidden: bool = False, here: str = ""
+    ) -> Callable[[F], F]:
+        """Register a function ``(terminal, …)`` as a command; its docstring is the help.
+
+        here: why it can be given on the daemon's own machine only; empty: from afar too.
+        """
 
         def register(function: F) -> F:
             signature = inspect.signature(function, eval_str=True)
@@ -93,7 +169,8 @@ class Program:
             parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own] + shared
 
             def wrapper(*, ctx: typer.Context, home: Path | None, json_output: bool, **options: Any) -> None:
-                function(self._terminal(self._merged(ctx, home, json_output)), **options)
+                chosen = self._merged(ctx, home, json_output)
+                function(self._terminal(chosen, ctx.command_path, here), **options)
 
             functools.update_wrapper(wrapper, function)
             del wrapper.__wrapped__  # type: ignore[attr-defined]  # typer shall see our signature
@@ -105,13 +182,30 @@ class Program:
 
         return register
 
-    def _merged(self, ctx: typer.Context, home: Path | None, as_json: bool) -> tuple[Path | None, bool]:
-        before = ctx.obj if isinstance(ctx.obj, tuple) else (None, False)
-        return (before[0] if home is None else home, before[1] or as_json)
+    def _merged(self, ctx: typer.Context, home: Path | None, as_json: bool) -> Chosen:
+        before = ctx.obj if isinstance(ctx.obj, Chosen) else Chosen()
+        if home is not None and before.url:
+            raise BadInput("--home and --url were given", fix="give one: here, or on another machine")
+        return replace(before, home=before.home if home is None else home, json=before.json or as_json)
 
-    def _terminal(self, chosen: tuple[Path | None, bool]) -> Terminal:
-        home = chosen_home(chosen[0], default=self.default_home())
-        return Terminal(self.name, home, chosen[1])
+    def _terminal(self, chosen: Chosen, command: str, here: str) -> Terminal:
+        home = chosen_home(chosen.home, default=self.default_home())
+        said = os.environ.get
+        url = chosen.url
+        if self.afar is not None and chosen.home is None:  # who names a home means that, whatever is set
+            url = url or said("EDGEWEAVE_URL", "")
+        if self.afar is None or not url:
+            return Terminal(self.name, home, chosen.json)
+        if here:
+            raise Refused(
+                f"`{command}` is for the gateway's own machine: {here}",
+                fix="run it there; or leave --url (EDGEWEAVE_URL) out to mean this one",
+            )
+        token, token_file = chosen.token, chosen.token_file
+        if not token and not token_file:
+            token, token_file = said("EDGEWEAVE_TOKEN", ""), said("EDGEWEAVE_TOKEN_FILE", "")
+        ca = chosen.ca or said("EDGEWEAVE_CA", "")
+        return Terminal(self.name, home, chosen.json, self.afar(url, token, token_file, ca, home))
 
     def enter(self, arguments: Sequence[str] | None = None) -> int:
         """Run the command line; returns the exit code. Writes at most one line about an error."""

@@ -74,7 +74,7 @@ def reading(terminal: Terminal, work: Callable[[Calls], Awaitable[T]]) -> T:
     except MeshUnavailable:
         from edge_node.store import at_rest
 
-        if not terminal.home.state.exists():
+        if terminal.afar is not None or not terminal.home.state.exists():
             raise
         calls = at_rest.tables(terminal.home)
         terminal.note(f"no daemon runs in {terminal.home.path}: its disk is read, nobody else is asked")

@@ -40,6 +40,8 @@ def add_commands(program: Program, gathered: Callable[[Terminal], str]) -> None:
         try:
             told = gathered(terminal)
         except MeshUnavailable:
+            if terminal.afar is not None:
+                raise
             told = metrics.text(metrics.without_daemon(terminal.home.path))
         if to is not None:
             replace(to, told)

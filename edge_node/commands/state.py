@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from edge_node.client import Mesh, MeshUnavailable
+from edge_node.client import MeshUnavailable
 from edge_node.commands import state_files
 from edge_node.commands.door import Program
 from edge_node.commands.looking import (
@@ -532,7 +532,7 @@ async def changes(terminal: Terminal, table: str, query: list[Any] | None) -> As
     cursor: str | None = None
     params: dict[str, Any] = {"table": table} | ({} if query is None else {"where": query})
     lost_s: float | None = None
-    async with Mesh.open(terminal.home) as mesh:
+    async with terminal.mesh() as mesh:
         while True:
             wait_ms = 0 if cursor is None else WATCH_MS
             try:

@@ -15,9 +15,10 @@ def add_commands(program: Program) -> None:
         "store",
         "List what lies on this home's disk; or verify it.",
         listing,
+        here="it reads the stores on the disk",
     )
 
-    @program.command("verify", app=app)
+    @program.command("verify", app=app, here="it reads the stores on the disk")
     def verify(terminal: Terminal) -> None:
         """Read every row of every store and name each gap; changes nothing, with or without a daemon.
 

@@ -24,11 +24,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """One invocation of a command line: which program, which home, which form of output."""
+    """One invocation of a command line: which program, which home, which form of output.
+
+    afar: leads to a daemon on another machine; None: the one in *home*.
+    """
 
     program: str
     home: Home
     json: bool
+    afar: Callable[[], Mesh] | None = None
 
     # -- stdout: the result ---------------------------------------------------------------------------
 
@@ -94,20 +98,25 @@ class Terminal:
 
     # -- the daemon -----------------------------------------------------------------------------------
 
+    def mesh(self) -> Mesh:
+        """The daemon that is meant, to be entered."""
+        return Mesh.open(self.home) if self.afar is None else self.afar()
+
     def with_mesh(self, work: Callable[[Mesh], Awaitable[T]]) -> T:
-        """Run *work* against this home's daemon.
+        """Run *work* against the daemon that is meant.
 
         Raises: MeshUnavailable, Refused: there is no daemon, or no member any more; and what *work* raises.
         """
 
         async def connected() -> T:
-            async with Mesh.open(self.home) as mesh:
+            async with self.mesh() as mesh:
                 return await work(mesh)
 
         try:
             return asyncio.run(connected())
         except MeshUnavailable:
-            check_home(self.home)
+            if self.afar is None:
+                check_home(self.home)
             raise
 
     def call(self, method: str, params: Mapping[str, Any] | None = None) -> Any:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_node.chronicle.narrator import narrated
-from edge_node.client import Mesh, MeshUnavailable
+from edge_node.client import MeshUnavailable
 from edge_node.commands.door import Program
 from edge_node.commands.terminal import Terminal
 from edge_node.store import at_rest
@@ -52,12 +52,14 @@ def asked(terminal: Terminal, about: str, *, alone: bool) -> tuple[dict[str, Any
     """The answer, and whether a daemon gave it. Raises: BadInput: nobody knows of it. Unavailable."""
 
     async def ask() -> Any:
-        async with Mesh.open(terminal.home) as mesh:
+        async with terminal.mesh() as mesh:
             return await mesh.call("why", {"about": about, "alone": alone})
 
     try:
         return asyncio.run(ask()), True
     except MeshUnavailable:
+        if terminal.afar is not None:
+            raise
         return at_rest.why(terminal.home, about), False
 
 

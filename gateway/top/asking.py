@@ -11,7 +11,6 @@ import time
 from typing import Any, Final
 
 from edge_node.client import Mesh, MeshUnavailable
-from edge_node.home import Home
 from gateway.top.actions import Action, params_of
 from gateway.top.model import EVENTS_WAIT_MS, Ask, Told, Troubled
 from gateway.top.views import Row
@@ -23,10 +22,10 @@ ACTION_S_MAX: Final = 60.0
 
 
 class Asking:
-    """One connection to the daemon in *home*."""
+    """One connection to the gateway. Args: mesh: not entered; it is closed by ``close``."""
 
-    def __init__(self, home: Home) -> None:
-        self._mesh = Mesh.open(home)
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
 
     async def close(self) -> None:
         await self._mesh.__aexit__(None, None, None)

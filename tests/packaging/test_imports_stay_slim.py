@@ -96,6 +96,7 @@ ROOMS = {
     "edge_node/tasks": {"journal"},
     "edge_node/telemetry": {"otlp"},
     "edge_node/transport": {"inbox", "link", "memory", "mqtt", "slim_paho"},
+    "gateway/afar": {"line", "trust"},
     "gateway/access": {"access", "audit", "passwords"},
     "gateway/broker": {"broker", "door_list", "embedded", "mosquitto", "process"},
     "gateway/console": {

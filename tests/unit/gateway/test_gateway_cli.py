@@ -47,7 +47,7 @@ def test_every_named_command_is_there():
     registered = [*cli.app.registered_commands, *cli.app.registered_groups]
     assert {each.name for each in registered} == {
         "up", "invite", "approve", "deny", "pending", "revoke", "replace",
-        "pause", "drain", "resume",
+        "pause", "drain", "resume", "ping", "ca",
         "nodes", "functions", "deploy", "tasks", "roster", "status", "doctor",
         "backup", "restore", "settle", "run", "submit", "result", "cancel",
         "why", "events", "completion", "store", "state", "metrics", "log-level", "users", "tokens", "audit",

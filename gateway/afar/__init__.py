@@ -1,0 +1,1 @@
+"""A gateway asked from another machine: what its control socket answers, over its HTTP API."""
