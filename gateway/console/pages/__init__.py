@@ -1,8 +1,21 @@
 """The console's pages, one file each."""
 
-from gateway.console.pages import events, functions, join, nodes, placement, settings, state, task, tasks, why
+from gateway.console.pages import (
+    events,
+    functions,
+    join,
+    mesh,
+    nodes,
+    placement,
+    settings,
+    state,
+    task,
+    tasks,
+    why,
+)
 
 PAGES = (
+    *mesh.PAGES,
     *nodes.PAGES,
     *functions.PAGES,
     *join.PAGES,
