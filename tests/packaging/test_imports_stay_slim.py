@@ -108,6 +108,7 @@ ROOMS = {
         "live",
         "log_in_page",
         "matrix",
+        "mesh_graph",
         "parts",
         "story",
         "table",
