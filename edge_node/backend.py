@@ -367,6 +367,7 @@ class AgentBackend:
                     "ended_as": each.ended_as,
                 }
                 for each in (outcome.attempts if outcome else stored.attempts)
+                if each.node  # else its number is only set aside
             ],
             "output_bytes": len(outcome.output) if outcome else None,
             "run_ms": outcome.run_us / 1e3 if outcome and outcome.run_us else None,

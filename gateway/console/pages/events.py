@@ -240,6 +240,9 @@ AUDIT: Final = (
 )
 
 
+_PLACES: Final = {"node": "/nodes", "task": "/tasks", "function": "/functions", "state": "/state"}
+
+
 def verdict_of(told: Mapping[str, Any]) -> str:
     entries = words.count(told["entries"], "entry", "entries")
     if told["broken_at"] is None:
@@ -252,8 +255,8 @@ def audit_row(entry: Mapping[str, Any]) -> dict[str, Any]:
     target = str(entry["target"])
     of: dict[str, Any] | None = {"text": target} if target else None
     what = str(entry["what"])
-    if of and what.startswith("node."):
-        of["href"] = to(f"/nodes/{part(target)}")
+    if of and (where := _PLACES.get(what.partition(".")[0])):
+        of["href"] = to(f"{where}/{part(target)}")
     return {
         "key": str(entry["n"]),
         "n": entry["n"],
@@ -270,17 +273,23 @@ def change(before: Any, after: Any, most: int = 120) -> str:
     """What differs, on one line: ``role viewer → admin``."""
     if not isinstance(before, dict) or not isinstance(after, dict):
         if before is None:
-            return "" if after is None else words.value(after, most)
+            return "" if after is None else _plain(after, most)
         if after is None:
-            return f"gone: {words.value(before, most - 6)}"
+            return f"gone: {_plain(before, most - 6)}"
         return f"{words.value(before, most // 2)} → {words.value(after, most // 2)}"
-    told_ = []
+    found = []
     for name in dict.fromkeys((*before, *after)):
         was, now = before.get(name), after.get(name)
         if was != now:
-            told_.append(f"{name} {words.value(was, 30)} → {words.value(now, 30)}")
-    text = ", ".join(told_)
-    return text if len(text) <= most else text[: most - 1] + "…"
+            found.append(f"{name} {words.value(was, 30)} → {words.value(now, 30)}")
+    return words.value(", ".join(found), most)
+
+
+def _plain(value: Any, most: int) -> str:
+    """``function toys.add, where any``: what an object has, without its signs."""
+    if not isinstance(value, dict):
+        return words.value(value, most)
+    return words.value(", ".join(f"{name} {words.value(each, 40)}" for name, each in value.items()), most)
 
 
 async def look_at(entry: Mapping[str, Any]) -> None:

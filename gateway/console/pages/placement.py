@@ -13,7 +13,7 @@ from gateway.console.table import Column, Grid
 from gateway.console.view import View, heading, page, part, to
 
 EVERY_S: Final = 5.0
-ROWS: Final = 30
+ROWS: Final = 20
 SERIES_MAX: Final = 6
 """Nodes with a colour of their own in the scatter; the rest share one."""
 DECISIONS: Final = (
@@ -23,8 +23,8 @@ DECISIONS: Final = (
     Column("rule", "Because"),
     Column("reckoned", "Reckoned", end=True),
     Column("took", "Took", end=True),
-    Column("off", "Off by", end=True),
-    Column("others", "Instead of"),
+    Column("off", "Off by", end=True, hide_narrow=True),
+    Column("others", "Instead of", hide_narrow=True),
 )
 REFUSALS: Final = (Column("reason", "Reason"), Column("place", "Node"), Column("count", "Times", end=True))
 

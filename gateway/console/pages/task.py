@@ -13,8 +13,8 @@ from nicegui import ui
 from edge_node.wire.ids import is_task_id
 from gateway.console import words
 from gateway.console.caller import Refusal
-from gateway.console.pages.tasks import SETTLED, cancel, names_of, tone_of
-from gateway.console.pages.why import not_known, once, tell_story
+from gateway.console.pages.tasks import SETTLED, cancel, tone_of
+from gateway.console.pages.why import names_of, nearest, not_known, once, tell_story
 from gateway.console.parts import El, badge, button, card, el, facts, hint, link, loading, moment
 from gateway.console.story import Story
 from gateway.console.table import Column, Grid
@@ -185,7 +185,7 @@ class TaskPage:
             if unknown.status != 404:
                 raise
             heading("Task", under=self.task)
-            not_known(self.task, unknown)
+            not_known(unknown, nearest(unknown.fix))
             return
         owner = next((str(e["node"]) for e in answer["entries"] if e["what"] == "accepted"), "")
         function = next((str(e["details"].get("function", "")) for e in answer["entries"]

@@ -11,6 +11,7 @@ from nicegui import ui
 from edge_node.commands.inputs import parse_duration
 from gateway.console import words
 from gateway.console.caller import Refusal
+from gateway.console.pages.why import names_of
 from gateway.console.parts import Dialogue, Entry, button, confirmed, el, link
 from gateway.console.table import Column, Paged
 from gateway.console.view import Field, View, heading, page, part, to, why
@@ -27,8 +28,6 @@ STATES: Final = {
 }
 SETTLED: Final = frozenset(STATES) - {"", "open"}
 ROWS: Final = 50
-NAMES_MAX: Final = 200
-"""Functions and nodes offered as a choice; where there are more, names are typed."""
 COLUMNS: Final = (
     Column("id", "Task"),
     Column("function", "Function"),
@@ -85,15 +84,6 @@ async def tasks(
     await view.attempt(table.refresh(), fields={"begins": by_id, "node": by_node})
     if submit and view.operates:
         ui.timer(0.05, lambda: submit_task(view, functions, nodes, chosen=submit), once=True)
-
-
-async def names_of(view: View, what: str) -> list[dict[str, Any]]:
-    """Functions or nodes that there are; none if they cannot be asked, or are too many to choose from."""
-    try:
-        told = await view.api.get(f"/v1/{what}", limit=NAMES_MAX)
-    except Refusal:
-        return []
-    return [] if told["next"] else list(told[what])
 
 
 def choice(label: str, value: str, names: Sequence[str], on_change: Any) -> Entry:

@@ -5,9 +5,10 @@ Not here: tasks, which have pages of their own (`pages.task`).
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from nicegui import ui
@@ -21,6 +22,8 @@ from gateway.console.view import BRAND, View, heading, page, part, problem, to, 
 _NEAR: Final = re.compile(r"(?:did you mean|as) (?P<names>[^?]+)\??\Z")
 """How the API names what is like an id that nobody knows."""
 NEAR_MAX: Final = 8
+NAMES_MAX: Final = 200
+"""Functions and nodes offered as a choice; where there are more, names are typed."""
 
 
 @page("/why/{about}", title="Why", section="events")
@@ -35,7 +38,7 @@ async def tell_story(view: View, about: str) -> None:
     with heading(about, under="What was noted of it, by everybody who had part in it"):
         links = el("span", cls="actions")
         again = el("span")
-    unknown = el("div")
+    unknown = el("div", cls="stack")
     with card("Story") as shown:
         story = Story()
 
@@ -47,8 +50,9 @@ async def tell_story(view: View, about: str) -> None:
                 raise
             shown.set_visibility(False)
             unknown.clear()
+            names = nearest(refusal.fix) or await alike(view, about)
             with unknown:
-                not_known(about, refusal)
+                not_known(refusal, names)
             return
         name = str(answer["about"])
         if is_task_id(name):  # the beginning of its id was enough
@@ -86,10 +90,25 @@ def pages_of(name: str, answer: dict[str, Any]) -> list[tuple[str, str]]:
     return found[:1] if "node" in subjects else found
 
 
-def not_known(about: str, refusal: Refusal) -> None:
+async def alike(view: View, about: str) -> list[str]:
+    """Nodes and functions whose names are nearly that."""
+    names = [str(each["id"]) for each in await names_of(view, "nodes")]
+    names += [str(each["name"]) for each in await names_of(view, "functions")]
+    return difflib.get_close_matches(about, names, n=5, cutoff=0.5)
+
+
+async def names_of(view: View, what: str) -> list[dict[str, Any]]:
+    """Functions or nodes that there are; none if they cannot be asked, or are too many to choose from."""
+    try:
+        told = await view.api.get(f"/v1/{what}", limit=NAMES_MAX)
+    except Refusal:
+        return []
+    return [] if told["next"] else list(told[what])
+
+
+def not_known(refusal: Refusal, names: Sequence[str]) -> None:
     """Nobody knows it: what is like it, and where ids come from."""
     problem("Nobody has noted anything of that", refusal.detail)
-    names = nearest(refusal.fix)
     if names:
         with card("Did you mean"), el("ul", cls="plain"):
             for name in names:

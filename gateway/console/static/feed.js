@@ -1,9 +1,9 @@
 // What happens, the newest first, as it comes in. A row: see pages/events.py. It keeps as many as `most`.
 export default {
   template: `
-    <div class="feed">
+    <div class="feed" role="log" :aria-label="label" aria-live="off">
       <p v-if="!rows.length" class="empty-line muted">{{ empty }}</p>
-      <ol v-else class="feed-list" role="log" :aria-label="label" aria-live="off">
+      <ol v-else class="feed-list">
         <li v-for="r in rows" :key="r.key" :class="{'feed-missed': r.missed, 'feed-new': r.fresh}">
           <template v-if="r.missed"><span class="badge" data-tone="notice">gap</span><span class="feed-text">{{ r.missed }}</span></template>
           <template v-else>

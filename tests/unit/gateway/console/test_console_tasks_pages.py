@@ -206,8 +206,8 @@ def test_events_are_narrowed_by_kind_and_by_what_they_are_about():
     ("before", "after", "told"),
     [
         ({"role": "viewer", "n": 1}, {"role": "admin", "n": 1}, "role viewer → admin"),
-        (None, {"role": "admin"}, '{"role": "admin"}'),
-        ({"role": "admin"}, None, 'gone: {"role": "admin"}'),
+        (None, {"role": "admin", "n": 1}, "role admin, n 1"),
+        ({"role": "admin"}, None, "gone: role admin"),
         (None, None, ""),
         ("work", "pause", "work → pause"),
     ],
