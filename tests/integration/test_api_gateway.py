@@ -235,6 +235,13 @@ def context():
         assert twice[3:35] not in (begun[3:35], PARENT[3:35])
         assert handed_in()[1:] == (None, [None, None]), "nothing is left of the run before"
 
+        once = {"idempotency-key": '"traced"', "traceparent": PARENT}
+        work = {"json": {"function": "traced.context"}}
+        first = operator.post("/v1/tasks", headers=once, **work).json()
+        other = PARENT.replace("00f067aa0ba902b7", "00f067aa0ba902b8")
+        again = operator.post("/v1/tasks", headers=once | {"traceparent": other}, **work).json()
+        assert (first["traceparent"], again) == (PARENT, {"task": first["task"], "state": "accepted"})
+
 
 def test_a_failure_is_told_without_its_traceback(api):
     with api.of(Role.OPERATOR) as operator:
@@ -296,6 +303,9 @@ def test_pages_join_and_a_cursor_fits_its_own_list(api):
 
 
 def test_the_metrics_are_as_prometheus_reads_them(api):
+    with api.of(Role.OPERATOR) as operator:
+        accepted = operator.post("/v1/tasks", json={"function": "toys.add", "args": [1]})
+        assert accepted.status_code == 202
     with api.of(Role.VIEWER) as viewer:
         answer = viewer.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -647,6 +657,7 @@ def test_a_node_rests_as_long_as_it_is_told_to(bed, api):
         drained = operator.post("/v1/nodes/pi-1/drain", json={"reason": "a new\ndisk"}).json()
         assert drained["before"] == "pause"
         node.start().connected()
+        api.gateway.until("pi-1 is up again", lambda s: "pi-1" in s["peers_up"])
         rests(True)
         story = operator.get("/v1/why/pi-1").json()["entries"]
         wished = [(each["node"], each["details"]) for each in story if each["what"] == "rested"]

@@ -74,13 +74,6 @@ def both_up(gateway: Daemon, node: Daemon) -> None:
     gateway.until(f"{node.name} is up", lambda s: node.name in s["peers_up"])
 
 
-def hears_the_gateways_clock(node: Daemon) -> None:
-    """It is in the gateway's beats; a node that is connected may not have had one yet."""
-    node.until(
-        "it hears the gateway's clock", lambda status: status["state"]["clock"]["trusted"] == "gateway"
-    )
-
-
 def adds(bed: Bed, daemon: Daemon, *places: str) -> None:
     for where in places:
         total = daemon.ask(lambda mesh, there=where: mesh.run("toys.add", 2, 3, where=there, ttl_s=60))
@@ -124,8 +117,7 @@ def test_a_node_in_1970_and_then_ten_years_ahead_joins_works_and_renews(tmp_path
             adds(bed, gateway, "pi-1")
             adds(bed, node, "gateway", "local")
             renews(bed, gateway, node)
-            hears_the_gateways_clock(node)
-            findings = found(bed, node)
+            findings = found(bed, node.timed())
             assert findings["clock"]["verdict"] == "warn" and findings["gateway clock"]["verdict"] == "fail"
             assert findings["skew"]["verdict"] == ("fail" if ahead_s > 0 else "warn")
             others = [

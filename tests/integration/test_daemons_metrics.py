@@ -67,7 +67,7 @@ def test_a_gateway_and_its_node_are_measured_while_they_run_and_after(tmp_path):
         assert used - set(GATEWAY_METRICS) == set(), "deploy/ names a metric that no gateway tells"
 
         file = tmp_path / "edgeweave.prom"
-        assert bed.cli(node, "metrics", "--to", str(file)).out == ""
+        assert bed.cli(node.timed(), "metrics", "--to", str(file)).out == ""
         told = read(file.read_text())
         assert file.stat().st_mode & 0o777 == 0o644 and set(told) <= set(METRICS)
         by = {(s.name, tuple(s.labels.values())): s.value for each in told.values() for s in each}

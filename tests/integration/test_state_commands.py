@@ -143,7 +143,7 @@ def test_cut_off_both_write_on_and_what_they_disagree_about_is_decided_by_hand(b
         "the conflict is known to both",
         lambda: all(each.ask(ask_conflicts)["total"] == 1 for each in (gateway, node)),
     )
-    assert state(bed, gateway, "counter", "doors") == "5"
+    until("all is counted", lambda: state(bed, gateway, "counter", "doors") == "5")
     (conflict,) = bed.cli(node, "state", "conflicts", "--json").value["conflicts"]
     assert {(each["node"], each["value"]) for each in conflict["values"]} == {
         ("gateway", "18"),
@@ -152,7 +152,7 @@ def test_cut_off_both_write_on_and_what_they_disagree_about_is_decided_by_hand(b
     assert (
         "wrote setpoint_c of r1 in rooms without knowing of each other" in bed.cli(node, "why", "rooms").text
     )
-    findings = doctor.of_status(node.ask(lambda mesh: mesh.status()), time.time())
+    findings = doctor.of_status(node.timed().ask(lambda mesh: mesh.status()), time.time())
     (tables,) = [each for each in findings if each.check == "tables"]
     assert tables.verdict == "warn" and "1 × two members wrote a field" in tables.detail
     (skew,) = [each for each in findings if each.check == "skew"]

@@ -14,7 +14,7 @@ from tinydb.operations import increment
 from edge_node.client import Mesh, MeshUnavailable, Refused
 from edge_node.state.state import State
 from security.errors import Unavailable
-from tests.support.daemons import Bed, until
+from tests.support.daemons import WAIT_S_MAX, Bed, until
 from tests.support.tinydb_suite import CountedTable, TinyDB, names, suite
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -54,12 +54,12 @@ def pi(bed):
 def test_a_document_that_is_written_here_is_there(gateway, pi):
     rooms, there = gateway.table("rooms", key="id"), pi.table("rooms")
     rooms.insert_multiple({"id": f"r{n}", "setpoint_c": 18 + n / 2, "visits": 0} for n in range(20))
-    assert there.wait_fresh(0, strict=True).reached == ("gateway",)
+    assert there.wait_fresh(0, wait_s=WAIT_S_MAX, strict=True).reached == ("gateway",)
     assert len(there) == 20
 
     there.update(increment("visits"), where("setpoint_c").test(lambda t: t > 25))
     there.upsert({"id": "r1", "setpoint_c": 30})
-    assert rooms.wait_fresh(0, strict=True).reached == ("pi-1",)
+    assert rooms.wait_fresh(0, wait_s=WAIT_S_MAX, strict=True).reached == ("pi-1",)
     assert rooms.search(where("setpoint_c") == 30) == [{"id": "r1", "setpoint_c": 30, "visits": 0}]
     assert [each["id"] for each in rooms.search(where("visits") == 1)] == ["r15", "r16", "r17", "r18", "r19"]
     assert rooms.get(where("id") == "r1").doc_id == there.get(where("id") == "r1").doc_id
@@ -74,7 +74,7 @@ def test_counters_sets_and_twins_are_everybodys(gateway, pi):
     pi.twin("pi-1").report(setpoint_c=21.0, fan="high")
 
     for state in (gateway, pi):
-        assert state.table("rooms").wait_fresh(0, strict=True)
+        assert state.table("rooms").wait_fresh(0, wait_s=WAIT_S_MAX, strict=True)
         assert state.counter("doors").value() == 5
         assert list(state.set("maintenance")) == ["fan", "lamp", "pump-3"]
         assert state.twin("pi-1").delta() == {"fan": "low"}
@@ -82,7 +82,7 @@ def test_counters_sets_and_twins_are_everybodys(gateway, pi):
 
 def test_a_table_that_names_its_writers_refuses_others(gateway, pi):
     gateway.table("limits", key="id", writers=["gateway"]).insert({"id": "t", "max_c": 30})
-    assert pi.table("limits").wait_fresh(0, strict=True)
+    assert pi.table("limits").wait_fresh(0, wait_s=WAIT_S_MAX, strict=True)
 
     with pytest.raises(Refused, match="pi-1 is no writer of table 'limits'"):
         pi.table("limits").update({"max_c": 99})
@@ -125,7 +125,7 @@ def test_who_does_not_answer_is_named(bed, gateway):
             rooms.wait_fresh(0, wait_s=0.1, strict=True)
     finally:
         os.kill(node.pid, signal.SIGCONT)
-    assert rooms.wait_fresh(0, wait_s=30, strict=True).reached == ("pi-1",)
+    assert rooms.wait_fresh(0, wait_s=WAIT_S_MAX, strict=True).reached == ("pi-1",)
 
 
 def test_a_watch_and_a_program_go_on_after_a_kill(bed):

@@ -263,6 +263,11 @@ class Daemon:
         self.until("connected", lambda s: s["broker"]["connected"] and linked(s))
         return self
 
+    def timed(self) -> Daemon:
+        """Wait until it has heard the gateway's clock, in a beat: connected is sooner."""
+        self.until("hears the gateway's clock", lambda s: s["state"]["clock"]["trusted"] == "gateway")
+        return self
+
     def knows(self, function: str) -> Daemon:
         self.until(
             f"knows {function}", lambda rows: function in {r["name"] for r in rows}, method="functions"

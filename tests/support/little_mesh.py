@@ -132,7 +132,7 @@ class LittleMesh:
         self.sign()
         for name in self.names:
             await self.start(name)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):  # only a hang takes it
             while any(len(a.detector.up()) < 1 for a in self.agents.values()) and len(self.names) > 1:
                 await asyncio.sleep(0.01)
         return self
