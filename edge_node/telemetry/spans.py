@@ -7,8 +7,8 @@
                 └─ run      started ──────► ended                                by the clock of pi-2
 
 Made of the ledger's terminal record, by the owner alone: whoever held it need not know of any collector. The
-ids are those that the function was given (``tasks.tracing``), so spans of its own hang below its run. Told are
-ids, names, places and times; no arguments, values, errors or prints.
+ids are those that the function was given (``tasks.tracing``), so spans of its own hang below its run. Told
+are ids, names, places and times; no arguments, values, errors or prints.
 
 A collector that is away must cost the node nothing: so many spans wait, more are counted and forgotten.
 """

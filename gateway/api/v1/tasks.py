@@ -152,6 +152,7 @@ async def submit(
         key = checked_key(idempotency_key)
         async with ask.services.keys.turn(ask.by.name, key, same) as turn:
             task = await ask.services.submit_once(request, turn)
+            trace = "" if turn.task else trace  # what was made before bears its own
     answer = {"task": task, "state": "accepted"} | ({"traceparent": parts(trace)[0]} if trace else {})
     return told(answer, 202, {"location": f"/v1/tasks/{task}"})
 
