@@ -175,6 +175,9 @@ class Entry:
 
     def _changed(self, event: Any) -> Awaitable[None] | None:
         self.value = str(event.args)
+        if "value" in self.input.props:  # else drawing it anew would bring back what was there first
+            with self.input.props.suspend_updates():
+                self.input.props["value"] = self.value
         return self._on_change(self.value) if self._on_change else None
 
     @property
