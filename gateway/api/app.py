@@ -11,6 +11,7 @@ Not here: what is answered; who may ask.
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import contextlib
 import errno
 import ssl
@@ -36,6 +37,9 @@ CLOSING_S = 3.0
 CONNECTIONS_MAX = 256
 HEADER_BYTES_MAX = 16 * 1024
 WS_BYTES_MAX = 1024 * 1024
+READ_BYTES = 32 * 1024
+"""Read of a connection at once: two TLS records. asyncio's own 256 KiB are kept for each connection."""
+asyncio.sslproto.SSLProtocol.max_size = READ_BYTES
 
 
 def create_app(routers: Iterable[APIRouter]) -> FastAPI:
