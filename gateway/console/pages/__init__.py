@@ -5,6 +5,7 @@ from gateway.console.pages import (
     functions,
     join,
     mesh,
+    node,
     nodes,
     placement,
     settings,
@@ -17,6 +18,7 @@ from gateway.console.pages import (
 PAGES = (
     *mesh.PAGES,
     *nodes.PAGES,
+    *node.PAGES,
     *functions.PAGES,
     *join.PAGES,
     *state.PAGES,
