@@ -60,6 +60,7 @@ from edge_node.functions.bundle import Bundle
 from edge_node.functions.decorator import MARK
 from edge_node.home import Home
 from edge_node.tasks.states import Refusal
+from edge_node.tasks.tracing import checked
 from security.errors import BadInput, EdgeweaveError
 
 WINDOW: Final = 256  # tasks at the daemon at once; more hide no more latency, and are somebody else's memory
@@ -118,6 +119,8 @@ class MeshExecutor(concurrent.futures.Executor):
         priority: int = 0,
         labels: Mapping[str, str] | None = None,
         window: int = WINDOW,
+        traceparent: str = "",
+        tracestate: str = "",
     ) -> None:
         """Connect to this machine's daemon.
 
@@ -129,13 +132,18 @@ class MeshExecutor(concurrent.futures.Executor):
             priority: higher first among waiting tasks.
             labels: that a place must bear, beside those the function asks for.
             window: tasks at the daemon at once, and how far ``map`` looks ahead; 1 to 2048.
+            traceparent, tracestate: of the caller's span (W3C Trace Context), for all tasks.
         Raises: MeshUnavailable: no daemon answers there. BadInput: an option does not fit.
         """
         if not 1 <= window <= WINDOW_MAX:
             raise BadInput(f"window is {window}", fix=f"choose 1 to {WINDOW_MAX}")
         if deadline_s is not None and not 0 < deadline_s < 1e9:
             raise BadInput(f"a deadline of {deadline_s} s", fix="choose a number of seconds, more than 0")
-        options = {"where": where, "ttl_s": ttl_s, "priority": priority, "labels": dict(labels or {})}
+        checked(traceparent, tracestate)
+        options = {
+            "where": where, "ttl_s": ttl_s, "priority": priority, "labels": dict(labels or {}),
+            "traceparent": traceparent, "tracestate": tracestate,
+        }  # fmt: skip
         self._deadline_s = deadline_s
         self._window = window
         self._engine = _Engine(Mesh.open(home), options, window)

@@ -14,7 +14,7 @@ from edge_node.tasks.tracing import span_id
 from gateway.access.roles import Role
 from gateway.api.openapi import guarded_routes
 from gateway.api.routes import routers
-from tests.support.daemons import Bed
+from tests.support.daemons import Bed, until
 from tests.support.http_api import PASSWORD, Api
 
 pytestmark = pytest.mark.slow
@@ -665,6 +665,14 @@ def test_a_node_rests_as_long_as_it_is_told_to(bed, api):
         for _, details in wished[-1:]:
             assert (details["mode"], details["reason"]) == ("drain", "a new disk")
             assert details["by"].startswith("token:all-operator") and details["asked_at_ms"]
+        turned_down = {"function": "toys.add", "args": [1], "where": "pi-1"}
+        task = operator.post("/v1/tasks", json=turned_down).json()["task"]
+
+        def causes(what):
+            story = operator.get(f"/v1/tasks/{task}/why").json()["entries"]
+            return {each["cause"] for each in story if each["what"] == what}
+
+        until("refused because of the rest", lambda: causes("refused") & causes("rested"))
         assert operator.get("/v1/nodes?limit=1").json()["nodes"][0]["id"] == "gateway"
         assert operator.post("/v1/nodes/pi-1/resume").json()["work"] == "work"
         rests(False)

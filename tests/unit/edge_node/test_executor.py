@@ -33,6 +33,7 @@ from edge_node.home import Home
 from tests.support.daemon_thread import serving
 from tests.support.echo_backend import EchoBackend
 
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 NAMES = ("echo", "hold", "fail", "expire", "poison", "refused", "down", "bug")
 SOURCE = """
 import functools
@@ -221,6 +222,7 @@ def test_an_iterator_that_is_given_up_before_it_began_cancels_too(mesh):
 
 def test_options_go_with_every_task(home, backend):
     options = {"where": "pi-2", "ttl_s": 60, "priority": 3, "labels": {"site": "a"}}
+    options |= {"traceparent": PARENT, "tracestate": "rojo=1"}
     with MeshExecutor(home=home, deadline_s=9.0, **options) as mesh:
         mesh.submit("test.echo", 1, unit="C").result()
 
@@ -228,6 +230,9 @@ def test_options_go_with_every_task(home, backend):
     assert values.decode_call(seen.input) == ([1], {"unit": "C"})
     assert (seen.where, seen.ttl_ms, seen.priority, seen.labels) == ("pi-2", 60_000, 3, {"site": "a"})
     assert 0 < seen.deadline_ms <= 9000
+    assert (seen.traceparent, seen.tracestate) == (PARENT, "rojo=1")
+    with pytest.raises(BadInput, match="no traceparent"):
+        MeshExecutor(home=home, traceparent=PARENT.upper())
 
 
 def test_the_wait_in_the_programs_own_queue_counts_against_the_deadline(home, backend):
