@@ -110,7 +110,7 @@ class _Connection(H11Protocol):
 
     def _cut(self) -> None:
         self._patience = None
-        if not self._is_busy() and self.transport.get_protocol() is self:  # else it became a WebSocket
+        if not self._is_busy():
             abort(self.transport)
 
 

@@ -113,7 +113,7 @@ async def documents(
 )
 @needs(Role.OPERATOR, "state:write", bytes_max=BYTES_MAX)
 async def insert(ask: Asking, table: Table, body: Fields) -> Response:
-    """Add a document. In a table with a key, one that bears the same key is merged with it."""
+    """Add a document. In a table with a key, none that bears the same key may be there yet."""
     done = await ask.services.call("state.insert", table=table, documents=[[None, _text(body)]])
     made = str(done["ids"][0])
     return told({"id": made}, 201, {"location": f"/v1/state/tables/{quote(table, safe='')}/{made}"})

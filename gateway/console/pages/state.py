@@ -260,7 +260,7 @@ def _add(view: View, table: str, key: str | None) -> None:
 
 def _add_hint(key: str | None) -> str:
     if key:
-        return f"One that bears the same {key} is merged with it, field by field."
+        return f"None with the same {key} may be there yet: edit that one instead."
     return "It gets an id of its own."
 
 
