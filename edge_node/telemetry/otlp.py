@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -58,6 +59,8 @@ class Exporter:
         self._resource = Resource(about)
         self._scope = InstrumentationScope("edgeweave", about["service.version"])
         self._exporter = OTLPSpanExporter(self.endpoint, timeout=EXPORT_S_MAX)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="telemetry")
+        """Its own: a collector that hangs must not take one of the daemon's few for short work."""
         self._node = node
         self._spool = Spool()
         self._some = asyncio.Event()
@@ -93,12 +96,14 @@ class Exporter:
                 async with asyncio.timeout(CLOSING_S):
                     while batch := self._spool.take():
                         await self._send(batch)
+            self._thread.shutdown(wait=False, cancel_futures=True)
             self._exporter.shutdown()  # type: ignore[no-untyped-call]  # ends what is tried again in its thread
 
     async def _send(self, batch: list[Span]) -> None:
         taken = False
         try:
-            taken = await asyncio.to_thread(self._export, batch)
+            loop = asyncio.get_running_loop()
+            taken = await loop.run_in_executor(self._thread, self._export, batch)
         finally:
             self._spool.sent(batch, taken)
         if taken is not self._reached:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -104,6 +106,19 @@ async def test_a_collector_that_is_away_costs_nothing_but_the_spans(collector, c
     lines = [each.message for each in caplog.records if each.name == "edge_node.telemetry.otlp"]
     assert lines == ["traces are not taken", "traces are collected"]
     assert not [each for each in caplog.records if each.name.startswith("opentelemetry")]
+
+
+async def test_a_collector_that_hangs_holds_up_nobody_else():
+    """Its thread is its own, and what waits for it at the end is given up."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with running(f"http://127.0.0.1:{silent.getsockname()[1]}") as exporter:
+            exporter.settled(a_task(), OUTCOME)
+            connection, _ = await asyncio.to_thread(silent.accept)
+            exporter.settled(a_task(2), OUTCOME)
+            names = {thread.name for thread in threading.enumerate() if thread.name.startswith("telemetry")}
+            assert len(names) == 1
+        assert exporter.status()["spans"]["failed"] == 6
+        connection.close()
 
 
 @pytest.mark.parametrize(
