@@ -49,7 +49,7 @@ _KINDS: Final[dict[str, tuple[str, str]]] = {
     What.REFUSED: ("refused", "notice"),
     What.TURNED_AWAY: ("refused", "bad"),
     What.NOT_STARTED: ("refused", "notice"),
-    What.STOPPED: ("refused", "quiet"),
+    What.STOPPED: ("stopped", "quiet"),
     What.NOW: ("now", "busy"),
     What.REMARKED: ("remark", "quiet"),
     What.BACK: ("back", "good"),
@@ -150,9 +150,9 @@ def _kind(each: Entry) -> tuple[str, str]:
         if status.startswith("refused"):
             return "refused", "notice"
         if status not in _WELL:
-            return ("result" if kind == "result" else "lost" if status != "failed" else kind), (
-                "quiet" if status in _ENDED else "bad"
-            )
+            if status in _ENDED:
+                return ("result" if kind == "result" else "stopped"), "quiet"
+            return (kind if kind == "result" or status == "failed" else "lost"), "bad"
     return kind, tone
 
 

@@ -236,7 +236,7 @@ AUDIT: Final = (
     Column("what", "What"),
     Column("target", "Of"),
     Column("change", "Change"),
-    Column("look", ""),
+    Column("look", "Entry"),
 )
 
 

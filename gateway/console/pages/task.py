@@ -80,7 +80,7 @@ class TaskPage:
             with card("What was asked for"):
                 self._asked(told, asked, function)
         with card("Attempts"):
-            self._attempts = Grid("Attempts", ATTEMPTS, empty="Nothing has run yet.")
+            self._attempts = Grid("Attempts", ATTEMPTS, empty="No attempt has ended yet.")
         once(view, lambda: self._tell(told))
         if not told["settled"]:
             self._timer = view.every(EVERY_S, self._look)
@@ -118,7 +118,7 @@ class TaskPage:
                 el("p", f"It has not ended yet: it is {told['state']}.")
                 hint("This page follows it.")
                 return
-            facts(ending(told, asked))
+            facts(pair for pair in ending(told, asked) if pair[1] not in (None, "", "–"))
             if told.get("error"):
                 _error(told["error"])
             if str(told["state"]) == "done":

@@ -28,6 +28,7 @@ STATES: Final = {
 }
 SETTLED: Final = frozenset(STATES) - {"", "open"}
 ROWS: Final = 50
+PRIORITY_MAX: Final = 1000
 COLUMNS: Final = (
     Column("id", "Task"),
     Column("function", "Function"),
@@ -35,7 +36,7 @@ COLUMNS: Final = (
     Column("place", "Where"),
     Column("accepted", "Accepted"),
     Column("took", "Took", end=True),
-    Column("acts", ""),
+    Column("acts", "Actions"),
 )
 
 
@@ -249,9 +250,12 @@ async def submit_task(
 def whole(text: str) -> int:
     """Raises: BadInput."""
     try:
-        return int(text.strip() or "0")
+        number = int(text.strip() or "0")
     except ValueError:
-        raise BadInput("that is no whole number", fix="from -1000 to 1000, higher first") from None
+        number = PRIORITY_MAX + 1
+    if not -PRIORITY_MAX <= number <= PRIORITY_MAX:
+        raise BadInput("that is no priority", fix="give a whole number from -1000 to 1000, higher first")
+    return number
 
 
 PAGES = (tasks,)

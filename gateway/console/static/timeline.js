@@ -5,7 +5,7 @@ const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4
   36e5, 72e5, 108e5, 216e5, 432e5, 864e5, 1728e5, 6048e5, 2592e6, 7776e6, 31536e6];
 const KINDS = {
   accepted: "accepted", offered: "offered", leased: "leased", ran: "ran", result: "result", duplicate: "duplicate",
-  refused: "refused", lost: "lost", back: "up again", now: "now", remark: "remark",
+  refused: "refused", stopped: "stopped", lost: "lost", back: "up again", now: "now", remark: "remark",
 };
 const poly = (points) => "M" + points.map(([x, y]) => `${(x * R).toFixed(1)} ${(y * R).toFixed(1)}`).join("L") + "Z";
 const SHAPES = {
@@ -13,6 +13,7 @@ const SHAPES = {
   leased: poly([[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]]),
   ran: poly([[-0.95, -0.55], [-0.55, -0.95], [0.55, -0.95], [0.95, -0.55], [0.95, 0.55], [0.55, 0.95], [-0.55, 0.95], [-0.95, 0.55]]),
   refused: poly([[0, -1.15], [1.15, 0], [0, 1.15], [-1.15, 0]]),
+  stopped: poly([[-1.15, 0], [-0.6, -0.95], [0.6, -0.95], [1.15, 0], [0.6, 0.95], [-0.6, 0.95]]),
   lost: poly([[-1.15, -0.9], [1.15, -0.9], [0, 1.15]]),
   back: poly([[0, -1.2], [1.15, 0.85], [-1.15, 0.85]]),
 };

@@ -9,7 +9,7 @@ from gateway.console.pages.events import row as event_row
 from gateway.console.pages.placement import error_of, matrix_of, scatter_of
 from gateway.console.pages.placement import row as decision_row
 from gateway.console.pages.task import attempt, raw_bytes
-from gateway.console.pages.tasks import arguments, seconds, tone_of
+from gateway.console.pages.tasks import arguments, seconds, tone_of, whole
 from gateway.console.pages.tasks import row as task_row
 from gateway.console.pages.why import nearest
 from security.errors import BadInput
@@ -83,6 +83,13 @@ def test_arguments_that_are_none_name_the_place(text, cause):
 
 def test_an_empty_duration_is_the_gateways_own():
     assert (seconds(" "), seconds("5m")) == (None, 300.0)
+
+
+@pytest.mark.parametrize("text", ["1001", "-1001", "high", "1.5"])
+def test_a_priority_out_of_its_range_is_refused_beside_its_field(text):
+    with pytest.raises(BadInput):
+        whole(text)
+    assert (whole(" -3 "), whole("")) == (-3, 0)
 
 
 def test_bytes_are_told_from_values_that_look_like_them():

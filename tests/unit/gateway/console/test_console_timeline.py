@@ -166,6 +166,15 @@ def test_a_result_that_came_late_is_a_duplicate():
     assert ("duplicate", "gateway", 90) in kinds(told)
 
 
+def test_an_attempt_that_was_taken_back_was_stopped_and_one_that_ended_badly_was_lost():
+    taken_back = timeline(answer(ACCEPTED, ran(5, "pi-1", began=0, ended="cancelled")))
+    expired = timeline(answer(ACCEPTED, ran(5, "pi-1", began=0, ended="lost in a restart")))
+    failed = timeline(answer(ACCEPTED, ran(5, "pi-1", began=1, ended="failed")))
+
+    told = [(t["marks"][-1]["kind"], t["marks"][-1]["tone"]) for t in (taken_back, expired, failed)]
+    assert told == [("stopped", "quiet"), ("lost", "bad"), ("ran", "bad")]
+
+
 def test_how_it_ended_colours_the_mark():
     tones = {}
     for status in ("done", "failed", "expired", "cancelled", "quarantined"):
