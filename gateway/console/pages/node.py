@@ -37,7 +37,8 @@ EVERY_S: Final = 3.0
 TASKS: Final = 10
 EVENTS: Final = 500
 """Looked through for what is about the node: as many as one page of the API has."""
-CHART_S: Final = 2.0
+SPAN_MS: Final = 300_000
+"""Of the chart: as long as trails are."""
 TASK_COLUMNS: Final = tuple(each for each in tasks.COLUMNS if each.name != "place")
 FUNCTIONS: Final = (
     Column("name", "Function"),
@@ -49,8 +50,7 @@ NEIGHBOURS: Final = (
     Column("name", "Node"),
     Column("state", "Session"),
     Column("rtt", "Round trip", end=True),
-    Column("sent", "To it", end=True),
-    Column("got", "From it", end=True),
+    Column("traffic", "Traffic", end=True),
 )
 NEIGHBOURS_MAX: Final = 50
 TWIN: Final = (
@@ -176,6 +176,7 @@ async def node_page(view: View, node: str) -> None:
             last["drawn"] = trails.of(name)
             drawn = line_of(last["drawn"])
             line.options["series"] = drawn["series"]
+            line.options["xAxis"] |= _span(last["drawn"])
             line.update()
             said.text = line_told(last["drawn"])
 
@@ -393,7 +394,7 @@ def _certificate(told: Mapping[str, Any]) -> None:
             (
                 ("Expires", lambda key=key: _expires(key)),
                 ("Made", lambda key=key: moment(key["since_at_ms"], "full")),
-                ("Words", lambda key=key: el("span", key["words"], "words small")),
+                ("Its words", lambda key=key: el("span", key["words"], "words small")),
                 ("SHA-256", lambda key=key: el("span", key["fingerprint"], "mono digest")),
             )
         )
@@ -430,7 +431,6 @@ def neighbours_of(name: str, links: Sequence[Mapping[str, Any]]) -> list[dict[st
     found = []
     for each in rows[:NEIGHBOURS_MAX]:
         other = each["b"] if each["a"] == name else each["a"]
-        out, back = ("out_bytes_s", "in_bytes_s") if each["a"] == name else ("in_bytes_s", "out_bytes_s")
         found.append(
             {
                 "key": other,
@@ -440,8 +440,7 @@ def neighbours_of(name: str, links: Sequence[Mapping[str, Any]]) -> list[dict[st
                     "tone": "good" if each["up"] else "quiet",
                 },
                 "rtt": in_ms(each["rtt_ms"]),
-                "sent": words.rate(each[out]),
-                "got": words.rate(each[back]),
+                "traffic": words.rate(each["in_bytes_s"] + each["out_bytes_s"]),
             }
         )
     return found
@@ -499,7 +498,10 @@ def in_ms(figure: float | None) -> str:
 def line_of(trail: Sequence[tuple[int, float | None]]) -> dict[str, Any]:
     """Options of the chart; times are drawn in the reader's zone by the browser."""
     return {
-        "xAxis": {"type": "time", "splitLine": {"show": False}},
+        "xAxis": {
+            "type": "time", "splitLine": {"show": False}, "axisLabel": {"fontSize": 12, "hideOverlap": True},
+            **_span(trail),
+        },
         "yAxis": {"type": "value", "name": "s", "min": 0, "minInterval": 0.1},
         "grid": {"left": 8, "right": 16, "top": 26, "bottom": 4, "containLabel": True},
         "series": [
@@ -512,10 +514,15 @@ def line_of(trail: Sequence[tuple[int, float | None]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _span(trail: Sequence[tuple[int, float | None]]) -> dict[str, int]:
+    """Five minutes, up to the last sample."""
+    return {"min": trail[-1][0] - SPAN_MS, "max": trail[-1][0]} if trail else {}
+
+
 def line_told(trail: Sequence[tuple[int, float | None]]) -> str:
     """The line in words."""
     known = [load for _, load in trail if load is not None]
-    if not known:
+    if len(known) < 2:
         return "It is drawn from the moment that somebody looks at the mesh."
     span_s = (trail[-1][0] - trail[0][0]) / 1000
     return (

@@ -207,6 +207,9 @@ export default {
             <span class="muted small">{{ a.text }}</span></li></ul>
           <p v-else class="muted">{{ ready ? (lonely ? "Nobody else is here." : "Nothing: everybody is up and takes work.") : "…" }}</p>
           <p v-if="further" class="small"><a href="/console/nodes?state=down">and {{ further }} more</a></p>
+          <template v-if="count > 1"><h2 class="card-title">By state</h2>
+          <ul class="mesh-list"><li v-for="s in states" :key="s.word"><button type="button" class="mesh-pick" :aria-pressed="String(query === s.word)" @click="query = query === s.word ? '' : s.word" :title="'Find those that are ' + s.word">
+            <span class="badge" :data-tone="s.tone">{{ s.word }}</span><span class="mesh-count">{{ s.count }}</span></button></li></ul></template>
           <template v-if="busiest.length"><h2 class="card-title">Busiest</h2>
           <ul class="mesh-list"><li v-for="b in busiest" :key="b.id"><button type="button" class="mesh-pick" @click="pick(b.id)"><span>{{ b.id }}</span><span class="bar"><i :style="{width: b.share * 100 + '%'}"></i><b>{{ b.text }}</b></span></button></li></ul></template>
         </template>
@@ -308,6 +311,12 @@ export default {
     attention() {
       return this.troubled.slice(0, 6).map((n) => ({ id: n.id, word: n.load >= 10 && n.state === UP && !n.work ? "busy" : wordOf(n), tone: n.load >= 10 && n.state === UP && !n.work ? "notice" : TONE[wordOf(n)],
         text: n.state === PENDING ? "waits to be let in" : n.state === DOWN ? n.reason : n.load >= 10 ? `${seconds(n.load)} of work wait` : "takes no work of others" }));
+    },
+    states() {
+      this.rev;
+      const counts = new Map();
+      for (const n of this.m.all) counts.set(wordOf(n), (counts.get(wordOf(n)) || 0) + 1);
+      return Object.keys(TONE).filter((word) => counts.has(word)).map((word) => ({ word, tone: TONE[word], count: number(counts.get(word)) }));
     },
     further() { return Math.max(0, this.troubled.length - 6); },
     busiest() {
