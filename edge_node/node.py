@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_node.chronicle.chronicle import Chronicle
 from edge_node.chronicle.correspondence import Archive, Correspondence
+from edge_node.chronicle.entry import Details
 from edge_node.clock import Clock
 from edge_node.discovery.neighbours import Neighbours
 from edge_node.discovery.sightings import format_address
@@ -814,7 +815,8 @@ class Node:
         ids = roster.active_ids
         known, self._members_noted = self._members_noted, ids
         if known is not None and known != ids:
-            self.chronicle.membership(now_ns, wall_ms, self.roster.version, ids - known, known - ids)
+            went = {name: _departure(roster, name) for name in known - ids}
+            self.chronicle.membership(now_ns, wall_ms, self.roster.version, ids - known, went)
         self.neighbours.members(now_ns, ids)
         if self.link.up and self.node_id != GATEWAY:  # it may name another broker
             self.neighbours.announce_member(getattr(self.link, "address", None))
@@ -1243,6 +1245,12 @@ def _asked_by(cause: str) -> dict[str, str]:
 
 def _text_of(address: object) -> str:
     return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else ""
+
+
+def _departure(roster: Roster, name: str) -> Details:
+    """What the roster says about who is no member any more."""
+    listed = roster.listed(name)
+    return {} if listed is None else {"status": listed.status, "by": listed.by, "reason": listed.reason}
 
 
 def _for_desk(roster: Roster) -> desk_events.Members:

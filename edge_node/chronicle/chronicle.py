@@ -23,7 +23,7 @@ from edge_node.chronicle.entry import Details, Entry, Subject, What, bounded
 from edge_node.tasks.tracing import parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from edge_node.tasks.events import Explain, Reply
     from edge_node.tasks.task import Task
@@ -208,9 +208,9 @@ class Chronicle:
         self._lost.pop(peer, None)
 
     def membership(
-        self, now_ns: int, wall_ms: int, version: int, came: Iterable[str], went: Iterable[str]
+        self, now_ns: int, wall_ms: int, version: int, came: Iterable[str], went: Mapping[str, Details]
     ) -> None:
-        """A roster came into force."""
+        """A roster came into force. Args: went: who, and what it says about that: status, by, reason."""
         for what, names in ((What.ENROLLED, came), (What.SHUT_OUT, went)):
             for name in sorted(names):
                 if what is What.SHUT_OUT:
@@ -218,7 +218,8 @@ class Chronicle:
                 if self._around.take(now_ns, wall_ms):
                     loss = self._lost.get(name) if what is What.SHUT_OUT else None
                     cause = loss.cause if loss is not None else self._new("n")
-                    self._note(wall_ms, Subject.NODE, name, what, cause, "", 0, {"roster": version})
+                    details: Details = {"roster": version, **went.get(name, {})}
+                    self._note(wall_ms, Subject.NODE, name, what, cause, "", 0, details)
         while len(self._lost) > LOSSES_MAX:
             del self._lost[next(iter(self._lost))]
 

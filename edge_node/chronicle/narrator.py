@@ -323,6 +323,12 @@ def _rested(each: Entry, words: _Words) -> str:
     )
 
 
+def _shut_out(each: Entry, words: _Words) -> str:
+    how = {"left": ": it left", "revoked": f": revoked by {words.text('by') or 'an operator'}"}
+    told = f"{each.node}: {each.id} is no member any more, by roster {words.text('roster', '?')}"
+    return f"{told}{how.get(words.text('status'), '')}{words.reason()}"
+
+
 def _back(each: Entry, words: _Words) -> str:
     return f"{each.node}: {each.id} is back{words.ms('away_ms', ' after ')}"
 
@@ -375,7 +381,7 @@ _TELLERS: dict[str, Callable[[Entry, _Words], str]] = {
     What.BACK: _back,
     What.RESTARTED: _plain("{node}: {id} is there as a new process; what it held is gone"),
     What.ENROLLED: _plain("{node}: {id} is a member, by roster {roster}"),
-    What.SHUT_OUT: _plain("{node}: {id} is no member any more, by roster {roster}"),
+    What.SHUT_OUT: _shut_out,
     What.EPOCH: _plain("{node} goes by group epoch {epoch}, shown by {place}"),
     What.RESTED: _rested,
     What.DAMAGED: _plain("{node} found damage"),

@@ -185,11 +185,13 @@ def test_details_are_small_and_on_one_line(chronicle):
 
 
 def test_a_roster_tells_who_came_and_who_went(chronicle):
-    chronicle.membership(0, WALL, 7, {"pi-3"}, {"pi-2"})
+    said = {"status": "revoked", "by": "ann", "reason": "stolen"}
+    chronicle.membership(0, WALL, 7, {"pi-3"}, {"pi-2": said})
     chronicle.explained(0, WALL, lapse(1))
 
     came, went, lapsed = chronicle.take()
     assert [(e.what, e.id) for e in (came, went)] == [(What.ENROLLED, "pi-3"), (What.SHUT_OUT, "pi-2")]
+    assert (came.details, went.details) == ({"roster": 7}, {"roster": 7, **said})
     assert lapsed.cause == went.cause, "its lease ended by that"
 
 

@@ -149,6 +149,14 @@ SENTENCES = [
     (entry(What.ENROLLED, **NODE, roster=4), "pi-1: pi-2 is a member, by roster 4"),
     (entry(What.SHUT_OUT, **NODE, roster=5), "pi-1: pi-2 is no member any more, by roster 5 (cause n-1)"),
     (
+        entry(What.SHUT_OUT, **NODE, roster=5, status="revoked", by="ann", reason="stolen"),
+        "pi-1: pi-2 is no member any more, by roster 5: revoked by ann: stolen (cause n-1)",
+    ),
+    (
+        entry(What.SHUT_OUT, **NODE, roster=5, status="left", by="pi-2", reason=""),
+        "pi-1: pi-2 is no member any more, by roster 5: it left (cause n-1)",
+    ),
+    (
         entry(What.EPOCH, **NODE | {"place": "gateway"}, epoch=2),
         "pi-1 goes by group epoch 2, shown by gateway",
     ),
@@ -220,8 +228,10 @@ SENTENCES = [
     ),
     (
         entry(What.RESTED, **NODE, mode="drain", by="alice", reason="new disk", asked_at_ms=WALL),
-        "pi-1: alice told pi-2 to take no work of others and hand back what waits (drain) at +0: new disk"
-        " (cause n-1)",
+        (
+            "pi-1: alice told pi-2 to take no work of others and hand back what waits (drain) at +0: new disk"
+            " (cause n-1)"
+        ),
     ),
     (
         entry(What.LEFT_OUT, **NODE, count=7, kind="work of others", since_ms=WALL),
