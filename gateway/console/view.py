@@ -272,6 +272,9 @@ def _frame(view: View, shown: Page) -> Iterator[None]:
         f'<link rel="stylesheet" href="{base}/console.css?v={version}">'
         f'<script src="{base}/console.js?v={version}"></script>'
     )
+    around = view.client.content.parent_slot
+    assert around is not None
+    around.parent.tag = "div"  # Quasar's page is a <main>, around everything; a page has one, and it is ours
     chosen = view.request.cookies.get(THEME)
     ui.dark_mode(value={"light": False, "dark": True}.get(chosen or ""))
     link("Skip to the content", "#content", cls="skip")
