@@ -305,16 +305,19 @@ def _accepted(mine: Sequence[tuple[Entry, int]]) -> bool:
 def _unanswered(
     tried: Sequence[tuple[Entry, int]], sent: int, owner: int, lanes: _Lanes
 ) -> list[dict[str, Any]]:
-    """An offer of which its place says nothing: refused there, or lost on the way."""
-    for each, at in tried:
-        if each.what in (What.TURNED_DOWN, What.LAPSED, What.PLACED) and each.place:
-            lane = lanes.at(each.place)
-            if lane == owner:
-                return []
-            kind = "refused" if each.what == What.TURNED_DOWN else "lost"
-            lost = any(other.what == What.LAPSED for other, _ in tried)
-            return [_way(owner, sent or at, lane, sent if lost else max(at, sent), "lost" if lost else kind)]
-    return []
+    """An offer that came to nothing: refused there, or lost on the way."""
+    place = next((each.place for each, _ in tried if each.what in _OFFERED and each.place), "")
+    answered = next((at for each, at in tried if each.what == What.REFUSED), 0) or next(
+        (at for each, at in tried if each.what == What.TURNED_DOWN), 0
+    )
+    if not place or lanes.at(place) == owner:
+        return []
+    sent = sent or min(at for _, at in tried)
+    kind = "refused" if answered else "lost"
+    return [_way(owner, sent, lanes.at(place), max(answered, sent), kind)]
+
+
+_OFFERED: Final = frozenset({What.PLACED, What.TURNED_DOWN, What.LAPSED})
 
 
 def _span(lane: int, start: int, end: int, kind: str, tone: str, label: str) -> dict[str, Any]:

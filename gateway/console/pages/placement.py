@@ -138,7 +138,7 @@ def scatter_of(decisions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     )  # fmt: skip
     log = {"type": "log", "nameLocation": "middle"}
     return {
-        "grid": {"left": 24, "right": 16, "top": 34, "bottom": 24, "containLabel": True},
+        "grid": {"left": 24, "right": 36, "top": 34, "bottom": 24, "containLabel": True},
         "legend": {
             "top": 0,
             "itemGap": 24,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -231,7 +232,7 @@ async def submit_task(
             elif refusal.status == 422:  # the function is known: its arguments do not fit
                 given.error = refusal.sentence
             else:
-                refused.text = refusal.sentence
+                refused.text = _ON_THE_COMMAND_LINE.sub("", refusal.sentence)
                 refused.set_visibility(True)
                 if refusal.cause.startswith("r-"):
                     with refused:
@@ -245,6 +246,10 @@ async def submit_task(
     task = await box.asked()
     if task:
         view.go(f"/tasks/{part(task)}")
+
+
+_ON_THE_COMMAND_LINE: Final = re.compile(r" \(why: [^)]{1,80}\)")
+"""A link stands here for it."""
 
 
 def whole(text: str) -> int:

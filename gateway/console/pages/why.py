@@ -17,7 +17,7 @@ from edge_node.wire.ids import is_task_id
 from gateway.console.caller import Refusal
 from gateway.console.parts import button, card, el, hint, link
 from gateway.console.story import Story
-from gateway.console.view import BRAND, View, heading, page, part, problem, to, why
+from gateway.console.view import BRAND, View, empty, heading, page, part, problem, to, why
 
 _NEAR: Final = re.compile(r"(?:did you mean|as) (?P<names>[^?]+)\??\Z")
 """How the API names what is like an id that nobody knows."""
@@ -50,9 +50,14 @@ async def tell_story(view: View, about: str) -> None:
                 raise
             shown.set_visibility(False)
             unknown.clear()
-            names = nearest(refusal.fix) or await alike(view, about)
+            tables = await tables_of(view)
+            names = nearest(refusal.fix) or await alike(view, about, tables)
             with unknown:
-                not_known(refusal, names)
+                if about in tables:
+                    empty("Nothing out of the plain has been noted of this table", TABLE,
+                          action="The table", href=to(f"/state/{part(about)}"))  # fmt: skip
+                else:
+                    not_known(refusal, names)
             return
         name = str(answer["about"])
         if is_task_id(name):  # the beginning of its id was enough
@@ -90,11 +95,26 @@ def pages_of(name: str, answer: dict[str, Any]) -> list[tuple[str, str]]:
     return found[:1] if "node" in subjects else found
 
 
-async def alike(view: View, about: str) -> list[str]:
-    """Nodes and functions whose names are nearly that."""
-    names = [str(each["id"]) for each in await names_of(view, "nodes")]
-    names += [str(each["name"]) for each in await names_of(view, "functions")]
+TABLE: Final = "Conflicts, writes that were set aside and snapshots would be told here."
+
+
+async def tables_of(view: View) -> list[str]:
+    """Tables that there are; none if they cannot be asked."""
+    try:
+        return [str(each["name"]) for each in (await view.api.get("/v1/state/tables"))["tables"]]
+    except Refusal:
+        return []
+
+
+async def alike(view: View, about: str, tables: Sequence[str]) -> list[str]:
+    """Tables, nodes and functions whose names are nearly that."""
+    names = [*tables, *await _names(view)]
     return difflib.get_close_matches(about, names, n=5, cutoff=0.5)
+
+
+async def _names(view: View) -> list[str]:
+    names = [str(each["id"]) for each in await names_of(view, "nodes")]
+    return names + [str(each["name"]) for each in await names_of(view, "functions")]
 
 
 async def names_of(view: View, what: str) -> list[dict[str, Any]]:

@@ -92,6 +92,21 @@ def test_a_lease_that_lapsed_is_a_lost_way_and_its_place_is_shown_as_missing():
     assert any("pi-3 could not be asked" in str(each[0]) for each in told["remarks"])
 
 
+def test_an_offer_that_was_refused_is_a_way_to_the_moment_of_the_refusal():
+    told = timeline(
+        answer(
+            ACCEPTED,
+            entry(What.PLACED, 2, place="pi-2", attempt=1, rule="soonest", figures="pi-2: soonest"),
+            entry(What.REFUSED, 7, node="pi-2", place="gateway", attempt=1, reason="queue full"),
+            entry(What.TURNED_DOWN, 9, place="pi-2", attempt=1, reason="queue full"),
+        )
+    )
+
+    assert told["ways"] == [
+        {"lane": 0, "from": WALL + 2, "to_lane": 1, "to": WALL + 7, "kind": "refused"},
+    ]
+
+
 def test_a_place_that_tells_nothing_has_a_lane_all_the_same():
     told = timeline(
         answer(ACCEPTED, missing=[{"node": "pi-9", "reason": "did not answer within 2 s", "since_ms": 0}])
