@@ -176,6 +176,8 @@ class GatewayBackend(AgentBackend):
         facts["joining"] = {"addresses": list(self._house.join_addresses())}
         if homecoming is not None:
             facts["restored"] = homecoming.status()
+        if self._house.given is not None:
+            facts["given certificate"] = self._house.given.facts()
         if self._house.access.broken:
             facts["audit log"] = self._house.access.broken
         clock = self._house.clock

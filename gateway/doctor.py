@@ -14,6 +14,7 @@ from edge_node.doctor import Finding, judged_s, port_free, program_found, surely
 from edge_node.home import Home
 from gateway.access.access import ACCESS, AUDIT, opened
 from gateway.access.audit import verify_file
+from gateway.api.given import WARN_DAYS, files_of, read
 from gateway.settings import GatewaySettings
 from security.certificates import not_after_s, renewal_due_s
 from security.errors import BadInput
@@ -37,6 +38,7 @@ def examine(home: Home, settings: GatewaySettings, status: dict[str, Any] | None
         program = Finding(program.check, "ok", text)
     findings.append(program)
     findings += broker_certificate(home, judged_s(time.time(), surely_passed_s(home)))
+    findings += given_certificate(home, settings, time.time())
     findings += audit_log(home)
     return findings
 
@@ -57,6 +59,21 @@ def audit_log(home: Home) -> list[Finding]:
         fix = "compare it with a backup; `edge-gateway audit verify` says more"
         return [Finding("audit log", "fail", verdict.reason, fix)]
     return [Finding("audit log", "ok", f"{verdict.entries} entries, whole")]
+
+
+def given_certificate(home: Home, settings: GatewaySettings, now_s: float) -> list[Finding]:
+    """The one of ``[api] certificate``: browsers refuse it once it has expired, and nobody here renews it."""
+    if not settings.api.certificate:
+        return []
+    chain, key = files_of(home.path, settings.api)
+    try:
+        shown = read(chain, key, int(now_s))
+    except BadInput as error:
+        return [Finding("given cert", "fail", error.cause, error.fix)]
+    days = (shown.until_s - now_s) / DAY_S
+    if days < WARN_DAYS:
+        return [Finding("given cert", "warn", f"{days:.0f} days left", f"renew {chain}")]
+    return [Finding("given cert", "ok", f"{days:.0f} days left, for {', '.join(shown.names) or 'addresses'}")]
 
 
 def broker_certificate(home: Home, now_s: float) -> list[Finding]:

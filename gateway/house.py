@@ -35,6 +35,7 @@ from edge_node.wire.ids import GATEWAY
 from edge_node.wire.messages import About, Message, Rest
 from gateway.access.access import Access
 from gateway.api import routes
+from gateway.api.given import GivenCertificate, files_of
 from gateway.api.services import Backend, Services
 from gateway.broker.broker import Broker
 from gateway.broker.door_list import DoorList, admitted
@@ -117,6 +118,17 @@ def free_port(listen: str) -> int:
         return int(trial.getsockname()[1])
 
 
+def given_certificate(
+    home: Home, settings: GatewaySettings, mesh_id: str, clock: Clock
+) -> GivenCertificate | None:
+    """Not loaded yet; None: the mesh's own is shown to everybody. Raises: BadInput: a key alone."""
+    if settings.api.key and not settings.api.certificate:
+        raise BadInput("[api] key is set without [api] certificate", fix="set both, or neither")
+    if not settings.api.certificate:
+        return None
+    return GivenCertificate(*files_of(home.path, settings.api), mesh_id, clock)
+
+
 class House(Duties):
     """All parts of a running gateway."""
 
@@ -142,6 +154,7 @@ class House(Duties):
         self.access = Access(home.path, clock=self.clock)
         self.api: Services | None = None
         self.console: Console | None = None
+        self.given: GivenCertificate | None = None
         self.enroller = Enroller(trust.authority, self.keeper, clock=self.clock)
         self.renewals = Renewals(
             keystore,
@@ -165,8 +178,11 @@ class House(Duties):
         Raises: BadInput, Unavailable: a port in use, a key file, a setting; one line with its fix.
         """
         settings, trust = self.settings, self.trust
-        await self.access.open()
         mesh_id = trust.authority.mesh_id
+        self.given = given_certificate(self.home, settings, mesh_id, self.clock)
+        if self.given is not None:
+            await asyncio.to_thread(self.given.load)
+        await self.access.open()
         listen = settings.joining.listen
         port = settings.broker.port or self._last_broker_port() or free_port(listen)
         key = MemberKey(
@@ -236,6 +252,8 @@ class House(Duties):
         context = tls.server_context(
             self.keystore.identity_path, trust.authority.root, client_certificates=False
         )
+        if self.given is not None:
+            context.sni_callback = self.given.choose
         self._joining_context = context
         self._own_leaf = leaf_sha256(trust.identity.leaf.public_bytes(Encoding.DER))
         identity = ServerIdentity(context, lambda: self._own_leaf, trust.authority.chain_pem, mesh_id)
@@ -307,6 +325,8 @@ class House(Duties):
             group.create_task(super().run(), name="duties")
             group.create_task(self.broker.run(), name="broker")
             group.create_task(self.renewals.run(), name="renewal")
+            if self.given is not None:
+                group.create_task(self.given.run(), name="given-certificate")
 
     def _key_used(self, member: str) -> bytes | None:
         return self.agent.sessions.key_of(member) if self.agent is not None else None

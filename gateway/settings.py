@@ -71,6 +71,17 @@ class ApiSettings(Section, frozen=True, kw_only=True):
             "risks is a guessed password, where before somebody had to be on this machine."
         ),
     ] = False
+    certificate: Annotated[
+        str,
+        Meta(
+            description="PEM file with a certificate of another CA and its chain, shown to who asks for its "
+            "names; a path, or one below the home. Empty: the mesh's own, which browsers do not know."
+        ),
+    ] = ""
+    key: Annotated[
+        str,
+        Meta(description="PEM file with its key; empty: in the certificate's file. Not for others to read."),
+    ] = ""
 
 
 class GatewaySettings(NodeSettings, frozen=True, kw_only=True):

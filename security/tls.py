@@ -5,6 +5,7 @@
     manager_context   a person's machine towards the gateway, whose root it was given
     join_probe_context  the first fetch of the CA chain: verifies NOTHING, nothing secret may cross it
     server_context    the joining port (no client certificate), or a broker of ours (client certificates)
+    given_context     the same port towards browsers, with a certificate that somebody else's CA signed
 
 Python's ``ssl`` judges times by the system clock, which lies on boards without an RTC. So clients set
 NO_CHECK_TIME (chain, purpose and name are still checked) and must call ``check_peer`` with their time
@@ -80,6 +81,32 @@ def server_context(
         context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
     context.num_tickets = 0
     _load(context, identity_path)
+    return context
+
+
+def given_context(chain_path: Path, key_path: Path) -> ssl.SSLContext:
+    """A listening side that shows a certificate which is not the mesh's, to whoever asks for its names.
+
+    Args: chain_path: PEM, the leaf first, then what leads to its root.   key_path: PEM, without a passphrase.
+    Raises: BadInput: one cannot be read, or they do not belong together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    try:
+        context.load_cert_chain(chain_path, key_path, password=lambda: b"")  # else OpenSSL asks the terminal
+    except ssl.SSLError as error:
+        if "MISMATCH" in (error.reason or ""):
+            cause, fix = f"{key_path} is not the key of {chain_path}", "give the key that it was made for"
+        else:
+            cause = f"{chain_path} and {key_path} hold no certificate and its key without a passphrase"
+            fix = "give the full chain and the key, both in PEM"
+        raise BadInput(cause, fix=fix) from None
+    except (OSError, ValueError) as error:
+        told = error.strerror if isinstance(error, OSError) else str(error)
+        raise BadInput(
+            f"cannot read {chain_path} or {key_path}: {told}", fix="let the gateway's user read both"
+        ) from None
     return context
 
 
