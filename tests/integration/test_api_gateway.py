@@ -198,6 +198,30 @@ def test_work_is_handed_in_awaited_listed_and_explained(api):
         assert operator.post(f"/v1/tasks/{task}/cancel").json() == {"task": task, "cancelled": False}
 
 
+def test_a_task_tells_what_was_asked_for_is_found_by_its_id_and_is_looked_back_upon(api):
+    with api.of(Role.OPERATOR) as operator:
+        work = {"function": "toys.add", "kwargs": {"a": 40, "b": 2}, "priority": 7, "where": "local"}
+        task = operator.post("/v1/tasks", json=work).json()["task"]
+        operator.get(f"/v1/tasks/{task}/result?wait_s=30")
+
+        asked = operator.get(f"/v1/tasks/{task}").json()["asked"]
+        assert (asked["priority"], asked["where"], asked["origin"]) == (7, "local", "gateway")
+        assert len(bytes.fromhex(asked["input_sha256"])) == 32 and asked["input_bytes"] > 0
+        assert [each["ended_as"] for each in asked["attempts"]] == ["done"]
+
+        for begins in (task, task[:20]):
+            found = operator.get("/v1/tasks", params={"begins": begins}).json()
+            assert [row["id"] for row in found["tasks"]] == [task]
+        assert operator.get("/v1/tasks", params={"begins": "zz"}).json() == {"tasks": [], "next": ""}
+        assert operator.get("/v1/tasks", params={"begins": "UL"}).status_code == 422
+
+        placed = operator.get("/v1/placement").json()
+        decision = next(each for each in placed["decisions"] if each["task"] == task)
+        assert (decision["place"], decision["rule"], decision["state"]) == ("gateway", "as asked", "done")
+        cell = next(each for each in placed["cells"] if each["function"] == "toys.add")
+        assert cell["place"] == "gateway" and cell["runs"] >= 1 and cell["learned_runs"] >= 1
+
+
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
@@ -359,6 +383,10 @@ def test_changes_are_in_the_audit_log_with_who_made_them(api):
             entries += page["entries"]
             if not (after := page["next"]):
                 break
+        newest = admin.get("/v1/audit", params={"before": 2**53 - 1, "limit": 2}).json()["entries"]
+        assert newest == entries[-2:]
+        assert admin.get("/v1/audit", params={"before": 2, "limit": 50}).json()["entries"] == entries[:1]
+        assert admin.get("/v1/audit", params={"before": 1}).json()["entries"] == []
         assert admin.get("/v1/audit/verify").json() == {
             "entries": len(entries),
             "broken_at": None,
