@@ -12,8 +12,9 @@ The roster is signed with the gateway's own key and the ledger is written with i
   note events), 50 readers of the event stream, two pages a second, the picture of the mesh each second and a
   scrape of the metrics each five, one after the other added. Wanted: <= 30 % in all.
 - memory: VmRSS after all this. Wanted: <= 110 MB.
-- idle: what the API costs when nobody asks: no-op tasks one after another and 100 in flight, at this gateway
-  and at one whose app was left out, in turns within one run. Ratios, their median and spread.
+- idle: what the API costs when nobody asks: no-op tasks one after another and 100 in flight, at a gateway, at
+  one whose app was left out, and at a second one with it as a control, in turns within one run. Ratios, their
+  median and spread; the ratio to the control tells how much two alike gateways differ.
 
 The processor's time is the gateway process's own (/proc); readers, crowd, broker and workers share the
 machine. Exit code 1: a target was missed. Writes out/bench/api.json.
@@ -118,12 +119,12 @@ class Process:
 
 
 def gateway(home: Path, broker: str, *, api: bool = True) -> Process:
-    command = [program("edge-gateway"), "up"]
-    if not api:  # the daemon with its app left out: joining is answered, nothing else
-        command = [
-            sys.executable, "-c",
-            "import gateway.daemon as d; d.House.serve_api = lambda self, backend: None; d.main()",
-        ]  # fmt: skip
+    # Both kinds by the same words, those of `up`: only whether the app is served differs between them.
+    left_out = "" if api else "d.House.serve_api = lambda self, backend: None; "
+    command = [
+        sys.executable, "-P", "-X", "no_debug_ranges", "-c",
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import gateway.daemon as d; {left_out}d.main()",
+    ]  # fmt: skip
     return Process(
         home, *command, "--home", str(home), "--listen", "127.0.0.1", "--port", "0", "--broker", broker,
         "--broker-port", "0", "--mdns", "none", "--json",
@@ -596,48 +597,55 @@ async def work(home: Path, pid: int) -> dict[str, float]:
     }
 
 
+KINDS: Final = {"with": True, "without": False, "control": True}
+
+
 def idle(folder: Path, broker: str, rounds: int) -> dict[str, Any]:
-    """The same work at a gateway with the API and at one without, in turns."""
+    """The same work at a gateway with the API, at one without, and at a second one with it, in turns.
+
+    The second is the control: what two alike pairs of gateway and worker differ by. A ratio to the one
+    without says something only where it lies outside of the ratios to the control.
+    """
     daemons: dict[str, list[Process]] = {}
     try:
-        for kind in ("with", "without"):
+        for kind, api in KINDS.items():
             home, worker = folder / f"{kind}-gateway", folder / f"{kind}-worker"
-            daemons[kind] = [gateway(home, broker, api=kind == "with")]
+            daemons[kind] = [gateway(home, broker, api=api)]
             join(home, worker, "worker")
             deploy(folder, home)
             daemons[kind].append(node(worker))
-        figures: dict[str, list[dict[str, float]]] = {"with": [], "without": []}
+        figures: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
         for number in range(rounds + 1):  # the first warms up
-            order = ("with", "without") if number % 2 else ("without", "with")
-            for kind in order:
-                home = folder / f"{kind}-gateway"
-                one = asyncio.run(work(home, daemons[kind][0].pid))
+            kinds = list(KINDS)
+            for kind in kinds[number % 3 :] + kinds[: number % 3]:
+                one = asyncio.run(work(folder / f"{kind}-gateway", daemons[kind][0].pid))
                 if number:
                     figures[kind].append(one)
-        resident = {kind: each[0].resident_mb() for kind, each in daemons.items()}
+        resident = {kind: each_[0].resident_mb() for kind, each_ in daemons.items()}
     finally:
         for started in daemons.values():
             for each_ in reversed(started):
                 each_.stop()
-    ratios = {
-        name: sorted(a[name] / b[name] for a, b in zip(figures["with"], figures["without"], strict=True))
-        for name in ("p50_ms", "tasks_s", "cpu_us")
-    }
     return {
-        "ratios": {
-            name: {
-                "median": round(statistics.median(each_), 3),
-                "least": round(each_[0], 3),
-                "most": round(each_[-1], 3),
-            }
-            for name, each_ in ratios.items()
-        },
-        "medians": {
-            kind: {name: round(statistics.median(each_[name] for each_ in rows), 2) for name in rows[0]}
-            for kind, rows in figures.items()
-        },
+        "with to without": ratios(figures["with"], figures["without"]),
+        "with to control": ratios(figures["with"], figures["control"]),
+        "rounds": figures,
         "resident_mb": {kind: round(mb, 1) for kind, mb in resident.items()},
+        "load_average": os.getloadavg(),
     }
+
+
+def ratios(these: list[dict[str, float]], those: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Round by round: median, least and most."""
+    found = {}
+    for name in these[0]:
+        each_ = sorted(a[name] / b[name] for a, b in zip(these, those, strict=True))
+        found[name] = {
+            "median": round(statistics.median(each_), 3),
+            "least": round(each_[0], 3),
+            "most": round(each_[-1], 3),
+        }
+    return found
 
 
 def main() -> None:
@@ -705,6 +713,10 @@ def misses(report: dict[str, Any]) -> Iterator[str]:
     most = max((each["core"] for each in shares.values()), default=0.0)
     if most > SHARE_MAX:
         yield f"load: {most:.0%} of a core, wanted {SHARE_MAX:.0%}"
+    if "idle" in report:
+        ratio, control = (report["idle"][f"with to {each_}"]["cpu_us"] for each_ in ("without", "control"))
+        if ratio["median"] > control["most"]:
+            yield f"idle: {ratio['median']:.2f} of the time a task, alike ones up to {control['most']:.2f}"
     resident = max(report.get("resident_mb", {"": 0}).values())
     if resident > RESIDENT_MB_MAX:
         yield f"memory: {resident} MB, wanted {RESIDENT_MB_MAX:g}"
