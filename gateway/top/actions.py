@@ -150,9 +150,14 @@ def asked(action: Action, row: Row) -> str:
     return f"Type its name, {to_type(action, row)}, then Enter:"
 
 
-def params_of(action: Action, row: Row, operator: str) -> dict[str, Any]:
+def wants_reason(action: Action) -> bool:
+    """Is it asked why? Of what cannot be taken back."""
+    return action.method == "revoke"
+
+
+def params_of(action: Action, row: Row, operator: str, reason: str = "") -> dict[str, Any]:
     params: dict[str, Any] = {action.param: row.key}
-    return params | {"by": operator, "reason": ""} if action.method == "revoke" else params
+    return params | {"by": operator, "reason": reason} if wants_reason(action) else params
 
 
 def said(action: Action, row: Row, answer: object) -> str:

@@ -42,11 +42,11 @@ class Asking:
             return Troubled(ask.question, f"no answer within {limit_s:g} s", "see the gateway's log")
         return Told(ask.question, answer, time.time_ns() // 1_000_000)
 
-    async def act(self, action: Action, row: Row, operator: str) -> Any:
+    async def act(self, action: Action, row: Row, operator: str, reason: str = "") -> Any:
         """Raises: EdgeweaveError: as the gateway said."""
         if action.method == "cancel":
             return await self._limited(self._mesh.cancel(row.key))
-        return await self._limited(self._mesh.call(action.method, params_of(action, row, operator)))
+        return await self._limited(self._mesh.call(action.method, params_of(action, row, operator, reason)))
 
     async def why(self, about: str) -> dict[str, Any]:
         """A story. Raises: EdgeweaveError: nobody knows of it, or the gateway does not answer."""

@@ -12,9 +12,10 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from gateway.top.actions import ACTIONS, Action, asked, to_type
+from gateway.top.actions import ACTIONS, Action, asked, to_type, wants_reason
 from gateway.top.views import Row
 from security.errors import EdgeweaveError
+from security.roster import REASON_MAX
 
 
 class Details(ModalScreen[None]):
@@ -65,8 +66,8 @@ class Details(ModalScreen[None]):
         self.query_one("#lines", Static).update(Text("\n".join(lines)))
 
 
-class Confirmation(ModalScreen[bool]):
-    """Nothing is done unless the name is typed."""
+class Confirmation(ModalScreen[str | None]):
+    """Nothing is done unless the name is typed. Ends with the reason, or ""; None: leave it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "close", "leave it")]
 
@@ -85,22 +86,39 @@ class Confirmation(ModalScreen[bool]):
                 yield Static(Text(words, style="bold"), id="words")
             yield Static(Text(asked(action, row)), id="asked")
             yield Input(id="name")
+            if wants_reason(action):
+                yield Static(Text("Then why: every member can read it; Enter alone: no reason."))
+                yield Input(id="reason", max_length=REASON_MAX, disabled=True)
             yield Static(Text("Esc leaves everything as it is", style="dim"), id="refusal")
 
     def on_mount(self) -> None:
         self.query_one("#name").focus()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
+        if event.input.id == "reason":
+            self.dismiss(" ".join(event.value.split()))
+            return
         if event.value.strip() == to_type(self._action, self._row):
-            self.dismiss(True)
+            if not wants_reason(self._action):
+                self.dismiss("")
+                return
+            event.input.disabled = True  # it holds; only the reason is left to say
+            reason = self.query_one("#reason", Input)
+            reason.disabled = False
+            reason.focus()
+            self.call_after_refresh(self._ask_why)  # said when the keys go there
             return
         self.query_one("#refusal", Static).update(
             Text("That is another name: nothing was done. Type it again, or press Esc.", style="bold red")
         )
         event.input.value = ""
 
+    def _ask_why(self) -> None:
+        told = "The name holds: say why, then Enter. Esc still leaves everything as it is."
+        self.query_one("#refusal", Static).update(Text(told))
+
     def action_close(self) -> None:
-        self.dismiss(False)
+        self.dismiss(None)
 
 
 def help_lines() -> list[str]:

@@ -295,17 +295,17 @@ class Top(App[None]):
             return
         action = fits[0]
 
-        def confirmed(sure: bool | None) -> None:
-            if sure:
-                self.run_worker(self._done(action, row), group="actions")
+        def confirmed(reason: str | None) -> None:
+            if reason is not None:
+                self.run_worker(self._done(action, row, reason), group="actions")
 
         self.push_screen(Confirmation(action, row), confirmed)
 
-    async def _done(self, action: Action, row: Row) -> None:
+    async def _done(self, action: Action, row: Row, reason: str) -> None:
         self._event(Said(f"{action.word} {row.key}…"))
         self._draw()
         try:
-            answer = await self._asking.act(action, row, self._operator)
+            answer = await self._asking.act(action, row, self._operator, reason)
         except EdgeweaveError as error:
             fix = f"; {error.fix}" if error.fix else ""
             self._event(Said(f"{action.word} {row.key}: {error.cause}{fix}", bad=True))

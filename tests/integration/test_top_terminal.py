@@ -95,10 +95,10 @@ def test_a_person_watches_lets_in_filters_cancels_and_shuts_out(bed, tmp_path):
             "pi-1"
         ] == "active"
         screen.keys("x").shows("Revoke pi-1?")
-        screen.keys("pi-1", "Enter").shows("pi-1 is revoked", "revoked")
-        assert {row["id"]: row["status"] for row in bed.cli(gateway, "nodes", "--json").value}[
-            "pi-1"
-        ] == "revoked"
+        screen.keys("pi-1", "Enter").shows("The name holds: say why")
+        screen.keys("stolen", "Enter").shows("pi-1 is revoked", "revoked")
+        rows = {row["id"]: row for row in bed.cli(gateway, "nodes", "--json").value}
+        assert (rows["pi-1"]["status"], rows["pi-1"]["reason"]) == ("revoked", "stolen")
 
         screen.keys("?").shows("Keys", "edge-gateway revoke")
         screen.keys("Escape").shows("1 nodes")

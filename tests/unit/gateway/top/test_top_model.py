@@ -349,6 +349,7 @@ def test_a_revocation_names_who_and_says_what_is_left_to_do():
     row = Row("pi-1", (Cell("pi-1"),))
 
     assert params_of(revoke, row, "ann") == {"node": "pi-1", "by": "ann", "reason": ""}
+    assert params_of(revoke, row, "ann", "stolen")["reason"] == "stolen"
     assert said(revoke, row, {"cut": True}) == "pi-1 is revoked"
     assert "as soon as it does" in said(revoke, row, {"cut": False})
     assert "before" in said(revoke, row, {"already": True, "cut": True})
