@@ -23,8 +23,11 @@ def furnished(shared_console):
     bed.cli(gateway, "submit", "toys.fail")
     bed.cli(gateway, "state", "declare", "rooms", "--key", "id")
     bed.cli(gateway, "state", "set", "rooms", "r1", "setpoint_c=21.5", "site=a")
+    bed.cli(gateway, "state", "counter", "doors", "--add", "3")
+    bed.cli(gateway, "state", "elements", "tags", "--add", "north")
     until("the task is done", lambda: bed.cli(gateway, "result", done).code == 0)
-    return {**NAMES, "task": done, "about": done}
+    (room,) = bed.cli(gateway, "state", "get", "rooms", "--json").value
+    return {**NAMES, "task": done, "about": done, "doc_id": room["doc_id"]}
 
 
 def addresses(names: dict[str, str]) -> list[str]:
