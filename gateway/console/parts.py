@@ -5,6 +5,7 @@ Text goes in as text: nothing that a member of the mesh sent is ever parsed as H
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -135,7 +136,11 @@ def loading(rows: int = 4) -> El:
 
 
 class Entry:
-    """A labelled input with its own line for an error. It is a `view.Field`."""
+    """A labelled input with its own line for an error. It is a `view.Field`.
+
+    Its first text is an attribute (``^``) and no property: drawn anew it would bring that back over what
+    was typed.
+    """
 
     def __init__(
         self,
@@ -158,10 +163,10 @@ class Entry:
             el("label", label, "entry-label", for_=name)
             given = {"id": name, "aria_describedby": f"{name}-told", **attrs}
             if tag == "input":
-                given |= {"type": kind, "value": value}
-            self.input = el(tag, None, "input", **given)
+                given |= {"type": kind, "^value": value}
+            self.input = el(tag, value if tag == "textarea" else None, "input", **given)
             if tag == "textarea":
-                self.input.attr(rows=rows, value=value, spellcheck="false")
+                self.input.attr(rows=rows, spellcheck="false")
             if options is not None:
                 pairs = (
                     options.items() if isinstance(options, Mapping) else ((each, each) for each in options)
@@ -175,10 +180,12 @@ class Entry:
 
     def _changed(self, event: Any) -> Awaitable[None] | None:
         self.value = str(event.args)
-        if "value" in self.input.props:  # else drawing it anew would bring back what was there first
-            with self.input.props.suspend_updates():
-                self.input.props["value"] = self.value
         return self._on_change(self.value) if self._on_change else None
+
+    def put(self, text: str) -> None:
+        """Another text in place of what was typed."""
+        self.value = text
+        ui.run_javascript(f"document.getElementById('e{self.box.id}').value = {json.dumps(text)}")
 
     @property
     def error(self) -> str | None:
@@ -190,7 +197,7 @@ class Entry:
         if text:
             self.box.classes(add="entry--bad")
             self.input.attr(aria_invalid="true")
-            ui.run_javascript(f"getHtmlElement({self.input.id})?.focus()")
+            ui.run_javascript(f"document.getElementById('e{self.box.id}')?.focus()")
         else:
             self.box.classes(remove="entry--bad")
             self.input.attr(aria_invalid=None)

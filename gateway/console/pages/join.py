@@ -29,6 +29,7 @@ async def join(view: View) -> None:
     heading("Join", under="Let a device into the mesh, by a code that is good once")
     arrivals = Arrivals(view)
     await arrivals.begin()
+    waiting = Waiting(view)
     shown = el("div")
     with el("div", cls="cols"):
         with card("Invite a device"):
@@ -37,9 +38,7 @@ async def join(view: View) -> None:
             else:
                 hint(OPERATORS)
             _steps()
-        with el("div", cls="stack"):
-            waiting = Waiting(view)
-            codes = Codes(view)
+        codes = Codes(view)
 
     async def look() -> None:
         await waiting.look()

@@ -235,7 +235,7 @@ USERS: Final = (
     Column("name", "Name"),
     Column("role", "Role"),
     Column("since", "Since"),
-    Column("password", "Password of", hide_narrow=True),
+    Column("password", "Password since", hide_narrow=True),
     Column("do", "Change"),
 )
 

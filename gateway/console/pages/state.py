@@ -360,8 +360,7 @@ class OneDocument:
                     button("Keep my text, written over it", lambda: self._keep(now, tag), tone="quiet")
 
     def _take(self, now: str, tag: str) -> None:
-        self._text.value = now
-        self._text.input.attr(value=now)
+        self._text.put(now)
         self._keep(now, tag)
 
     def _keep(self, now: str, tag: str) -> None:
@@ -492,8 +491,7 @@ async def _set(view: View, name: str) -> None:
                     done=f"{element[:60]} is in",
                 )
                 if went:
-                    more.value = ""
-                    more.input.attr(value="")
+                    more.put("")
                     await view.attempt(listed.refresh())
 
         with el("div", cls="actions"):
