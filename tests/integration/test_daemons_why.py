@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.daemons import Bed, running_marks, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

@@ -114,8 +114,10 @@ async def test_accepted_work_resumes_after_a_crash_of_its_owner(tmp_path):
 async def test_a_holder_that_dies_costs_a_lease_and_not_the_task(tmp_path):
     async with LittleMesh(tmp_path, ["gateway", "pi-1"]) as little, Mesh.open(tmp_path / "gateway") as mesh:
         await deploy(mesh)
-        task = await mesh.submit("toy.nap", 0.5, where="pi-1")
-        await asyncio.sleep(0.3)
+        task = await mesh.submit("toy.nap", 1.0, where="pi-1")
+        async with asyncio.timeout(60):
+            while little.agents["gateway"].desk.state(task.id) != ("placed", "pi-1"):
+                await asyncio.sleep(0.01)
         await little.stop("pi-1")
         await little.start("pi-1")
 

@@ -18,7 +18,7 @@ from edge_node.store.identity import doc_id_for
 from tests.support.daemons import BIN, Bed, until
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from security.errors import Unavailable
 from tests.support.daemons import WAIT_S_MAX, Bed, until
 from tests.support.tinydb_suite import CountedTable, TinyDB, names, suite
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 OVER_THE_SOCKET = [("test_operations", test) for test in names("test_operations")] + [
     ("test_tables", "test_one_table"),

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, sync_playwright
 
 from tests.support.daemons import Bed, Daemon
+from tests.support.links import free_port
 
 PASSWORD = "four words of dice"
 PEOPLE = {"ann": "admin", "otto": "operator", "vera": "viewer"}
@@ -43,12 +43,6 @@ def chromium() -> str:
     if found is None:
         pytest.skip("chromium is not installed")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -26,10 +26,10 @@ def serving(home: Home, backend: EchoBackend) -> Iterator[EchoBackend]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), name="daemon")
     thread.start()
-    assert started.wait(10), "the control socket did not open"
+    assert started.wait(60), "the control socket did not open"
     try:
         yield backend
     finally:
         loop, stop = loops[0]
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(60)

@@ -46,9 +46,21 @@ def needs(kind: str) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return trial.getsockname()[1]
+    """Of loopback, never the same twice; none that the kernel gives to whoever connects or asks for any,
+    as a test beside this one does: a daemon that restarts wants it back.
+    """
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(10_000, first) if first > 11_000 else 0
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            port = trial.getsockname()[1]
+            if port not in _GIVEN:
+                _GIVEN.add(port)
+                return port
+
+
+_GIVEN: set[int] = set()
 
 
 class Ears:
@@ -58,7 +70,7 @@ class Ears:
         self.inbox = Inbox(capacity)
         self.heard: list[Any] = []
 
-    async def until(self, wanted: Any, *, count: int = 1, within_s: float = 10.0) -> list[Any]:
+    async def until(self, wanted: Any, *, count: int = 1, within_s: float = 60.0) -> list[Any]:
         """All events so far for which `wanted` holds, at least `count`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
