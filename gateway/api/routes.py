@@ -11,6 +11,7 @@ from gateway.api.services import Services
 from gateway.api.v1 import (
     access,
     events,
+    faring,
     functions,
     health,
     joining,
@@ -19,7 +20,6 @@ from gateway.api.v1 import (
     metrics,
     nodes,
     state,
-    statistics,
     tasks,
 )
 from gateway.console import log_in_page
@@ -30,7 +30,7 @@ def routers() -> list[APIRouter]:
     """In the order in which they are described."""
     rooms = [
         *(health.router, metrics.router, nodes.router, joining.router, functions.router),
-        *(statistics.router, logs.router, manager.status_router),
+        *(faring.router, logs.router, manager.status_router),
         *(tasks.router, state.router, manager.router, events.router, access.router),
     ]
     return [*rooms, openapi_router(rooms), setup_page.router, log_in_page.router]

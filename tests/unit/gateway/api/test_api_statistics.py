@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.api.statistics import ENDS, by_function, quantile
+from gateway.api.faring import ENDS, by_function, quantile
 
 
 def row(function, state, place="pi-1", accepted=1000, settled=0):

@@ -1,4 +1,4 @@
-"""Statistics: how functions fare, by the newest tasks that this gateway accepted."""
+"""Faring: how functions fare, by the newest tasks that this gateway accepted."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from fastapi import Query, Response
 
 from gateway.access.roles import Role
 from gateway.api.answers import example, room, told
+from gateway.api.faring import by_function
 from gateway.api.guard import Asking, needs
-from gateway.api.statistics import by_function
 
 router = room("functions")
 PAGE_ROWS = 500

@@ -1,7 +1,7 @@
-"""Statistics: what became of tasks, function by function, out of a list of them. Pure.
+"""Faring: what became of tasks, function by function, out of a list of them. Pure.
 
 In: rows as ``tasks-page`` gives them. Out: counts and times. Not here: how many rows are looked at
-(``v1.statistics``).
+(``v1.faring``).
 """
 
 from __future__ import annotations
