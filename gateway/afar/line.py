@@ -32,6 +32,8 @@ ANSWER_S: Final = 60.0
 """Of one request, beside what the gateway was asked to wait: a revocation waits for disk and broker."""
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 """Four times what the control socket's frames hold: JSON is longer than MessagePack."""
+IDLE_S: Final = 3.0
+"""A connection is kept so long for the next request: the gateway closes it after 5 s."""
 CHAIN_BYTES_MAX: Final = 16 * 1024
 
 
@@ -118,7 +120,8 @@ class HttpsLine:
 
 
 def _client(context: ssl.SSLContext) -> httpx.AsyncClient:
-    return httpx.AsyncClient(verify=context, trust_env=False, follow_redirects=False)
+    limits = httpx.Limits(keepalive_expiry=IDLE_S)
+    return httpx.AsyncClient(verify=context, trust_env=False, follow_redirects=False, limits=limits)
 
 
 def _within(wait_s: float) -> httpx.Timeout:
