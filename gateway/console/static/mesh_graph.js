@@ -48,9 +48,10 @@ export function groupOf(node, by) {
 /**
  * Places around the gateway, which is at (0, 0); a node takes about one unit.
  * nodes: [{id, labels, roles}], without the gateway.  before: what was answered last: who is still there keeps its seat.
+ * wide: how much wider than high there is room for, where all are around the gateway itself.
  * Answers {by, places: Map id -> [x, y], groups: [{name, x, y, r, count}], seats: Map group -> Map id -> seat, reach}.
  */
-export function arrange(nodes, by, before = null) {
+export function arrange(nodes, by, before = null, wide = 1.5) {
   const members = new Map();
   for (const node of [...nodes].sort((a, b) => natural(a.id, b.id))) {
     const name = groupOf(node, by);
@@ -62,9 +63,9 @@ export function arrange(nodes, by, before = null) {
     const ids = members.values().next().value || [], far = Math.max(2.9, ids.length * 0.34);
     ids.forEach((id, i) => {
       const angle = -Math.PI / 2 + (2 * Math.PI * (i + (ids.length === 2 ? 0.5 : 0))) / ids.length;
-      places.set(id, [far * 1.5 * Math.cos(angle), far * Math.sin(angle)]);
+      places.set(id, [far * wide * Math.cos(angle), far * Math.sin(angle)]);
     });
-    return { by, places, groups, seats, reach: [far * 1.5 + 1, far + 1] };
+    return { by, places, groups, seats, reach: [far * wide + 1, far + 1] };
   }
   const alone = members.size === 1, first = alone ? Math.ceil((ROOM / PITCH) ** 2) : 0;
   const discs = [...members].sort(([a], [b]) => natural(a, b)).map(([name, ids]) => {
@@ -75,31 +76,44 @@ export function arrange(nodes, by, before = null) {
     const room = roomFor(last);
     return { name, taken, count: ids.length, r: PITCH * Math.sqrt(room + first) + 0.75 };
   });
-  const most = Math.max(...discs.map((each) => each.r));
-  let i = 0, far = alone ? 0 : ROOM + most, reach = most + 0.5;
-  while (i < discs.length) {
-    const fits = alone ? 1 : Math.max(discs.length === 2 ? 2 : 1, Math.floor((2 * Math.PI) / (2 * Math.asin(Math.min(1, (most + 0.4) / far)))));
-    const ring = discs.slice(i, i + fits);
-    ring.forEach((disc, k) => {
-      const angle = (discs.length === 2 ? Math.PI : -Math.PI / 2) + (2 * Math.PI * k) / ring.length;
-      const x = far * Math.cos(angle), y = far * Math.sin(angle);
-      if (!alone) groups.push({ name: disc.name, x, y, r: disc.r, count: disc.count });
-      for (const [id, seat] of disc.taken) {
-        const r = PITCH * Math.sqrt(seat + first + 0.5), turn = (seat + first) * GOLDEN;
-        places.set(id, [x + r * Math.cos(turn), y + r * Math.sin(turn)]);
-      }
-    });
-    reach = far + most + 0.5;
-    i += fits;
-    far += 2 * most + 0.8;
+  const set = (disc, x, y) => {
+    if (!alone) groups.push({ name: disc.name, x, y, r: disc.r, count: disc.count });
+    for (const [id, seat] of disc.taken) {
+      const r = PITCH * Math.sqrt(seat + first + 0.5), turn = (seat + first) * GOLDEN;
+      places.set(id, [x + r * Math.cos(turn) * (alone ? wide : 1), y + r * Math.sin(turn)]);
+    }
+  };
+  const most = Math.max(...discs.map((each) => each.r)), width = (disc, far) => 2 * Math.asin(Math.min(1, (disc.r + 0.4) / far));
+  if (alone) {
+    set(discs[0], 0, 0);
+    return { by, places, groups, seats, reach: [(most + 0.5) * wide, most + 0.5] };
   }
-  return { by, places, groups, seats, reach: [reach, discs.length === 2 ? most + 1 : reach] };
+  // A few groups: one ring, as near as they have room side by side. Many: ring around ring.
+  let far = ROOM + most, begin = discs.length <= 3 ? Math.PI : -Math.PI / 2;
+  if (discs.length <= 10) {
+    while (discs.reduce((sum, each) => sum + width(each, far), 0) > 2 * Math.PI) far *= 1.03;
+    const spare = (2 * Math.PI - discs.reduce((sum, each) => sum + width(each, far), 0)) / discs.length;
+    let angle = begin - width(discs[0], far) / 2;
+    for (const disc of discs) {
+      const half = width(disc, far) / 2;
+      angle += half;
+      set(disc, far * Math.cos(angle), far * Math.sin(angle));
+      angle += half + spare;
+    }
+  } else
+    for (let i = 0; i < discs.length; far += 2 * most + 0.8) {
+      const ring = discs.slice(i, i + Math.max(1, Math.floor((2 * Math.PI) / (2 * Math.asin(Math.min(1, (most + 0.4) / far))))));
+      ring.forEach((disc, k) => set(disc, far * Math.cos(begin + (2 * Math.PI * k) / ring.length), far * Math.sin(begin + (2 * Math.PI * k) / ring.length)));
+      i += ring.length;
+    }
+  const reach = [0, 1].map((axis) => Math.max(...groups.map((each) => Math.abs(axis ? each.y : each.x) + each.r)) + 1);
+  return { by, places, groups, seats, reach };
 }
 
 /** Seats of a group: who had one keeps it, the others take the first that are free. */
 function seated(ids, before) {
   const taken = new Map(), used = new Set();
-  if (before)
+  if (before && Math.max(...before.values()) < 2 * roomFor(ids.length))  // else most of it has gone: anew
     for (const id of ids)
       if (before.has(id)) { taken.set(id, before.get(id)); used.add(before.get(id)); }
   let free = 0;
@@ -243,7 +257,7 @@ export default {
     // Not reactive: a thousand nodes a second.
     this.m = { version: 0, nodes: [], all: [], pending: [], totals: null, laid: null, from: new Map(), now: new Map(), moved: 0,
       view: { x: 0, y: 0, s: 40, fitted: true }, size: [0, 0], pointers: new Map(), heard: 0, dirty: false, dots: [], colours: null };
-    this.chosen = this.by;
+    this.m.asked = this.by;
   },
   mounted() {
     const m = this.m;
@@ -274,12 +288,12 @@ export default {
       this.rev;
       const t = this.m.totals, name = (figure, under = "", href = "") => ({ figure, under, href });
       const all = t ? {
-        "Nodes up": name(`${number(t[1])} of ${number(t[0])}`, t[0] > t[1] ? `${number(t[0] - t[1])} away` : `${number(t[2])} workers`, "/console/nodes"),
+        "Nodes up": name(number(t[1]), `of ${number(t[0])} members`, "/console/nodes"),
         "Open tasks": name(number(t[4]), `${number(t[5])} running here`, "/console/tasks?state=open"),
         "Accepted": name(perSecond(t[6]) + " /s", "by the gateway"),
         "Ended": name(perSecond(t[7]) + " /s", `${number(t[9])} since its start`, "/console/tasks"),
-        "Offloaded": name(t[9] ? Math.round((100 * t[8]) / t[9]) + " %" : "–", `${number(t[8])} done by members`, "/console/placement"),
-        "Traffic": name(rate(t[10] + t[11]), `${rate(t[10])} in, ${rate(t[11])} out`),
+        "Offloaded": name(t[9] ? Math.round((100 * t[8]) / t[9]) + " %" : "–", `${number(t[8])} by members`, "/console/placement"),
+        "Traffic": name(rate(t[10] + t[11]), `${rate(t[10])} in`),
       } : Object.fromEntries(["Nodes up", "Open tasks", "Accepted", "Ended", "Offloaded", "Traffic"].map((each) => [each, name("–")]));
       return Object.entries(all).map(([title, rest]) => ({ name: title, ...rest }));
     },
@@ -410,17 +424,19 @@ export default {
       const some = [...keys].filter(([, set]) => set.size > 1 && set.size <= 60).map(([key]) => key).sort(natural);
       const kinds = new Set(others.map((each) => groupOf(each, "roles")));
       this.groupings = [{ value: "none", text: "nothing" }, ...some.map((key) => ({ value: "label:" + key, text: key })), ...(kinds.size > 1 ? [{ value: "roles", text: "role" }] : [])];
-      const by = this.groupings.some((each) => each.value === this.chosen) ? this.chosen : grouping(others);
+      const by = this.groupings.some((each) => each.value === m.asked) ? m.asked : grouping(others);
       this.chosen = by;
       const first = !m.laid, other = m.laid && m.laid.by !== by;
-      m.laid = arrange(others, by, m.laid);
+      m.wide = this.room();
+      m.laid = arrange(others, by, m.laid, m.wide);
       m.laid.places.set(m.us, [0, 0]);
       m.from = new Map(first || still() ? [] : this.spots());
       m.moved = performance.now();
       if (first || other || m.view.fitted) this.fit(false);
     },
+    room: function () { const [w, h] = this.m.size; return h && w > 1.25 * h ? 1.5 : 1; },
     regroup(by) {
-      this.chosen = by;
+      this.m.asked = by;
       this.lay();
       const at = new URL(location.href);
       at.searchParams.set("by", by);
@@ -444,6 +460,7 @@ export default {
         canvas.height = Math.round(box.height * dpr);
         canvas.getContext("2d").setTransform(dpr, 0, 0, dpr, 0, 0);
       }
+      if (m.laid && this.room() !== m.wide) this.lay();
       if (m.view.fitted) this.fit(false);
       this.redraw();
     },
@@ -557,7 +574,7 @@ export default {
       if (!m.laid || !w || document.hidden) return;
       const began = performance.now(), g = this.$refs.base.getContext("2d"), c = this.colours(), v = m.view, spots = this.spots();
       const X = (p) => v.x + p[0] * v.s, Y = (p) => v.y + p[1] * v.s, R = Math.max(2.2, Math.min(21, v.s * 0.34)), many = m.all.length > 60;
-      const fits = this.fits, centre = spots.get(m.us), gx = X(centre), gy = Y(centre), G = Math.max(9, Math.min(30, R * 1.55));
+      const fits = this.fits, centre = spots.get(m.us), gx = X(centre), gy = Y(centre), G = Math.max(12, Math.min(30, R * 1.55));
       g.clearRect(0, 0, w, h);
       g.lineJoin = "round";
       g.textAlign = "center";
@@ -577,8 +594,8 @@ export default {
       }
       for (const [kind, some] of lines) {
         g.strokeStyle = kind > 0 ? c["line-strong"] : c.line;
-        g.lineWidth = kind > 0 ? 0.75 + kind * 0.75 : 1;
-        g.globalAlpha = many && kind > 0 ? 0.55 : 1;
+        g.lineWidth = kind > 0 ? Math.min(0.75 + kind * 0.75, many ? Math.max(1, R / 5) : 9) : 1;
+        g.globalAlpha = many && kind > 0 ? 0.45 : 1;
         g.setLineDash(kind > 0 ? [] : kind === 0 ? [2, 4] : [5, 5]);
         g.beginPath();
         for (const n of some) { const p = spots.get(n.id); g.moveTo(gx, gy); g.lineTo(X(p), Y(p)); }
@@ -661,7 +678,7 @@ export default {
     },
     /** Names and figures, where there is room; a halo keeps them readable over lines. */
     write(g, c, spots, X, Y, R, G) {
-      const m = this.m, few = m.all.length <= 40, text = (line, x, y, size, colour, weight = 400) => {
+      const m = this.m, few = m.all.length <= 40, close = few && R < 14, text = (line, x, y, size, colour, weight = 400) => {
         g.font = `${weight} ${size}px ${c.font}`;
         g.lineWidth = 3.5; g.strokeStyle = c.surface; g.strokeText(line, x, y);
         g.fillStyle = colour; g.fillText(line, x, y);
@@ -669,7 +686,7 @@ export default {
       g.textBaseline = "middle";
       for (const each of m.laid.groups) if (each.r * m.view.s > 14) {
         const r = each.r * m.view.s;
-        text(`${each.name} · ${number(each.count)}`, m.view.x + each.x * m.view.s, m.view.y + each.y * m.view.s - r - 9, 12, c.text, 600);
+        text(`${each.name} · ${number(each.count)}`, m.view.x + each.x * m.view.s, m.view.y + each.y * m.view.s + (each.y > 0.5 ? r + 10 : -r - 9), 12, c.text, 600);
       }
       const fits = this.fits;
       for (const n of m.all) {
@@ -678,9 +695,9 @@ export default {
         if (!p) continue;
         const x = X(p), y = Y(p);
         if (x < -60 || y < -40 || x > m.size[0] + 60 || y > m.size[1] + 40) continue;
-        text(n.id.length > 22 ? n.id.slice(0, 21) + "…" : n.id, x, y + R + 11, few ? 13 : 11, c.text, 600);
-        if (few || n.id === this.picked || n.id === this.hover) text(n.state === UP ? (n.work ? wordOf(n) : n.load ? `${seconds(n.load)} waiting` : "idle") : wordOf(n), x, y + R + 26, 11.5, n.state === DOWN ? c.bad : n.work || n.state === PENDING ? c.notice : c.muted);
-        if (n.link === 1 && n.rtt !== null && (few || n.id === this.picked || n.id === this.hover)) { const q = spots.get(m.us), k = 0.46; text(ms(n.rtt), X([q[0] + (p[0] - q[0]) * k]), Y([0, q[1] + (p[1] - q[1]) * k]), 11.5, c.muted); }
+        text(n.id.length > 22 ? n.id.slice(0, 21) + "…" : n.id, x, y + R + 15, few && !close ? 13 : 11, c.text, 600);
+        if ((few && !close) || n.id === this.picked || n.id === this.hover) text(n.state === UP ? (n.work ? wordOf(n) : n.load ? `${seconds(n.load)} waiting` : "idle") : wordOf(n), x, y + R + 30, 11.5, n.state === DOWN ? c.bad : n.work || n.state === PENDING ? c.notice : c.muted);
+        if (n.link === 1 && n.rtt !== null && ((few && !close) || n.id === this.picked || n.id === this.hover)) { const q = spots.get(m.us), k = 0.46; text(ms(n.rtt), X([q[0] + (p[0] - q[0]) * k]), Y([0, q[1] + (p[1] - q[1]) * k]), 11.5, c.muted); }
       }
       const q = spots.get(m.us);
       text(m.us, X(q), Y(q) + G + 14, 13, c.text, 600);
@@ -688,6 +705,7 @@ export default {
     /** What moves: dots along links, the selection. */
     above(spots) {
       const m = this.m, g = this.$refs.over.getContext("2d"), c = this.colours(), v = m.view, R = Math.max(2.2, Math.min(21, v.s * 0.34));
+      const G = Math.max(12, Math.min(30, R * 1.55)), small = m.all.length > 60 && R < 9 ? 1.5 : 2.4;
       g.clearRect(0, 0, ...m.size);
       const centre = spots.get(m.us), at = (p) => [v.x + p[0] * v.s, v.y + p[1] * v.s], [gx, gy] = at(centre), now = still() ? 0.35 : (performance.now() / 1700) % 1;
       for (const [way, colour] of [["in", c["chart-1"]], ["out", c["chart-2"]]]) {
@@ -696,13 +714,15 @@ export default {
         for (const n of m.dots) {
           const p = spots.get(n.id);
           if (!p || !n[way]) continue;
-          const [x, y] = at(p), some = 1 + Math.min(3, Math.floor(Math.log10(1 + n[way] / 200))), long = Math.hypot(x - gx, y - gy) || 1;
-          const side = way === "in" ? 2.5 : -2.5, ox = (-(y - gy) / long) * side, oy = ((x - gx) / long) * side;
+          const [x, y] = at(p), long = Math.hypot(x - gx, y - gy) || 1, some = small < 2 ? 1 : 1 + Math.min(3, Math.floor(Math.log10(1 + n[way] / 200)));
+          const first = (G + 4) / long, last = 1 - (R + 3) / long;
+          if (last <= first) continue;
+          const side = way === "in" ? small : -small, ox = (-(y - gy) / long) * side, oy = ((x - gx) / long) * side;
           for (let i = 0; i < some; i++) {
-            const k = (now + i / some + (n.id.length * 37 % 10) / 10) % 1, f = way === "in" ? 1 - k : k;
+            const k = (now + i / some + (n.id.length * 37 % 10) / 10) % 1, f = first + (last - first) * (way === "in" ? 1 - k : k);
             const dx = gx + (x - gx) * f + ox, dy = gy + (y - gy) * f + oy;
-            g.moveTo(dx + 2.4, dy);
-            g.arc(dx, dy, 2.4, 0, 7);
+            g.moveTo(dx + small, dy);
+            g.arc(dx, dy, small, 0, 7);
           }
         }
         g.fill();
@@ -712,7 +732,7 @@ export default {
         if (!p) continue;
         const [x, y] = at(p);
         g.strokeStyle = colour; g.lineWidth = wide;
-        g.beginPath(); g.arc(x, y, (id === m.us ? Math.max(9, Math.min(30, R * 1.55)) + 5 : R * 1.2) + 5, 0, 7); g.stroke();
+        g.beginPath(); g.arc(x, y, (id === m.us ? G + 5 : R * 1.08) + 4, 0, 7); g.stroke();
       }
     },
     /** Some thirty pictures a second while something goes over a link and somebody sees it. */
