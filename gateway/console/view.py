@@ -50,6 +50,10 @@ THEME: Final = "edgeweave-theme"
 """The cookie with the reader's choice: light, dark, or absent."""
 
 
+SHELL: Final = f'<div class="shell" aria-hidden="true">{BRAND}</div>'
+"""The bar as it is painted before the page's scripts are there; the real one then covers it."""
+
+
 class Field(Protocol):
     """An input that can show an error beside itself."""
 
@@ -272,6 +276,7 @@ def _frame(view: View, shown: Page) -> Iterator[None]:
         f'<link rel="stylesheet" href="{base}/console.css?v={version}">'
         f'<script src="{base}/console.js?v={version}"></script>'
     )
+    ui.add_body_html(SHELL)
     around = view.client.content.parent_slot
     assert around is not None
     around.parent.tag = "div"  # Quasar's page is a <main>, around everything; a page has one, and it is ours
