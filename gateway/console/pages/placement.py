@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Final
 
 from gateway.console import words
 from gateway.console.matrix import Matrix
+from gateway.console.pages.why import once
 from gateway.console.parts import PALETTE, Stat, card, chart, el, hint
 from gateway.console.table import Column, Grid
 from gateway.console.view import View, heading, page, part, to
 
 EVERY_S: Final = 5.0
 ROWS: Final = 20
+NOTED: Final = 500
+"""Notes looked through for refusals at the door: as many as one page of the API has."""
 SERIES_MAX: Final = 6
 """Nodes with a colour of their own in the scatter; the rest share one."""
 DECISIONS: Final = (
@@ -45,8 +49,8 @@ async def placement(view: View) -> None:
         with card("Reckoned against what it took"):
             scatter = chart(scatter_of([]), label="Estimate against what it took, by task", height="20rem")
             said = el("p", "", "muted small")
-        with card("Attempts that came to nothing"):
-            refusals = Grid("Attempts that came to nothing", REFUSALS, empty="None: every offer was taken.")
+        with card("Refused and lost"):
+            refusals = Grid("Refused and lost, by reason", REFUSALS, empty="None: every offer was taken.")
     with card("The last decisions"):
         decisions = Grid("The last decisions", DECISIONS, empty="Nothing has run yet: submit a task.")
 
@@ -69,14 +73,15 @@ async def placement(view: View) -> None:
         )
         error.tell(*error_of(all_))
         matrix.tell(matrix_of(told["cells"]))
-        refusals.tell([_refusal(each) for each in told["refusals"]])
+        noted = await view.api.get("/v1/events/page", limit=NOTED)
+        refusals.tell([*(_refusal(each) for each in told["refusals"]), *at_the_door(noted["events"])])
         decisions.tell([row(each) for each in all_[:ROWS]])
         points = scatter_of(all_)
         scatter.options.update(series=points["series"], legend=points["legend"])
         scatter.update()
         said.text = told_of(all_)
 
-    await refresh()
+    once(view, refresh)
     view.every(EVERY_S, refresh)
 
 
@@ -221,6 +226,18 @@ def signed(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     return ("+" if seconds > 0 else "−" if seconds < 0 else "") + words.duration(abs(seconds))
+
+
+def at_the_door(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Work that was not accepted at all, by reason, of the newest notes."""
+    reasons = Counter(
+        str(each["details"].get("reason", "?")) for each in events if each["subject"] == "refusal"
+    )
+    door = {"text": "at the door", "href": to("/events", kinds="refusal")}
+    return [
+        {"key": f"door {reason}", "reason": reason, "place": door, "count": count}
+        for reason, count in sorted(reasons.items(), key=lambda each: (-each[1], each[0]))
+    ]
 
 
 def _refusal(each: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.console.pages.events import audit_row, change, fits, verdict_of
 from gateway.console.pages.events import row as event_row
-from gateway.console.pages.placement import error_of, matrix_of, scatter_of
+from gateway.console.pages.placement import at_the_door, error_of, matrix_of, scatter_of
 from gateway.console.pages.placement import row as decision_row
 from gateway.console.pages.task import attempt, raw_bytes
 from gateway.console.pages.tasks import arguments, seconds, tone_of, whole
@@ -174,6 +174,15 @@ def test_the_matrix_has_the_busiest_function_first_and_the_gateway_at_the_left()
     assert told["rows"][0]["cells"][0]["text"] == "75 %"
     assert told["rows"][1]["cells"][0] is None
     assert "expected 2.5 ms ± 500 µs, from 9 runs" in told["rows"][0]["cells"][0]["title"]
+
+
+def test_what_was_not_accepted_is_counted_by_reason_and_leads_to_the_refusals():
+    away = EVENT | {"subject": "refusal", "id": "r-1", "details": {"reason": "outbox full"}}
+
+    (row,) = at_the_door([away, away | {"id": "r-2"}, EVENT])
+
+    assert (row["reason"], row["count"]) == ("outbox full", 2)
+    assert row["place"]["href"] == "/console/events?kinds=refusal"
 
 
 # ── events ────────────────────────────────────────────────────────────────────────────────────────────
