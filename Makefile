@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help setup demo mesh-hosts test faults swarm swarm-faults mutants screenshots lint types contracts check bench bench-state bench-api clean
+.PHONY: help setup demo mesh-hosts test faults swarm swarm-faults mutants screenshots lint types contracts check bench bench-state bench-api bench-console clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ bench: setup     ## benchmarks beside their peers (own environment for the peers
 
 bench-state: setup ## replicated tables: at the store beside TinyDB and SQLite, then between real daemons (~5 min)
 	@$(BIN)/python -m benchmarks.bench_state; at_store=$$?; $(BIN)/python -m benchmarks.bench_state_mesh && exit $$at_store
+
+bench-console: setup ## the console before 1 000 members and 100 000 tasks, five browsers open (~5 min)
+	@exec $(BIN)/python -m benchmarks.bench_console $(ARGS)
 
 bench-api: setup ## the HTTP API of a gateway with 1 000 members and 100 000 tasks (~6 min): ARGS="--parts pages"
 	@exec $(BIN)/python -m benchmarks.bench_api $(ARGS)
