@@ -677,7 +677,12 @@ def test_a_node_rests_as_long_as_it_is_told_to(bed, api):
         node.until(f"resting {wanted}", lambda s: s["tasks"]["resting"] is wanted)
 
     with api.of(Role.OPERATOR) as operator:
-        assert operator.get("/v1/nodes/pi-1").json()["work"] == "work"
+        one = operator.get("/v1/nodes/pi-1").json()
+        assert (one["work"], one["workers"], one["lent"]) == ("work", 2, 0)
+        assert one["software"] == operator.get("/v1/nodes/gateway").json()["software"] != ""
+        (key,) = one["keys"]
+        assert len(key["words"].split()) == 6 and len(key["fingerprint"]) == 64
+        assert key["until_at_ms"] - key["since_at_ms"] == (30 * 24 + 1) * 3_600_000, "dated back an hour"
         paused = operator.post("/v1/nodes/pi-1/pause").json()
         assert paused == {"node": "pi-1", "work": "pause", "before": "work", "told": True}
         rests(True)
