@@ -40,7 +40,7 @@ export function grouping(nodes) {
 }
 
 export function groupOf(node, by) {
-  if (by.startsWith("label:")) return node.labels[by.slice(6)] ?? "–";
+  if (by.startsWith("label:")) return node.labels[by.slice(6)] ?? `no ${by.slice(6)}`;
   if (by === "roles") return node.roles.filter((each) => each !== "node").join(" ") || "node";
   return "";
 }
@@ -719,7 +719,7 @@ export default {
           if (last <= first) continue;
           const side = way === "in" ? small : -small, ox = (-(y - gy) / long) * side, oy = ((x - gx) / long) * side;
           for (let i = 0; i < some; i++) {
-            const k = (now + i / some + (n.id.length * 37 % 10) / 10) % 1, f = first + (last - first) * (way === "in" ? 1 - k : k);
+            const k = (now + i / some + n.phase) % 1, f = first + (last - first) * (way === "in" ? 1 - k : k);
             const dx = gx + (x - gx) * f + ox, dy = gy + (y - gy) * f + oy;
             g.moveTo(dx + small, dy);
             g.arc(dx, dy, small, 0, 7);
@@ -750,6 +750,8 @@ export default {
 };
 
 function nodeOf(c) {
-  return { id: c[ID], state: c[STATE], work: c[WORK], load: c[LOAD], running: c[RUNNING], rtt: c[RTT], link: c[LINK], in: c[IN], out: c[OUT],
+  let phase = 0;
+  for (const each of c[ID]) phase = (phase * 31 + each.codePointAt(0)) % 101;
+  return { id: c[ID], phase: phase / 101, state: c[STATE], work: c[WORK], load: c[LOAD], running: c[RUNNING], rtt: c[RTT], link: c[LINK], in: c[IN], out: c[OUT],
     workers: c[WORKERS], roles: c[ROLES], labels: c[LABELS], restarts: c[RESTARTS], seen: c[SEEN], reason: c[REASON] };
 }
