@@ -236,7 +236,7 @@ class Publisher:
         return {"functions": rows, "stay": [name for name in others if name not in defined]}
 
     async def source(self, name: str, version: int | None) -> dict[str, Any]:
-        """The file that defines a function. Args: version: None: the current one.
+        """The file that defines a function, and what it takes. Args: version: None: the current one.
 
         Raises: BadInput: no such function or version. Unavailable: its code is not on this member.
         """
@@ -247,12 +247,23 @@ class Publisher:
             told = ", ".join(map(str, sorted(kept)))
             raise BadInput(f"version {version} of {name} is not kept", fix=f"there are {told}")
         data = await asyncio.to_thread(self._bundles.get, entry.digest)
-        bundle = Bundle.from_bytes(data)
+        bundle, manifest = Bundle.from_bytes(data), Manifest.from_bytes(entry.manifest)
         return {
             "name": name,
             "version": entry.version,
             "digest": entry.digest.hex(),
             "file": f"{bundle.stem}.py",
+            "line": manifest.line,
+            "params": [
+                {
+                    "name": param.name,
+                    "annotation": param.annotation,
+                    "has_default": param.has_default,
+                    "kind": param.kind,
+                }
+                for param in manifest.params
+            ],
+            "returns": manifest.returns,
             "source": bundle.main.decode("utf-8", "replace"),
         }
 

@@ -499,6 +499,8 @@ def test_what_a_deployment_would_change_is_told_before_it_does(api):
         assert admin.post("/v1/functions?file=looked.py", content=after).status_code == 201
         kept = viewer.get("/v1/functions/looked.f/source").json()
         assert (kept["version"], kept["file"], kept["source"]) == (2, "looked.py", after)
+        assert [(each["name"], each["has_default"]) for each in kept["params"]] == [("a", False), ("b", True)]
+        assert (kept["line"], kept["returns"], kept["params"][0]["annotation"]) == (5, "int", "int")
         assert viewer.get("/v1/functions/looked.f/source?version=1").json()["source"] == before + other
         problem(viewer.get("/v1/functions/looked.f/source?version=9"), 404, "not-found")
 

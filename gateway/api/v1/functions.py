@@ -72,7 +72,16 @@ async def history(ask: Asking, name: Name) -> Response:
 @router.get(
     "/functions/{name}/source",
     responses=example(
-        {"name": "toys.add", "version": 3, "digest": "9f86…", "file": "toys.py", "source": "from …"},
+        {
+            "name": "toys.add",
+            "version": 3,
+            "digest": "9f86…",
+            "file": "toys.py",
+            "line": 8,
+            "params": [{"name": "a", "annotation": "int", "has_default": False, "kind": "either"}],
+            "returns": "int",
+            "source": "from …",
+        },
         "Its file.",
     ),
 )
@@ -82,7 +91,7 @@ async def source_of(
     name: Name,
     version: Annotated[int | None, Query(ge=1, lt=2**53, description="Left out: the current one.")] = None,
 ) -> Response:
-    """The file that defines a function, as it was deployed."""
+    """The file that defines a function, as it was deployed, and what the function takes."""
     await _found(ask.services, name)
     try:
         found = await ask.services.call("source", name=name, version=version)

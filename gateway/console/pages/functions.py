@@ -439,9 +439,10 @@ def _tell(figures: tuple[Stat, ...], found: Mapping[str, Any] | None) -> None:
 
 async def _source(view: View, name: str, version: int | None, told: Mapping[str, Any]) -> None:
     old = version is not None and version != told["version"]
-    with card(f"Code of version {version or told['version']}"):
+    with card(f"Parameters and code of version {version or told['version']}"):
         try:
             found = await view.api.get(f"/v1/functions/{part(name)}/source", version=version)
+            _parameters(found)
             if not old:
                 _shown(found)
                 return
@@ -458,6 +459,42 @@ async def _source(view: View, name: str, version: int | None, told: Mapping[str,
         elif lines == []:
             hint("It is the same code as the current version's.")
         _shown(found)
+
+
+def _parameters(found: Mapping[str, Any]) -> None:
+    """What it takes, in the order of the call."""
+    grid = Grid("Parameters", PARAMETERS, empty="It takes nothing.")
+    grid.tell([parameter_row(each) for each in found["params"]])
+    if found["returns"]:
+        with el("p", cls="row"):
+            el("span", "It returns", "muted")
+            el("code", found["returns"])
+
+
+PARAMETERS = (
+    Column("name", "Parameter"),
+    Column("type", "Type"),
+    Column("given", "Has to be given"),
+    Column("how", "How"),
+)
+KINDS = {
+    "positional": "by place only",
+    "either": "by place or name",
+    "args": "any number more, by place",
+    "keyword": "by name only",
+    "kwargs": "any others, by name",
+}
+
+
+def parameter_row(param: Mapping[str, Any]) -> dict[str, Any]:
+    more = param["kind"] in ("args", "kwargs")
+    return {
+        "key": param["name"],
+        "name": {"text": param["name"], "cls": "mono"},
+        "type": {"text": param["annotation"] or "any", "cls": "mono" if param["annotation"] else "muted"},
+        "given": "no" if more else "no: it has a default" if param["has_default"] else "yes",
+        "how": KINDS.get(param["kind"], param["kind"]),
+    }
 
 
 def _shown(found: Mapping[str, Any]) -> None:

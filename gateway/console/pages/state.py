@@ -566,7 +566,12 @@ class Conflicts:
         if removed and not rival["wins"]:
             return  # which of the two it is cannot be told, nor written
         text = documents.cell(rival["value"]) if not removed else "the removal"
-        button("Keep this", lambda: self._keep(conflict, rival), cls="btn--small", aria_label=f"Keep {text}")
+        button(
+            "Keep this",
+            lambda: self._keep(conflict, rival),
+            cls="btn--small",
+            aria_label=f"Keep this: {text}",
+        )
 
     async def _keep(self, conflict: Doc, rival: Doc) -> None:
         asked = {name: conflict[name] for name in ("table", "id", "field")}

@@ -53,6 +53,14 @@ def test_what_deploying_does_to_a_function_has_a_word(compared, word):
     assert functions.change_of(compared)[0] == word
 
 
+def test_a_parameter_says_how_it_is_given():
+    plain = {"name": "a", "annotation": "int", "has_default": False, "kind": "either"}
+    assert functions.parameter_row(plain)["given"] == "yes"
+    assert functions.parameter_row(plain | {"has_default": True})["given"] == "no: it has a default"
+    rest = functions.parameter_row(plain | {"annotation": "", "kind": "kwargs"})
+    assert (rest["given"], rest["type"]["text"], rest["how"]) == ("no", "any", "any others, by name")
+
+
 def test_a_name_from_the_mesh_cannot_leave_its_place_in_an_address():
     assert functions.at("a/../b?c#d") == "/console/functions/a%2F..%2Fb%3Fc%23d"
     assert state.table_at("a b/c", where="x > 1") == "/console/state/a%20b%2Fc?where=x+%3E+1"
