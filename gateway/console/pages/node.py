@@ -37,6 +37,10 @@ EVERY_S: Final = 3.0
 TASKS: Final = 10
 EVENTS: Final = 500
 """Looked through for what is about the node: as many as one page of the API has."""
+CLOCK: Final = {
+    "formatter": "{HH}:{mm}", "fontSize": 12, "hideOverlap": True, "color": "var(--muted)",
+    "fontFamily": "inherit",
+}  # fmt: skip
 SPAN_MS: Final = 300_000
 """Of the chart: as long as trails are."""
 TASK_COLUMNS: Final = tuple(each for each in tasks.COLUMNS if each.name != "place")
@@ -48,7 +52,6 @@ FUNCTIONS: Final = (
 )
 NEIGHBOURS: Final = (
     Column("name", "Node"),
-    Column("state", "Session"),
     Column("rtt", "Round trip", end=True),
     Column("traffic", "Traffic", end=True),
 )
@@ -434,11 +437,10 @@ def neighbours_of(name: str, links: Sequence[Mapping[str, Any]]) -> list[dict[st
         found.append(
             {
                 "key": other,
-                "name": {"text": other, "href": to(f"/nodes/{part(other)}")},
-                "state": {
-                    "badge": "up" if each["up"] else "ended",
-                    "tone": "good" if each["up"] else "quiet",
-                },
+                "name": [
+                    {"text": other, "href": to(f"/nodes/{part(other)}")},
+                    *([] if each["up"] else [{"badge": "ended", "tone": "quiet"}]),
+                ],
                 "rtt": in_ms(each["rtt_ms"]),
                 "traffic": words.rate(each["in_bytes_s"] + each["out_bytes_s"]),
             }
@@ -499,7 +501,7 @@ def line_of(trail: Sequence[tuple[int, float | None]]) -> dict[str, Any]:
     """Options of the chart; times are drawn in the reader's zone by the browser."""
     return {
         "xAxis": {
-            "type": "time", "splitLine": {"show": False}, "axisLabel": {"fontSize": 12, "hideOverlap": True},
+            "type": "time", "splitLine": {"show": False}, "axisLabel": CLOCK,
             **_span(trail),
         },
         "yAxis": {"type": "value", "name": "s", "min": 0, "minInterval": 0.1},

@@ -288,7 +288,7 @@ export default {
       this.rev;
       const t = this.m.totals, name = (figure, under = "", href = "") => ({ figure, under, href });
       const all = t ? {
-        "Nodes up": name(number(t[1]), `of ${number(t[0])} members`, "/console/nodes"),
+        "Nodes up": name(number(t[1]), `of ${number(t[0])} ${t[0] === 1 ? "member" : "members"}`, "/console/nodes"),
         "Open tasks": name(number(t[4]), `${number(t[5])} running here`, "/console/tasks?state=open"),
         "Accepted": name(perSecond(t[6]) + " /s", "by the gateway"),
         "Ended": name(perSecond(t[7]) + " /s", `${number(t[9])} since its start`, "/console/tasks"),
