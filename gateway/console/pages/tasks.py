@@ -83,7 +83,8 @@ async def tasks(
         view, "Tasks", COLUMNS, fetch, on_act=acted,
         empty="No task fits. Submit one here, by edge-gateway submit, or let a program do it by the API.",
     )  # fmt: skip
-    await view.attempt(table.refresh(), fields={"begins": by_id, "node": by_node})
+    fields = {"begins": by_id, "node": by_node}
+    ui.timer(0.01, lambda: view.attempt(table.refresh(), fields=fields), once=True)
     if submit and view.operates:
         ui.timer(0.05, lambda: submit_task(view, functions, nodes, chosen=submit), once=True)
 
