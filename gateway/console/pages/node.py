@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from gateway.console import live, words
@@ -186,7 +186,7 @@ async def node_page(view: View, node: str) -> None:
     async def look() -> None:
         if not view.client.has_socket_connection:
             return
-        show(await view.api.get(path))
+        await ask()
         await further()
 
     async def further() -> None:
@@ -206,6 +206,10 @@ async def node_page(view: View, node: str) -> None:
         both = await view.api.get(f"/v1/twins/{part(name)}")
         twin.tell(settings_of(both))
 
+    async def ask() -> None:
+        show(await view.api.get(path))
+
+    actions.done = ask
     show(told)
     await table.refresh()
     await further()
@@ -230,10 +234,16 @@ def _waiting(told: Mapping[str, Any]) -> None:
 # ── what an operator does ─────────────────────────────────────────────────────────────────────────────
 
 
+async def _nothing() -> None:
+    """Until the page is there."""
+
+
 class Actions:
     """Buttons that fit how the node stands."""
 
     def __init__(self, view: View, told: Mapping[str, Any]) -> None:
+        self.done: Callable[[], Awaitable[None]] = _nothing
+        """Asks how the node stands, after something was changed."""
         self._view, self._name = view, str(told["id"])
         self._path = f"/v1/nodes/{part(self._name)}"
         off: dict[str, Any] = {} if view.operates else {"disabled": True, "title": NOT_YOU}
@@ -281,9 +291,7 @@ class Actions:
             return
         later = "" if told["told"] else " as soon as it is there"
         self._view.note(f"{self._name} {done}{later}.")
-        went, now = await self._view.attempt(self._view.api.get(self._path))
-        if went and now:
-            self.tell(now)
+        await self._view.attempt(self.done())
 
     async def _do_revoke(self) -> None:
         go, reason = await confirmed(
