@@ -303,10 +303,12 @@ def _lines(path: Path) -> Iterator[bytes]:
 async def _to_its_end(work: Callable[[], None]) -> None:
     """In a thread; who is cancelled meanwhile goes when it is known how it ended."""
     future = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        if (error := future.exception()) is not None:
-            raise error from None
-        raise
+    cancelled = False
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:  # perhaps not for the last time
+            cancelled = True
+    future.result()
+    if cancelled:
+        raise asyncio.CancelledError

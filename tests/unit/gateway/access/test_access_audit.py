@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -130,6 +131,30 @@ async def test_whoever_is_cancelled_while_it_is_written_leaves_a_whole_chain(dis
 
     verdict = disk.audit.verify()
     assert verdict.broken_at is None and verdict.head == disk.head
+
+
+async def test_whoever_is_cancelled_twice_still_holds_the_turn_until_it_is_known(disk, monkeypatch):
+    writing, goes_on, commit = asyncio.Event(), threading.Event(), disk.audit._commit
+    loop = asyncio.get_running_loop()
+
+    def slow(*given):
+        loop.call_soon_threadsafe(writing.set)
+        assert goes_on.wait(30)
+        commit(*given)
+
+    monkeypatch.setattr(disk.audit, "_commit", slow)
+    disk.full = True
+    first, shares = (asyncio.create_task(disk.audit.append("ann", "x", n, None, None)) for n in "12")
+    await writing.wait()
+    for _ in range(2):
+        first.cancel()
+        await asyncio.sleep(0)
+    assert disk.audit.turn.locked() and not first.done()
+    goes_on.set()
+
+    told = await asyncio.gather(first, shares, return_exceptions=True)
+    assert [type(each) for each in told] == [Unavailable, Unavailable]
+    assert disk.audit.head.n == 0 and disk.audit.verify().broken_at is None
 
 
 @pytest.mark.parametrize("torn", [b"{", b'{"n":3,"at_ms":0', b"\0" * 100])
