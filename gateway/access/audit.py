@@ -101,37 +101,31 @@ class Audit:
         """On disk when it returns. Returns: the entry's number. Raises: Unavailable: nothing was written."""
         told: asyncio.Future[int | Exception] = asyncio.get_running_loop().create_future()
         mine = (_Owed(who, what, target, before, after, cause), told)
-        async with self._gathering(mine):
-            if not told.done():
-                await self._write_gathered()
+        self._gathered.append(mine)  # whoever has the turn before may write it along with its own
+        try:
+            async with self._in_turn():
+                if not told.done():
+                    await self._write_gathered()
+        finally:
+            if mine in self._gathered:  # refused, or cancelled before anybody wrote it
+                self._gathered.remove(mine)
         number = told.result()
         if isinstance(number, Exception):
             raise number
         return number
 
-    @contextlib.asynccontextmanager
-    async def _gathering(self, mine: tuple[_Owed, asyncio.Future[int | Exception]]) -> AsyncIterator[None]:
-        """The turn, for an entry that whoever has it before may write along with its own."""
-        self._check_room()
-        self._gathered.append(mine)
-        try:
-            async with self._in_turn():
-                yield
-        finally:
-            if mine in self._gathered:  # cancelled before anybody wrote it
-                self._gathered.remove(mine)
-
     async def _write_gathered(self) -> None:
         """What waits, in one commit; each is told its number, or why there is none."""
         batch, self._gathered = self._gathered[:GATHERED_MAX], self._gathered[GATHERED_MAX:]
         head, lines, at_ms = self._head, [], self._clock.wall_ms()
-        for each, _ in batch:
-            head, line = spell(
-                head, at_ms, each.who, each.what, each.target, each.before, each.after, each.cause
-            )
-            lines.append(line)
-        contents, first, failure = self._contents(head), self._head.n + 1, None
+        first, failure = head.n + 1, None
         try:
+            for each, _ in batch:
+                head, line = spell(
+                    head, at_ms, each.who, each.what, each.target, each.before, each.after, each.cause
+                )
+                lines.append(line)
+            contents = self._contents(head)
             await _to_its_end(lambda: self._commit(head, lines, contents))
         except Exception as error:
             failure = error
@@ -176,17 +170,14 @@ class Audit:
 
     @contextlib.asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[None]:
-        self._check_room()
+        if self._waiting >= WAITING_MAX:
+            raise Unavailable("too many changes at once", fix="try again")
         self._waiting += 1
         try:
             async with self.turn:
                 yield
         finally:
             self._waiting -= 1
-
-    def _check_room(self) -> None:
-        if self._waiting >= WAITING_MAX:
-            raise Unavailable("too many changes at once", fix="try again")
 
     def _commit(self, head: Head, lines: list[bytes], contents: bytes) -> None:
         at, data = self._size, b"".join(lines)

@@ -266,6 +266,16 @@ async def test_who_shares_a_commit_that_fails_is_told_so(disk):
     assert disk.audit.verify().entries == 1
 
 
+async def test_entries_that_cannot_be_spelled_are_told_so_to_all_who_share(disk):
+    async with disk.audit.turn:
+        tasks = [asyncio.create_task(disk.audit.append("a", "x", each, None, None)) for each in ("1", None)]
+        await asyncio.sleep(0)
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [type(each) for each in done] == [TypeError, TypeError]
+    assert await disk.audit.append("a", "x", "3", None, None) == 1 and disk.audit.verify().entries == 1
+
+
 async def test_who_is_cancelled_among_others_takes_nobody_along(disk):
     for first in range(0, 60, 12):
         tasks = [
