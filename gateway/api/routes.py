@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI
-from starlette.responses import RedirectResponse
+from starlette.responses import RedirectResponse, Response
 
 from gateway.api import problems, setup_page
 from gateway.api.openapi import openapi_router
@@ -23,7 +23,7 @@ from gateway.api.v1 import (
     tasks,
 )
 from gateway.console import log_in_page
-from gateway.console.console import PATH, Console
+from gateway.console.console import ICON, PATH, Console
 
 
 def routers() -> list[APIRouter]:
@@ -44,5 +44,8 @@ def install(app: FastAPI, services: Services) -> Console:
         app.include_router(router)
     console = Console(app, services)
     app.add_route("/", lambda _: RedirectResponse(f"{PATH}/", 307), include_in_schema=False)
+    icon = Response(ICON, media_type="image/svg+xml", headers={"cache-control": "max-age=86400"})
+    app.add_route("/favicon.ico", lambda _: icon, include_in_schema=False)
     app.mount(PATH, console)
+    services.expected = console.prepare
     return console

@@ -74,6 +74,8 @@ class Services:
         self.said = Said()
         self.streams = 0
         """Of events, open now."""
+        self.expected: Callable[[], None] = _nobody
+        """Called when somebody is about to open the console."""
         self.closing = asyncio.Event()
         """Set when the gateway ends: whoever streams ends too."""
         self.entropy = entropy
@@ -148,6 +150,10 @@ class Services:
     def close(self) -> None:
         self.closing.set()
         self.keys.close()
+
+
+def _nobody() -> None:
+    """No console is served here."""
 
 
 def checked_task(task: str) -> str:

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from nicegui import Client, app, ui
 
 from gateway.console import view
+from gateway.console.console import ICON
 from gateway.console.pages import PAGES
 from gateway.console.pages.nowhere import nowhere
 from gateway.console.view import BRAND
@@ -27,12 +28,6 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # each call of a page is n
 STATIC: Final = Path(__file__).parent / "static"
 RECONNECT_S: Final = 20.0
 """How long a page is kept for a browser that went away: a tunnel, a phone in a pocket."""
-ICON: Final = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
-    '<path d="M16 16 6 8M16 16l10-8M16 16v11" fill="none" stroke="#2f7de1" stroke-width="2.5"/>'
-    '<g fill="#2f7de1"><circle cx="16" cy="16" r="5"/><circle cx="6" cy="8" r="3.2"/>'
-    '<circle cx="26" cy="8" r="3.2"/><circle cx="16" cy="27" r="3.2"/></g></svg>'
-)
 
 
 def bind(inner: FastAPI, console: Console) -> None:

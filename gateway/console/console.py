@@ -1,9 +1,10 @@
 """Console: the pages in a browser, as one ASGI application on the port of the gateway's HTTP API.
 
-Nothing of it is loaded before somebody asks for the first page; then NiceGUI and the pages are imported in a
-thread, so that the mesh goes on meanwhile. Everything here needs a session: a page without one leads to the
-log-in and back, everything else is refused, a socket too. Requests of other sites are refused by their
-``Origin``, and the content security policy lets a page ask nobody but this gateway.
+Nothing of it is loaded before somebody asks for the log-in; then NiceGUI and the pages are imported in a
+thread, so that the mesh goes on meanwhile, and are there when the name is typed. Everything here needs a
+session: a page without one leads to the log-in and back, everything else is refused, a socket too. Requests
+of other sites are refused by their ``Origin``, and the content security policy lets a page ask nobody but
+this gateway.
 
 Not here: what pages show (`pages`), who may do what (`gateway.api.guard`, which the calls of
 pages go through).
@@ -46,6 +47,12 @@ SECURE: Final = (
     (b"referrer-policy", b"same-origin"),
     (b"x-frame-options", b"DENY"),
 )
+ICON: Final = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
+    '<path d="M16 16 6 8M16 16l10-8M16 16v11" fill="none" stroke="#2f7de1" stroke-width="2.5"/>'
+    '<g fill="#2f7de1"><circle cx="16" cy="16" r="5"/><circle cx="6" cy="8" r="3.2"/>'
+    '<circle cx="26" cy="8" r="3.2"/><circle cx="16" cy="27" r="3.2"/></g></svg>'
+)
 TOO_MANY: Final = "Too many pages of the console are open: close some, then load this one again."
 
 
@@ -57,6 +64,7 @@ class Console:
         self.services = services
         self._inner: FastAPI | None = None
         self._opening = asyncio.Lock()
+        self._preparing: asyncio.Task[FastAPI] | None = None
         self._lasting = contextlib.AsyncExitStack()
         self._open_pages: Callable[[], int] = lambda: 0
 
@@ -93,6 +101,12 @@ class Console:
         cookie = asked.cookies.get(COOKIE)
         return None if cookie is None else self.services.access.by_cookie(cookie)
 
+    def prepare(self) -> None:
+        """Somebody is about to come: load what the first page would wait for."""
+        if self._inner is None and self._preparing is None:
+            self._preparing = asyncio.create_task(self._opened(), name="console")
+            self._preparing.add_done_callback(_prepared)
+
     async def _opened(self) -> FastAPI:
         if self._inner is None:
             async with self._opening:
@@ -111,8 +125,17 @@ class Console:
 
     async def close(self) -> None:
         """Its pages end; browsers ask again until a gateway answers."""
+        if self._preparing is not None:
+            self._preparing.cancel()
         with contextlib.suppress(Exception):
             await self._lasting.aclose()
+
+
+def _prepared(opening: asyncio.Task[FastAPI]) -> None:
+    if not opening.cancelled() and (error := opening.exception()) is not None:
+        log.error(
+            "the console could not be loaded", exc_info=error
+        )  # the first page tries again, and says so
 
 
 def _is_page(asked: HTTPConnection) -> bool:

@@ -76,6 +76,7 @@ AGAIN: Final = (
 async def log_in(ask: Asking) -> Response:
     """The page that asks for name and password; after it the reader is where he wanted to go."""
     page = PAGE
+    ask.services.expected()
     if ask.request.headers.get("sec-fetch-site") == "cross-site":
         page = AGAIN
     elif ask.services.access.by_cookie(ask.request.cookies.get(COOKIE, "")) is not None:
