@@ -705,7 +705,8 @@ class Holder:
         size = 0
         for task in sorted(found):
             one = found[task]
-            size += 200 + len(one.function) + len(one.input or b"") + (_size(one.result) if one.result else 0)
+            size += 200 + len(one.function) + len(one.input or b"") + len(one.trace)
+            size += _size(one.result) if one.result else 0
             if page and (size > HELD_BYTES_MAX or len(page) >= HELD_JOBS_MAX):
                 return Held(page, complete=False)
             page.append(one)

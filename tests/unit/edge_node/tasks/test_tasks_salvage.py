@@ -9,7 +9,8 @@ import pytest
 from edge_node.tasks.desk import Append, Desk, DeskSettings, Heard, Persisted, Run, Settled, Tell, WorkDone
 from edge_node.tasks.salvage import GATHER_NS, JOBS_MAX, Ask, Salvage, TakeBack
 from edge_node.tasks.task import Accepted, Closed, Fenced
-from edge_node.wire.messages import HELD_JOBS_MAX, Cancel, Held, HeldJob, Offer, Result
+from edge_node.wire.codec import encode_message
+from edge_node.wire.messages import HELD_BYTES_MAX, HELD_JOBS_MAX, Cancel, Held, HeldJob, Offer, Result
 
 D = b"d" * 32
 SECOND = 1_000_000_000
@@ -219,6 +220,18 @@ def test_a_holder_tells_an_owner_of_its_own_tasks_alone():
     assert (held.jobs[1].priority, held.jobs[1].budget_ms) == (2, 8_001) or held.jobs[1].budget_ms <= 9_000
     assert [each.task for each in desk.held_of(1, "pi-1", "t1").jobs] == ["t2"]
     assert desk.held_of(1, "pi-7", "") == Held()
+
+
+def test_a_page_of_what_is_held_counts_the_traces_too():
+    desk = a_desk("pi-2")
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 a=" + "x" * 510
+    for n in range(HELD_JOBS_MAX):
+        offer = Offer(f"t{n:03}", 1, "lab.f", D, 60_000, input=b"in", trace=trace)
+        written(desk, desk.handle(1, 99, Heard("pi-1", offer)))
+
+    page = desk.held_of(SECOND, "pi-1", "")
+
+    assert len(encode_message(page)) <= HELD_BYTES_MAX and not page.complete and page.jobs[0].trace == trace
 
 
 def test_the_trace_comes_back_too_and_what_is_none_does_not():
