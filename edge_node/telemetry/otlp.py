@@ -117,7 +117,12 @@ class Exporter:
     def _export(self, batch: list[Span]) -> bool:
         from opentelemetry.sdk.trace.export import SpanExportResult
 
-        return self._exporter.export([self._readable(each) for each in batch]) is SpanExportResult.SUCCESS
+        try:
+            done = self._exporter.export([self._readable(each) for each in batch])
+        except Exception:  # earlier versions raise what the connection does; the node must not end with it
+            log.debug("spans cannot be sent", exc_info=True)
+            return False
+        return done is SpanExportResult.SUCCESS
 
     def _readable(self, span: Span) -> Any:
         from opentelemetry.sdk.trace import Event, ReadableSpan

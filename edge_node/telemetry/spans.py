@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 WAITING_MAX: Final = 2_048
 """Spans, some 2 MB: what OpenTelemetry's own batch processor keeps."""
 BATCH_MAX: Final = 512
+HOLDER_MS_MAX: Final = 2**44
+"""A run's times are what a peer says; OTLP counts nanoseconds since 1970 in 64 bits, to the year 2554."""
+PID_MAX: Final = 2**31
 
 Attributes = dict[str, str | int]
 
@@ -118,11 +121,13 @@ def _of_attempt(
             error,
         )
     ]
-    if attempt.started_at_ms:
-        ran: Attributes = {"edgeweave.place": where, "process.pid": attempt.pid, "edgeweave.task": task.id}
+    if 0 < attempt.started_at_ms < HOLDER_MS_MAX:
+        ran: Attributes = {"edgeweave.place": where, "edgeweave.task": task.id}
+        if 0 < attempt.pid < PID_MAX:
+            ran["process.pid"] = attempt.pid
         run = span_id(task.id, "run", attempt.number)
         kind = "internal" if own else "server"
-        till_ms = max(attempt.started_at_ms, attempt.ended_at_ms)
+        till_ms = min(max(attempt.started_at_ms, attempt.ended_at_ms), HOLDER_MS_MAX)
         began_ms = attempt.started_at_ms
         found.append(
             Span(f"run {task.function}", trace, run, name, state, kind, began_ms, till_ms, ran, (), error)

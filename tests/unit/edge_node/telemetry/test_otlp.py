@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 
+import msgspec
 import pytest
 
 from edge_node.tasks.task import Attempt, Outcome, Task
@@ -106,6 +107,15 @@ async def test_a_collector_that_is_away_costs_nothing_but_the_spans(collector, c
     lines = [each.message for each in caplog.records if each.name == "edge_node.telemetry.otlp"]
     assert lines == ["traces are not taken", "traces are collected"]
     assert not [each for each in caplog.records if each.name.startswith("opentelemetry")]
+
+
+async def test_what_cannot_be_sent_ends_nothing(collector):
+    """Earlier versions of the library raise what the connection does; here, a trace whose id is none."""
+    async with running(collector.url) as exporter:
+        exporter.settled(msgspec.structs.replace(a_task(), trace="z" * 53 + "01"), OUTCOME)
+        await counted(exporter, "failed", 3)
+        exporter.settled(a_task(2), OUTCOME)
+        await counted(exporter, "exported", 3)
 
 
 async def test_a_collector_that_hangs_holds_up_nobody_else():

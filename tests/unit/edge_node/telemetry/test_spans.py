@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from edge_node.tasks.task import Attempt, Outcome, Task
 from edge_node.tasks.tracing import of_run, parent_id, span_id
-from edge_node.telemetry.spans import BATCH_MAX, WAITING_MAX, Spool, spans_of
+from edge_node.telemetry.spans import BATCH_MAX, HOLDER_MS_MAX, WAITING_MAX, Spool, spans_of
 
 WALL = 1_760_000_000_000
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -75,6 +77,22 @@ def test_a_clock_that_went_back_makes_no_span_that_ends_before_it_begins():
     outcome = Outcome("done", settled_at_ms=WALL - 5, attempts=wrong)
 
     assert all(each.end_ms >= each.start_ms for each in spans_of("pi-1", a_task(), outcome))
+
+
+@pytest.mark.parametrize("began_ms", [-1, 2**63])
+def test_times_that_no_clock_shows_make_no_run(began_ms):
+    attempts = (Attempt(1, "pi-3", 8, began_ms, WALL, "done", WALL),)
+
+    assert [each.name for each in spans_of("pi-1", a_task(), an_outcome(attempts=attempts))] == [
+        "task toys.nap", "attempt 1",
+    ]  # fmt: skip
+
+
+def test_what_a_holder_says_of_its_end_and_its_process_is_bounded():
+    attempts = (Attempt(1, "pi-3", 2**63, WALL, 2**63, "done", WALL),)
+    *_, run = spans_of("pi-1", a_task(), an_outcome(attempts=attempts))
+
+    assert (run.start_ms, run.end_ms) == (WALL, HOLDER_MS_MAX) and "process.pid" not in run.attributes
 
 
 def test_spans_wait_in_bounds_and_a_task_is_dropped_as_a_whole():
