@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
@@ -31,13 +32,15 @@ EXPORT_S_MAX: Final = 5.0
 CLOSING_S: Final = 2.0
 PATH: Final = "/v1/traces"
 MILLISECOND: Final = 1_000_000
+_USER = re.compile(r"(?<=//)[^/?#]*@")
 
 
 class Exporter:
     """Raises (constructor): BadInput: OpenTelemetry is not installed, or the endpoint is none."""
 
     def __init__(self, endpoint: str, *, node: str, mesh: str) -> None:
-        self.endpoint = _checked(endpoint)
+        url = _checked(endpoint)
+        self.endpoint = _told(url)
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
@@ -58,7 +61,7 @@ class Exporter:
         }
         self._resource = Resource(about)
         self._scope = InstrumentationScope("edgeweave", about["service.version"])
-        self._exporter = OTLPSpanExporter(self.endpoint, timeout=EXPORT_S_MAX)
+        self._exporter = OTLPSpanExporter(url, timeout=EXPORT_S_MAX)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="telemetry")
         """Its own: a collector that hangs must not take one of the daemon's few for short work."""
         self._node = node
@@ -156,7 +159,12 @@ def _checked(endpoint: str) -> str:
         known = False
     if not known or parsed.query or parsed.fragment:
         raise BadInput(
-            f"[telemetry] otlp_endpoint is {endpoint!r:.100}", fix="write a URL, as http://127.0.0.1:4318"
+            f"[telemetry] otlp_endpoint is {_told(endpoint)!r:.100}", fix="write a URL, as http://127.0.0.1:4318"
         )
     base = endpoint.rstrip("/")
     return base if base.endswith(PATH) else base + PATH
+
+
+def _told(endpoint: str) -> str:
+    """As `status` and the log show it: a password in it is for the collector alone."""
+    return _USER.sub("", endpoint, count=1)

@@ -145,6 +145,15 @@ def test_the_path_of_traces_is_added_where_it_is_missing(given):
     assert Exporter(given, node="pi-1", mesh="m").endpoint == "http://h:4318/v1/traces"
 
 
+def test_a_password_in_the_url_is_not_told():
+    exporter = Exporter("http://ann:hush@h:4318", node="pi-1", mesh="m")
+    with pytest.raises(BadInput) as raised:
+        Exporter("ftp://ann:hush@h", node="pi-1", mesh="m")
+
+    assert exporter.status()["endpoint"] == "http://h:4318/v1/traces"
+    assert "hush" not in str(raised.value) and "ftp://h" in raised.value.cause
+
+
 def test_without_the_extra_one_line_names_it():
     """In a process of its own, where OpenTelemetry cannot be imported."""
     code = (
