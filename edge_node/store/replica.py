@@ -1257,6 +1257,7 @@ class Replica:
                     self.durable.seqs[writer] = seq
             out += [Written(token) for token in done.tokens]
             out += [Broadcast(data) for data in done.data]
+        self._stability.persisted()
 
     def _failed(self, serial: int, reason: str, out: list[Effect]) -> None:
         self._broken = f"the tables' disk failed: {reason}"

@@ -58,6 +58,11 @@ class Stability:
         self._listed = listed
         self.stale = True
 
+    def persisted(self) -> None:
+        """More lies on our own disk. Where others are listed it is their reports that move the cut."""
+        if self._listed is not None and self._listed <= {self._me}:
+            self.stale = True
+
     def _others(self) -> Iterator[tuple[str, _Member]]:
         never = _Member(self._begun_ns)
         for peer in sorted(self._listed or ()):

@@ -15,6 +15,7 @@ from edge_node.store.replica import (
     WRITERS_FIELD,
     WRITERS_TABLE,
     Arrived,
+    Members,
     NotWritten,
     PolicyChanged,
     Written,
@@ -39,6 +40,19 @@ def test_a_write_is_acknowledged_and_sent_only_once_it_is_safe():
 
     assert mesh.peers["n1"].said[token] == Written(token)
     assert len(mesh.bag) == 3
+
+
+def test_a_member_that_is_alone_keeps_no_log_of_what_it_wrote_between_two_rounds():
+    """A gateway before its first node: nobody's reports tell it to look."""
+    mesh = ReplicaMesh(1)
+    alone = mesh.peers["n1"]
+    alone.tell(Members(frozenset({"n1"})))
+    for value in (b"before a round", b"after it"):
+        written(mesh, "n1", Put("t", "k", "f", value))
+        alone.perform(alone.replica.tick(mesh.now_ns, alone.wall_ms))
+        alone.fsync()
+
+        assert alone.replica.metadata()["log"] == 0, value
 
 
 @pytest.mark.parametrize(
