@@ -73,7 +73,8 @@ BROADCAST_BYTES_MAX: Final = 48 * 1024
 PIECE_BYTES: Final = 4 * 1024 * 1024
 SNAPSHOT_BYTES_MAX: Final = STATE_PIECES_MAX * PIECE_BYTES
 OFFER_NS: Final = 30 * SECOND
-"""A snapshot is kept so long for whom it was made, counted from the last piece that was asked for."""
+"""A snapshot is kept so long for whom it was made, counted from the last piece that was asked for; or until
+that member is heard to know the same."""
 RELOAD_NS: Final = 1 * SECOND
 """Between two readings of a disk that failed: one takes a thread up to a second, and writers wait for it."""
 CLOCK_NS: Final = 5 * SECOND
@@ -153,6 +154,7 @@ class Replication:
         self._appends: list[Append] = []
         self._offered: dict[bytes, bytes] = {}
         self._offered_to = ""
+        self._offered_ns = 0
         self._offered_until_ns = 0
         self._coming: _Coming | None = None
         self._fresh: list[_Fresh] = []
@@ -335,13 +337,14 @@ class Replication:
         if len(data) > SNAPSHOT_BYTES_MAX:
             log.error("the tables are too large to be handed over", extra={"bytes": len(data)})
             return
-        if self._offered and peer != self._offered_to and now_ns < self._offered_until_ns:
+        had = self.entropy.alike_ns.get(self._offered_to, -1) > self._offered_ns  # it knows the same since
+        if self._offered and peer != self._offered_to and now_ns < self._offered_until_ns and not had:
             self.counts["snapshots put off"] += 1  # two that took each other's away would never end
             return
         pieces = [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
         digests = tuple(hashlib.sha256(piece).digest() for piece in pieces)
         self._offered = dict(zip(digests, pieces, strict=True))
-        self._offered_to, self._offered_until_ns = peer, now_ns + OFFER_NS
+        self._offered_to, self._offered_ns, self._offered_until_ns = peer, now_ns, now_ns + OFFER_NS
         self._node.tell(now_ns, peer, StateSnapshot(wish, digests))
 
     # ── time ──────────────────────────────────────────────────────────────────────────────────────────

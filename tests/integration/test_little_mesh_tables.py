@@ -139,6 +139,20 @@ async def test_a_snapshot_is_kept_for_whom_it_was_made_as_long_as_it_is_fetched(
         assert offers.counts["snapshots put off"] == 2
 
 
+async def test_a_snapshot_whose_reader_knows_the_same_by_now_puts_nobody_off(tmp_path):
+    async with LittleMesh(tmp_path, ["gateway", "pi-1", "pi-2"]) as little:
+        await whole(little)
+        gateway = little.agents["gateway"]
+        offers, first, second = gateway.replication, b"made for pi-1", b"made for pi-2"
+        offers._offer(gateway.clock.now_ns(), "pi-1", first, bytes(8))
+        assert (await gateway.state("state.fresh", {"max_age_s": 0.0, "wait_s": WAIT_S_MAX}))["missing"] == []
+
+        offers._offer(gateway.clock.now_ns(), "pi-2", second, bytes(8))
+
+        assert offers.lookup(digest_of(second)) == second
+        assert "snapshots put off" not in offers.counts
+
+
 def digest_of(body):
     return hashlib.sha256(body).digest()
 
