@@ -112,7 +112,7 @@ def exchange(request: protocol.Request) -> Exchange[protocol.Response]:
         return protocol.failure_for(request.id, _strange(error.cause))
     except EdgeweaveError as error:
         return protocol.failure_for(request.id, error)
-    except (KeyError, TypeError, IndexError):
+    except (KeyError, TypeError, IndexError, AttributeError):
         return protocol.failure_for(request.id, _strange("its answer has another shape"))
 
 

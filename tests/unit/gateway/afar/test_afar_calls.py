@@ -182,6 +182,13 @@ def test_a_failed_task_tells_what_was_raised():
     assert caught.value.kind == "raised" and outcome.place == "pi-1"
 
 
+@pytest.mark.parametrize("field", ["log", "error", "attempts"])
+def test_a_result_of_another_shape_is_told_in_one_line(field):
+    _, response = played(protocol.Result(1, TASK), (200, ENDED | {field: 5}))
+
+    assert isinstance(response, protocol.Failure) and response.code == protocol.UNAVAILABLE
+
+
 def test_a_trace_goes_along():
     submit = protocol.Submit(1, "toys.add", values.encode_call([], {}), traceparent="00-ab", tracestate="x=1")
 
