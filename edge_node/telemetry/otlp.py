@@ -159,7 +159,8 @@ def _checked(endpoint: str) -> str:
         known = False
     if not known or parsed.query or parsed.fragment:
         raise BadInput(
-            f"[telemetry] otlp_endpoint is {_told(endpoint)!r:.100}", fix="write a URL, as http://127.0.0.1:4318"
+            f"[telemetry] otlp_endpoint is {_told(endpoint)!r:.100}",
+            fix="write a URL, as http://127.0.0.1:4318",
         )
     base = endpoint.rstrip("/")
     return base if base.endswith(PATH) else base + PATH
