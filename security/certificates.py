@@ -44,7 +44,7 @@ ROOT_DAYS = 10950
 _DATE_MAX_S = 253_402_300_799  # 9999-12-31, the last that X.509 can spell
 
 # What ``cryptography`` raises on bytes that are not what they claim to be, each met by flipping bits.
-_MALFORMED = (
+MALFORMED = (
     ValueError,
     TypeError,
     OverflowError,
@@ -218,7 +218,7 @@ def key_of_csr(der: bytes) -> ec.EllipticCurvePublicKey:
         csr = x509.load_der_x509_csr(der)
         key = csr.public_key()
         proven = csr.is_signature_valid
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise ProtocolViolation("not a certificate request") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ProtocolViolation("certificate request holds no P-256 key")
@@ -237,7 +237,7 @@ def read_certificate(der: bytes) -> x509.Certificate:
         key = certificate.public_key()
         certificate.not_valid_before_utc.timestamp()
         certificate.not_valid_after_utc.timestamp()
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise ProtocolViolation("not a certificate") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ProtocolViolation("certificate holds no P-256 key")
@@ -253,7 +253,7 @@ def read_pem(pem: bytes, *, most: int = 4) -> list[x509.Certificate]:
     """
     try:
         found = x509.load_pem_x509_certificates(pem)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise ProtocolViolation("not a PEM certificate") from error
     if not found or len(found) > most:
         raise ProtocolViolation("certificate chain has the wrong length")
@@ -298,7 +298,7 @@ def verify_chain(
         _check_ca(certificate, pathlen)
         try:
             certificate.verify_directly_issued_by(root)
-        except _MALFORMED as error:
+        except MALFORMED as error:
             raise ProtocolViolation("CA chain is not signed by the pinned root") from error
     return issuing, root
 
@@ -342,7 +342,7 @@ def verify_leaf(
             policy.build_client_verifier().verify(leaf, [issuing])
         else:
             policy.build_server_verifier(x509.DNSName(dns_name(mesh_id, node_id))).verify(leaf, [issuing])
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise ProtocolViolation("certificate does not follow from the pinned root") from error
     return VerifiedLeaf(node_id, mesh_id, _spki_of(leaf), not_before_s(leaf), not_after_s(leaf), usages)
 
@@ -355,7 +355,7 @@ def _profile(leaf: x509.Certificate, mesh_id: str) -> tuple[str, frozenset[Usage
         oids = set(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
         common = [attribute.value for attribute in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         count = len(list(names))
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise ProtocolViolation("certificate lacks a member's names or usages") from error
     node_id = common[0] if len(common) == 1 else ""
     if not isinstance(node_id, str) or not is_node_id(node_id):
@@ -380,7 +380,7 @@ def _check_ca(certificate: x509.Certificate, pathlen: int) -> None:
     try:
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise ProtocolViolation("CA certificate lacks its constraints") from error
     if not basic.critical or not basic.value.ca or basic.value.path_length != pathlen:
         raise ProtocolViolation("certificate is not the CA that its place in the chain asks for")

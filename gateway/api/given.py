@@ -25,7 +25,7 @@ from cryptography import x509
 
 from edge_node.clock import Clock
 from gateway.settings import ApiSettings
-from security.certificates import not_after_s, not_before_s
+from security.certificates import MALFORMED, not_after_s, not_before_s
 from security.errors import BadInput
 from security.tls import given_context
 
@@ -156,7 +156,7 @@ def _leaf(path: Path) -> x509.Certificate:
             return x509.load_pem_x509_certificates(file.read(FILE_BYTES_MAX))[0]
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}", fix="check [api] certificate") from None
-    except (ValueError, IndexError):
+    except (*MALFORMED, IndexError):
         raise BadInput(
             f"{path} holds no certificate in PEM", fix="give the full chain, the leaf first"
         ) from None
@@ -168,7 +168,7 @@ def _names(leaf: x509.Certificate) -> tuple[tuple[str, ...], bool]:
         found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return (), False
-    except ValueError:
+    except MALFORMED:
         raise BadInput("the certificate's extensions are damaged", fix="get another one") from None
     hosts = found.get_values_for_type(x509.DNSName)
     return tuple(host.lower() for host in hosts), bool(found.get_values_for_type(x509.IPAddress))

@@ -124,6 +124,20 @@ def test_what_cannot_be_shown_is_refused_with_its_reason(tmp_path, other):
         assert said in caught.value.cause and caught.value.fix
 
 
+def test_whatever_a_damaged_certificate_holds_the_last_good_one_stays(other, caplog):
+    leaf = other.leaf("gw", dns="gw.example")
+    given = given_of(leaf)
+    der = ssl.PEM_cert_to_DER_cert(leaf.cert_file.read_text())
+    # Another extension's id becomes that of the names, so there are two of these.
+    twice = der.replace(bytes.fromhex("0603551d13"), bytes.fromhex("0603551d11"))
+    assert twice != der
+
+    leaf.cert_file.write_text(ssl.DER_cert_to_PEM_cert(twice) + " ")
+
+    assert given.look() is False and given.shown.names == ("gw.example",)
+    assert "extensions are damaged" in str(caplog.records[-1].cause)
+
+
 def test_a_key_alone_is_refused_and_nothing_given_is_the_meshs_own(tmp_path, other):
     home, clock = Home(tmp_path / "gateway"), SystemClock()
     alone = GatewaySettings(api=ApiSettings(key="x.pem"))
