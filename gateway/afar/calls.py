@@ -23,6 +23,7 @@ from urllib.parse import quote
 from edge_node.control import protocol
 from edge_node.functions import values
 from edge_node.functions.invocation import TaskError
+from edge_node.tasks.states import Status
 from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
 
 ROWS: Final = 500
@@ -31,7 +32,6 @@ WAIT_S_MAX: Final = 30.0
 """As long as the API waits for something before it answers that there is nothing yet."""
 URN: Final = "urn:edgeweave:problem:"
 LOCAL: Final = "local"
-ENDED: Final = frozenset({"done", "failed", "expired", "cancelled", "quarantined"})
 LAST: Final = 2**53 - 1
 
 CALLERS_FAULT: Final = frozenset(
@@ -271,7 +271,7 @@ def _tasks(params: Params) -> Exchange[list[Any]]:
     """The API tells apart how tasks ended; what an open one is at, its row says."""
     state = params.get("state") or ""
     most = int(params.get("limit", 50))
-    asked = state if state in ENDED or not state else "open"
+    asked = state if state in ("", *Status) else "open"
     if asked == state:
         rows = yield from _paged("/v1/tasks", "tasks", most, state=asked)
     else:

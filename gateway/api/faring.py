@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-ENDS: Final = ("done", "failed", "expired", "cancelled", "quarantined")
+from edge_node.tasks.states import Status
+
+ENDS: Final = tuple(map(str, Status))
 """How a task ends; whatever else a row says, it is under way."""
 
 
