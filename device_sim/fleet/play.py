@@ -57,6 +57,8 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 ADMINISTRATOR: Final = "demo"
 """Who may log in to the console of a fleet that stays."""
+SLOWER: Final = 8
+"""A gateway that stays hands in every board's plan too, so many times slower."""
 
 
 class Interrupted(Exception):
@@ -245,6 +247,12 @@ class Fleet:
                     driver = Driver(name, mesh, series, lambda promise: None)
                     plan = endless(self.prepared.plans[name], every_s, self.leaves.is_set)
                     group.create_task(driver.replay(plan, begun=begun, last_s=math.inf), name=f"again {name}")
+            # Drivers sit on boards; the gateway's own lists show what it accepted itself.
+            mesh = await stack.enter_async_context(Mesh.open(gateway))
+            for name, series in self.prepared.series.items():
+                plan = endless(self.prepared.plans[name], every_s, self.leaves.is_set, slower=SLOWER)
+                driver = Driver(GATEWAY, mesh, series, lambda promise: None)
+                group.create_task(driver.replay(plan, begun=begun, last_s=math.inf), name=f"gateway {name}")
             await self.leaves.wait()
             self.screen.tell("waiting for what is under way")
 
@@ -513,14 +521,19 @@ def _timed(run: Run, screen: Screen) -> Run:
     return replace(run, record=msgspec.structs.replace(run.record, manifest=manifest))
 
 
-def endless(planned: Sequence[Planned], every_s: float, ended: Callable[[], bool]) -> Iterator[Planned]:
-    """The plan again and again, *every_s* later each time, without what needs a whole series."""
+def endless(
+    planned: Sequence[Planned], every_s: float, ended: Callable[[], bool], *, slower: float = 1
+) -> Iterator[Planned]:
+    """The plan again and again, *every_s* later each time, without what needs a whole series.
+
+    Args: slower: how many times as long everything takes.
+    """
     parts = [each for each in planned if not each.call.whole]
     for turn in itertools.count() if parts else ():
         for each in parts:
             if ended():
                 return
-            yield replace(each, due_ns=each.due_ns + round(turn * every_s * SECOND))
+            yield replace(each, due_ns=round(slower * (each.due_ns + turn * every_s * SECOND)))
 
 
 def _measure_kill(fault: dict[str, Any], found: Account) -> None:

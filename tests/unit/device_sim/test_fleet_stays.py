@@ -26,5 +26,6 @@ def test_a_plan_goes_on_without_what_needs_a_whole_series():
 def test_it_ends_when_it_is_asked_to_and_where_nothing_is_planned():
     left = iter([False, False, True])
 
-    assert len(list(endless([planned(0, 1)], 1, lambda: next(left)))) == 2
+    slowly = list(endless([planned(0, 1), planned(1, 2)], 2, lambda: next(left), slower=3))
+    assert [each.due_ns / SECOND for each in slowly] == [0, 3]
     assert list(endless([planned(0, 1, whole=True)], 1, lambda: False)) == []
