@@ -144,6 +144,7 @@ class Access:
 
     async def close(self) -> None:
         """After ``open`` or a failed one."""
+        await self.audit.finish()
         if self.audit.head.n:
             await self._keep_sessions()
         self.audit.close()

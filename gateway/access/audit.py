@@ -72,6 +72,7 @@ class Audit:
         self._marks: list[int] = []  # where lines 1, 257, 513, … begin
         self._owed: list[_Owed] = []
         self._gathered: list[tuple[_Owed, asyncio.Future[int | Exception]]] = []
+        self._noting: set[asyncio.Task[None]] = set()
         self._waiting = 0
 
     @property
@@ -136,7 +137,23 @@ class Audit:
     async def note(
         self, who: str, what: str, target: str, before: object, after: object, cause: str = ""
     ) -> None:
-        """What is done and cannot be undone: kept until it can be written, if it cannot now."""
+        """What is done and cannot be undone: kept until it can be written, if it cannot now.
+
+        Who is cancelled, as a page that is closed, takes nothing back: it is written without them.
+        """
+        noting = asyncio.create_task(self._note(who, what, target, before, after, cause), name="audit-note")
+        self._noting.add(noting)  # `append` refuses more than may wait
+        noting.add_done_callback(self._noting.discard)
+        await asyncio.shield(noting)
+
+    async def finish(self) -> None:
+        """Until what is being noted is written, or owed; before ``close``."""
+        if self._noting:
+            await asyncio.wait(self._noting)
+
+    async def _note(
+        self, who: str, what: str, target: str, before: object, after: object, cause: str
+    ) -> None:
         try:
             await self.append(who, what, target, before, after, cause)
         except Unavailable as error:

@@ -276,6 +276,22 @@ async def test_entries_that_cannot_be_spelled_are_told_so_to_all_who_share(disk)
     assert await disk.audit.append("a", "x", "3", None, None) == 1 and disk.audit.verify().entries == 1
 
 
+async def test_what_is_done_is_noted_though_whoever_did_it_is_cancelled(disk):
+    async with disk.audit.turn:
+        noting = asyncio.create_task(disk.audit.note("ann", "task.submit", "t1", None, None))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        noting.cancel()
+        await asyncio.wait([noting])
+    await disk.audit.finish()
+    await disk.note(1)
+
+    assert noting.cancelled() and [each.what for each in disk.audit.read(0, 9)] == [
+        "task.submit",
+        "node.revoke",
+    ]
+
+
 async def test_who_is_cancelled_among_others_takes_nobody_along(disk):
     for first in range(0, 60, 12):
         tasks = [
