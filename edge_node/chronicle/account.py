@@ -32,6 +32,7 @@ ENTRIES_MAX = STORY_ENTRIES_MAX - 12
 ABOUT_MAX = 300
 """Entries about one id; of a node that has flapped for weeks the newest count."""
 AROUND_MAX = 60
+AROUND_READ_MAX = 240  # a busy member notes several gaps a second; they become one
 AROUND_MS = 30_000
 """A loss is noticed up to 15 s after it began: what befell a place is told so long after the end."""
 NEAR_MAX = 5
@@ -186,10 +187,32 @@ def _around(me: str, task: str, entries: list[Entry], kept: Kept, now_ms: int) -
     from_ms = min(each.at_ms for each in mine)
     ended = any(each.what == What.SETTLED for each in mine)
     to_ms = max(each.at_ms for each in mine) + AROUND_MS if ended else max(now_ms, from_ms)
-    near = kept.of_nodes([me, *places_of(mine)], from_ms, to_ms, AROUND_MAX)
+    read = kept.of_nodes([me, *places_of(mine)], from_ms, to_ms, AROUND_READ_MAX)
+    near = _gaps_told_once(read, max(each.at_ms for each in mine) if ended else to_ms)[-AROUND_MAX:]
     for cause in dict.fromkeys(each.cause for each in mine if each.cause != task):
         near += [each for each in kept.caused_by(cause, AROUND_MAX) if each.subject != Subject.TASK]
     return _without_repeats([each for each in near if each.what != What.EPOCH], entries)
+
+
+def _gaps_told_once(entries: list[Entry], until_ms: int) -> list[Entry]:
+    """What was left out while it lasted, summed up by kind; what was left out afterwards is not its story.
+
+    Args: entries: by number, as what is returned.   until_ms: when it was over.
+    """
+    gaps: dict[tuple[str, str], Entry] = {}
+    others: list[Entry] = []
+    for each in entries:
+        if each.what != What.LEFT_OUT:
+            others.append(each)
+        elif int(each.details.get("since_ms", each.at_ms)) <= until_ms:
+            key = (each.node, str(each.details.get("kind", "")))
+            before = gaps.get(key)
+            if before is not None:
+                count = int(before.details.get("count", 0)) + int(each.details.get("count", 0))
+                gaps[key] = msgspec.structs.replace(each, details={**before.details, "count": count})
+            else:
+                gaps[key] = each
+    return sorted([*others, *gaps.values()], key=lambda each: each.number)
 
 
 def _cut(entries: list[Entry]) -> tuple[list[Entry], bool]:

@@ -9,7 +9,7 @@ import pytest
 from device_sim.virtual.archive import MachineArchive
 from edge_node.chronicle.account import BYTES_MAX, of_ledger, places_of, witnessed
 from edge_node.chronicle.chronicle import Chronicle
-from edge_node.chronicle.entry import Entry, What
+from edge_node.chronicle.entry import Entry, Subject, What
 from edge_node.tasks.events import Explain
 from edge_node.tasks.journal import MemoryJournal
 from edge_node.tasks.task import Accepted, Attempt, Closed, Noted, Outcome, Task
@@ -100,6 +100,23 @@ def test_what_befell_others_or_at_another_time_is_no_part_of_it(books, kept, chr
     kept.append(chronicle.take())
 
     assert [e.what for e in ask(kept, books, "t1").entries if e.number] == [What.LINK_DOWN]
+
+
+def test_gaps_of_a_busy_member_are_summed_up_and_those_after_the_end_are_not_told(books, kept):
+    settled(books, "t1", attempts=ATTEMPTS)
+    gaps = [(WALL + 100 * n, 3) for n in range(1, 80)] + [(WALL + 9100 + 100 * n, 5) for n in range(150)]
+    kept.append(
+        Entry(
+            0, at_ms, "pi-1", Subject.NODE.value, "pi-1", What.LEFT_OUT.value, f"n-{at_ms}", "", 0,
+            {"kind": "work of others", "count": count, "since_ms": at_ms - 50},
+        )
+        for at_ms, count in gaps
+    )  # fmt: skip
+
+    (told,) = [e for e in ask(kept, books, "t1").entries if e.what == What.LEFT_OUT]
+
+    assert (told.details["count"], told.details["since_ms"]) == (79 * 3, WALL + 50)
+    assert told.at_ms == WALL + 7900
 
 
 def test_a_cause_leads_to_all_that_followed_from_it(books, kept, chronicle):
