@@ -216,7 +216,8 @@ class Dialogue:
     """
 
     def __init__(self, title: str, *, wide: bool = False) -> None:
-        self._dialog = ui.dialog().props(f'aria-label="{title.replace(chr(34), "")}"')
+        self._dialog = ui.dialog()
+        self._dialog.props["aria-label"] = title
         with self._dialog:
             self._card = el("div", cls="dialogue wide" if wide else "dialogue")
             with self._card:
