@@ -62,6 +62,8 @@ def button(text: str, do: Handler, *, cls: str = "", tone: str = "", **attrs: An
     made = el("button", text, f"btn {f'btn--{tone}' if tone else ''} {cls}".strip(), type="button", **attrs)
 
     async def pressed() -> None:
+        if made.props.get("disabled"):  # pressed twice before the browser was told
+            return
         made.attr(disabled=True)
         try:
             waiting = do()
