@@ -343,6 +343,11 @@ class OneDocument:
             el("p", "Somebody has removed this document. Adding it again makes it anew.")
             link(f"All of {self._table}", table_at(self._table), cls="btn")
 
+    async def _show_changed(self) -> None:
+        went, now = await self._view.attempt(self._read())
+        if went and now is not None:
+            self._changed(*now)
+
     def _changed(self, document: Doc, tag: str) -> None:
         """Somebody wrote since it was read: what differs, and whose version shall go on."""
         self._told_tag = tag
@@ -379,12 +384,15 @@ class OneDocument:
         except Refusal as refusal:
             if refusal.status == 412:
                 self._text.error = "It was not written: somebody changed the document meanwhile, see above"
-                self._changed(*await self._read())
+                await self._show_changed()
             else:
                 self._view.tell(refusal, {"": self._text, "body": self._text})
             return
         self._view.note("Saved")
-        document, self._tag = await self._read()
+        went, now = await self._view.attempt(self._read())
+        if not went or now is None:
+            return
+        document, self._tag = now
         self._seen = documents.pretty(document)
         self._fields.tell(field_rows(document))
         self._stale.clear()
@@ -400,7 +408,7 @@ class OneDocument:
         except Refusal as refusal:
             if refusal.status == 412:
                 self._view.note("It was not deleted: somebody changed it meanwhile", "bad")
-                self._changed(*await self._read())
+                await self._show_changed()
             else:
                 self._view.tell(refusal)
             return

@@ -73,8 +73,11 @@ async def tell_story(view: View, about: str) -> None:
         title = f"{told['heading']} · {BRAND}"
         ui.run_javascript(f"document.title = {json.dumps(title)}")
 
+    async def ask() -> None:
+        await view.attempt(load())
+
     with again:
-        button("Ask again", load, tone="quiet")
+        button("Ask again", ask, tone="quiet")
     once(view, load)
 
 
