@@ -235,9 +235,9 @@ async def submit_task(
             else:
                 refused.text = _ON_THE_COMMAND_LINE.sub("", refusal.sentence)
                 refused.set_visibility(True)
+                refused.clear()
                 if refusal.cause.startswith("r-"):
                     with refused:
-                        refused.clear()
                         el("span", " ")
                         link(f"why {refusal.cause}", why(refusal.cause))
 
