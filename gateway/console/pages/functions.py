@@ -293,7 +293,7 @@ async def function(view: View, name: str, version: int | None = None) -> None:
     with heading(name, under=told["doc"]):
         link("Why", why(name), cls="btn btn--quiet")
         if view.operates:
-            link("Submit a task", to("/tasks", function=name), cls="btn")
+            link("Submit a task", to("/tasks", function=name, submit=name), cls="btn")
         if view.administers:
             reason = "" if older else "There is no earlier code to go back to"
             do = button("Roll back", back, title=reason or None)
