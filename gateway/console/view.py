@@ -93,6 +93,7 @@ class View:
         self.api = Caller(
             console.app, self.cookie, me.csrf, (client.host, client.port) if client else ("127.0.0.1", 0)
         )
+        self._troubles: dict[object, str] = {}
         self.client = ui.context.client
         self.client.on_delete(self.api.close)
 
@@ -157,18 +158,25 @@ class View:
                     timer.cancel()
                     self.log_in_again()
                 else:
-                    self.trouble(refusal.sentence)
+                    self.trouble(refusal.sentence, of=work)
             else:
-                self.trouble("")
+                self.trouble("", of=work)
 
         timer = ui.timer(seconds, once, immediate=False)
         return timer
 
-    def trouble(self, sentence: str) -> None:
-        """A line above the page while something cannot be asked; "" takes it away."""
-        if self._trouble is not None and self._trouble.text != sentence:
-            self._trouble.text = sentence
-            self._trouble.set_visibility(bool(sentence))
+    def trouble(self, sentence: str, *, of: object = None) -> None:
+        """A line above the page while something cannot be asked; "" takes it away.
+
+        Args: of: what cannot be asked: others that can do not take its line away.
+        """
+        self._troubles.pop(of, None)
+        if sentence:
+            self._troubles[of] = sentence
+        shown = next(iter(self._troubles.values()), "")
+        if self._trouble is not None and self._trouble.text != shown:
+            self._trouble.text = shown
+            self._trouble.set_visibility(bool(shown))
 
     _trouble: El | None = None
 
