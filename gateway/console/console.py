@@ -26,7 +26,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.access.roles import Principal
-from gateway.api.guard import COOKIE, NOBODY, is_here
+from gateway.api.guard import COOKIE, is_here
 from gateway.api.services import Services
 
 log = logging.getLogger(__name__)
@@ -166,6 +166,3 @@ def _securely(send: Send) -> Send:
         await send(message)
 
     return sent
-
-
-__all__ = ["LOG_IN", "NOBODY", "PATH", "Console"]

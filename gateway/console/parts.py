@@ -14,9 +14,8 @@ from nicegui.element import Element
 
 from gateway.console import words
 
-TimeKind = Literal["ago", "clock", "full", "left"]
+TimeKind = Literal["ago", "clock", "full"]
 Handler = Callable[[], Awaitable[None] | None]
-UNSET: Final = object()
 
 
 class El(Element):

@@ -33,12 +33,11 @@ EVERY_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Args: end: figures stand at the right.   unit: is put into the heading, ``load (s)``."""
+    """Args: end: figures stand at the right.   hide_narrow: not on a phone."""
 
     name: str
     label: str
     end: bool = False
-    unit: str = ""
     hide_narrow: bool = False
 
 
@@ -57,8 +56,7 @@ class Grid(Element, component="static/grid.js"):
         self._props["label"] = label
         self._props["columns"] = [
             {
-                "name": each.name, "label": each.label + (f" ({each.unit})" if each.unit else ""),
-                "end": each.end, "hideNarrow": each.hide_narrow,
+                "name": each.name, "label": each.label, "end": each.end, "hideNarrow": each.hide_narrow,
             }
             for each in columns
         ]  # fmt: skip

@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -335,9 +335,3 @@ def heading(title: str, *, under: str = "", state: str = "") -> El:
             if under:
                 el("p", under, "muted")
         return el("div", cls="actions")
-
-
-__all__ = [
-    "BRAND", "Field", "Page", "View", "dataclass", "empty", "field", "forbidden", "heading", "page", "part",
-    "problem", "to", "why",
-]  # fmt: skip

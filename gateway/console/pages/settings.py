@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -72,7 +73,7 @@ async def settings(view: View) -> None:
 
 
 def _theme(choice: str) -> None:
-    ui.run_javascript(f"ew.setTheme({choice!r})")
+    ui.run_javascript(f"ew.setTheme({json.dumps(choice)})")
 
 
 # ── passwords ─────────────────────────────────────────────────────────────────────────────────────────
@@ -179,10 +180,6 @@ class Users:
             spoken = [entry for word, entry in fields.items() if word and word in refusal.detail]
             first = spoken[0] if spoken else next(iter(fields.values()))
             self._view.tell(refusal, {**fields, "": first})
-
-    async def _tag(self, name: str) -> dict[str, str]:
-        answer = await self._view.api.send("GET", f"/v1/users/{part(name)}")
-        return {"if-match": answer.headers.get("etag", "*")}
 
     async def _role(self, name: str) -> None:
         went, told = await self._view.attempt(self._view.api.send("GET", f"/v1/users/{part(name)}"))
