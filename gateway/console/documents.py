@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from edge_node.commands.conditions import parsed
+from gateway.console import words
 from security.errors import BadInput
 
 COLUMNS_MAX: Final = 7
@@ -35,9 +36,7 @@ def rest(document: Mapping[str, Any], shown: Sequence[str]) -> str:
 
 def cell(value: Any) -> str:
     """A value in a few characters: text as it is, everything else as JSON."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
-    return text if len(text) <= CELL_CHARS else f"{text[: CELL_CHARS - 1]}…"
+    return words.value(value, CELL_CHARS)
 
 
 def pretty(value: Any) -> str:

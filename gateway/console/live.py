@@ -53,7 +53,7 @@ class Live:
             try:
                 self.picture = await self._services.call("fleet")
             except EdgeweaveError as error:
-                trouble = f"{error.cause}: {error.fix}" if error.fix else error.cause
+                trouble = str(error)
             for told in list(self._followers.values()):
                 try:
                     await told(None if trouble else self.picture, trouble)

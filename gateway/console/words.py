@@ -5,6 +5,7 @@ Times are not among them: they go to the browser as milliseconds and are written
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 TONES: Final = {
@@ -72,8 +73,6 @@ def share(fraction: float | None) -> str:
 
 def value(anything: Any, most: int = 80) -> str:
     """A JSON value on one line."""
-    import json
-
     text = anything if isinstance(anything, str) else json.dumps(anything, ensure_ascii=False)
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 1] + "…"

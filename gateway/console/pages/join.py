@@ -74,7 +74,7 @@ def _form(view: View, shown: El) -> None:
             if name.value.strip():
                 checked_name(name.value.strip())
         except BadInput as error:
-            name.error = f"{error.cause}: {error.fix}"
+            name.error = str(error)
             return
         roles = [word for word, tick in (("deployer", deployer), ("store", store)) if tick.value]
         asked = {

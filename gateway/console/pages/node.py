@@ -175,13 +175,15 @@ async def node_page(view: View, node: str) -> None:
             )
             traffic.tell(words.rate(sent + got), f"{words.rate(got)} to it, {words.rate(sent)} from it")
             neighbours.tell(neighbours_of(name, links))
-        if active and (not last.get("drawn") or last["drawn"] != trails.of(name)):
-            last["drawn"] = trails.of(name)
-            drawn = line_of(last["drawn"])
-            line.options["series"] = drawn["series"]
-            line.options["xAxis"] |= _span(last["drawn"])
+        if not active:
+            return
+        trail = trails.of(name)
+        if last.get("trail") != trail:
+            last["trail"] = trail
+            line.options["series"] = line_of(trail)["series"]
+            line.options["xAxis"] |= _span(trail)
             line.update()
-            said.text = line_told(last["drawn"])
+            said.text = line_told(trail)
 
     async def look() -> None:
         if not view.client.has_socket_connection:

@@ -186,7 +186,7 @@ def _filter(table: str, where: str, view: View) -> tuple[str | None, Entry]:
         try:
             documents.where(entry.value)
         except BadInput as error:
-            entry.error = _sentence(error)
+            entry.error = str(error)
         else:
             view.go(f"/state/{part(table)}", where=entry.value.strip())
 
@@ -194,7 +194,7 @@ def _filter(table: str, where: str, view: View) -> tuple[str | None, Entry]:
     try:
         return documents.where(where), entry
     except BadInput as error:
-        entry.error = _sentence(error)
+        entry.error = str(error)
         return None, entry
 
 
@@ -247,7 +247,7 @@ def _add(view: View, table: str, key: str | None) -> None:
             try:
                 document = documents.fields(text.value)
             except BadInput as error:
-                text.error = _sentence(error)
+                text.error = str(error)
                 return
             went, made = await view.attempt(
                 view.api.post(f"/v1/state/tables/{part(table)}", document), fields={"": text, "body": text}
@@ -263,10 +263,6 @@ def _add_hint(key: str | None) -> str:
     if key:
         return f"None with the same {key} may be there yet: edit that one instead."
     return "It gets an id of its own."
-
-
-def _sentence(error: BadInput) -> str:
-    return f"{error.cause}: {error.fix}" if error.fix else error.cause
 
 
 # ── one document ──────────────────────────────────────────────────────────────────────────────────────
@@ -377,7 +373,7 @@ class OneDocument:
         try:
             document = documents.fields(self._text.value)
         except BadInput as error:
-            self._text.error = _sentence(error)
+            self._text.error = str(error)
             return
         self._text.error = None
         try:
@@ -706,7 +702,7 @@ def _desire(view: View, path: str, node: str, look: Any) -> None:
             try:
                 value = documents.value(wanted.value)
             except BadInput as error:
-                wanted.error = _sentence(error)
+                wanted.error = str(error)
                 return
             if not setting:
                 return

@@ -214,7 +214,7 @@ async def submit_task(
                 try:
                     body |= read(entry.value)
                 except BadInput as error:
-                    entry.error, wrong = f"{error.cause}: {error.fix}", True
+                    entry.error, wrong = str(error), True
             if wrong:
                 return
             try:
