@@ -54,6 +54,9 @@ class Live:
                 self.picture = await self._services.call("fleet")
             except EdgeweaveError as error:
                 trouble = str(error)
+            except Exception:  # by our own mistake: the next picture may go well
+                log.exception("the picture of the mesh could not be made")
+                trouble = "The mesh cannot be shown now: the gateway's log says why"
             for told in list(self._followers.values()):
                 try:
                     await told(None if trouble else self.picture, trouble)
