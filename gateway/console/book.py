@@ -1,4 +1,4 @@
-"""Book: all pages of the console, bound into NiceGUI. Imported when the first page is asked for.
+"""Book: all pages of the console, bound into NiceGUI. Imported when somebody is about to come.
 
 NiceGUI keeps one application in a process, and so does a gateway.
 """
