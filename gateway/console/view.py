@@ -93,6 +93,7 @@ class View:
         self.api = Caller(
             console.app, self.cookie, me.csrf, (client.host, client.port) if client else ("127.0.0.1", 0)
         )
+        self._here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         self._troubles: dict[object, str] = {}
         self.client = ui.context.client
         self.client.on_delete(self.api.close)
@@ -110,8 +111,12 @@ class View:
         lead(to(path, **query))
 
     def log_in_again(self) -> None:
-        here = self.request.url.path + (f"?{self.request.url.query}" if self.request.url.query else "")
-        lead(to(LOG_IN, next=here))
+        lead(to(LOG_IN, next=self._here))
+
+    def stands(self, path: str, **query: Any) -> None:
+        """What is shown now has this address: a filter was changed in place."""
+        self._here = to(path, **query)
+        ui.navigate.history.replace(self._here)
 
     def note(self, text: str, tone: str = "good") -> None:
         """A sentence for a while, in the corner."""

@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from nicegui import ui
-
 from edge_node.chronicle.entry import Entry as Noted
 from edge_node.chronicle.entry import Subject
 from edge_node.wire.ids import is_task_id
@@ -57,7 +55,7 @@ async def events(view: View, kinds: str = "", about: str = "") -> None:
             feed.add(rows)
 
     async def changed() -> None:
-        ui.navigate.history.replace(to("/events", kinds=",".join(sorted(wanted)), about=narrowed["about"]))
+        view.stands("/events", kinds=",".join(sorted(wanted)), about=narrowed["about"])
         found = await view.api.get("/v1/events/page", limit=LAST)
         place["cursor"] = str(found["next"])
         feed.replace(among(found["events"]))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from nicegui import ui
-
 from gateway.console.parts import Entry, el, link
 from gateway.console.table import Column, Paged
 from gateway.console.view import View, heading, page, part, to
@@ -55,7 +53,7 @@ async def nodes(view: View, state: str = "", role: str = "", label: str = "") ->
 
     async def changed(name: str, value: str) -> None:
         asked[name] = value.strip()
-        ui.navigate.history.replace(to("/nodes", **asked))
+        view.stands("/nodes", **asked)
         await view.attempt(table.begin(), fields={"role": by_role, "label": by_label})
 
     with heading("Nodes", under="Members of the mesh, by name"):

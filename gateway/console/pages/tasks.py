@@ -58,7 +58,7 @@ async def tasks(
 
     async def changed(name: str, value: str) -> None:
         asked[name] = value.strip().lower() if name == "id" else value.strip()
-        ui.navigate.history.replace(to("/tasks", **asked))
+        view.stands("/tasks", **asked)
         await view.attempt(table.begin(), fields={"begins": by_id, "node": by_node})
 
     async def acted(key: str, act: str) -> None:
