@@ -13,7 +13,7 @@ from typing import Any, Final
 from nicegui import ui
 
 from gateway.console.differences import Line
-from gateway.console.parts import El, el
+from gateway.console.parts import El, Labelled, el
 
 PIECE: Final = 300_000
 """Bytes of a file in one message: a socket takes a million characters, base64 makes them a third more."""
@@ -32,7 +32,7 @@ _READ: Final = """async (event) => {
 }"""
 
 
-class FileEntry:
+class FileEntry(Labelled):
     """A file of the reader's, labelled, with its own line for an error. It is a `view.Field`."""
 
     def __init__(
@@ -80,20 +80,6 @@ class FileEntry:
             content, self._content = bytes(self._content[:size]), bytearray()
             self.error = None
             await self._chosen(name, content)
-
-    @property
-    def error(self) -> str | None:
-        return self._told.text if "entry--bad" in self.box.classes else None
-
-    @error.setter
-    def error(self, text: str | None) -> None:
-        self._told.text = text or self._hint
-        if text:
-            self.box.classes(add="entry--bad")
-            self.input.attr(aria_invalid="true")
-        else:
-            self.box.classes(remove="entry--bad")
-            self.input.attr(aria_invalid=None)
 
 
 class Tick:

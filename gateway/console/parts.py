@@ -136,7 +136,31 @@ def loading(rows: int = 4) -> El:
 # ── inputs ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Entry:
+class Labelled:
+    """What can show an error beside itself: a `view.Field`. Its input has the id ``e`` and that of *box*."""
+
+    box: El
+    input: El
+    _told: El
+    _hint: str
+
+    @property
+    def error(self) -> str | None:
+        return self._told.text if "entry--bad" in self.box.classes else None
+
+    @error.setter
+    def error(self, text: str | None) -> None:
+        self._told.text = text or self._hint
+        if text:
+            self.box.classes(add="entry--bad")
+            self.input.attr(aria_invalid="true")
+            ui.run_javascript(f"document.getElementById('e{self.box.id}')?.focus()")
+        else:
+            self.box.classes(remove="entry--bad")
+            self.input.attr(aria_invalid=None)
+
+
+class Entry(Labelled):
     """A labelled input with its own line for an error. It is a `view.Field`.
 
     Its first text is an attribute (``^``) and no property: drawn anew it would bring that back over what
@@ -187,21 +211,6 @@ class Entry:
         """Another text in place of what was typed."""
         self.value = text
         ui.run_javascript(f"document.getElementById('e{self.box.id}').value = {json.dumps(text)}")
-
-    @property
-    def error(self) -> str | None:
-        return self._told.text if "entry--bad" in self.box.classes else None
-
-    @error.setter
-    def error(self, text: str | None) -> None:
-        self._told.text = text or self._hint
-        if text:
-            self.box.classes(add="entry--bad")
-            self.input.attr(aria_invalid="true")
-            ui.run_javascript(f"document.getElementById('e{self.box.id}')?.focus()")
-        else:
-            self.box.classes(remove="entry--bad")
-            self.input.attr(aria_invalid=None)
 
 
 _EMIT_VALUE: Final = "(event) => emit(event.target.value)"
