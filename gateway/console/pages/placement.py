@@ -60,7 +60,7 @@ async def placement(view: View) -> None:
         if last and not view.client.has_socket_connection:
             return
         told = await view.api.get("/v1/placement")
-        if last.get("decisions") == told["decisions"] and last.get("cells") == told["cells"]:
+        if last and all(last[each] == told[each] for each in ("decisions", "cells", "refusals")):
             return
         last.update(told)
         all_ = told["decisions"]
