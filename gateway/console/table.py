@@ -126,11 +126,16 @@ class Paged:
 
     async def _go_on(self) -> None:
         if self._next:
-            self._behind.append(self._cursor)
-            self._cursor = self._next
-            await self._view.attempt(self.refresh())
+            await self._turn([*self._behind, self._cursor], self._next)
 
     async def _go_back(self) -> None:
         if self._behind:
-            self._cursor = self._behind.pop()
-            await self._view.attempt(self.refresh())
+            await self._turn(self._behind[:-1], self._behind[-1])
+
+    async def _turn(self, behind: list[str], cursor: str) -> None:
+        """Another page; the one that is shown stays if it cannot be asked."""
+        shown = self._behind, self._cursor
+        self._behind, self._cursor = behind, cursor
+        went, _ = await self._view.attempt(self.refresh())
+        if not went and self._behind is behind:
+            self._behind, self._cursor = shown

@@ -8,7 +8,9 @@ import pytest
 from nicegui import ui
 from nicegui.testing import user_simulation
 
+from gateway.console.caller import Refusal
 from gateway.console.parts import Dialogue, El, Entry, button
+from gateway.console.table import Column, Paged
 from gateway.console.view import View
 
 
@@ -88,6 +90,39 @@ async def test_an_error_stands_beside_its_input_until_it_is_mended():
         assert entry.error == "that is taken" and entry.input.props["aria-invalid"] == "true"
         entry.error = None
         assert entry.error is None and "aria-invalid" not in entry.input.props
+
+
+async def test_a_page_of_a_table_that_cannot_be_asked_leaves_the_one_that_is_shown():
+    asked, refuse = [], []
+
+    async def fetch(cursor):
+        asked.append(cursor)
+        if refuse:
+            raise Refusal(503, "busy", "try again")
+        page = int(cursor or 0)
+        return [{"key": str(page), "name": page}], str(page + 1) if page < 2 else ""
+
+    async with user_simulation() as user:
+        table = await page_of(
+            user,
+            lambda: Paged(object.__new__(View), "Events", [Column("name", "Name")], fetch, every_s=0),
+        )
+        with user.client:
+            await table.refresh()
+            refuse.append(1)
+            await table._go_on()
+            refuse.clear()
+            assert table._where.text == "page 1" and asked == ["", "1"]
+
+            await table._go_on()
+            await table._go_on()
+            assert table._where.text == "page 3" and asked[2:] == ["1", "2"]
+            assert table.grid._props["rows"] == [{"key": "2", "name": 2}]
+            refuse.append(1)
+            await table._go_back()
+            refuse.clear()
+            await table._go_back()
+            assert table._where.text == "page 2" and asked[4:] == ["1", "1"]
 
 
 async def test_a_line_of_trouble_stays_until_what_failed_goes_well():
