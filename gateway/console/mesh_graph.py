@@ -29,7 +29,7 @@ class MeshGraph(Element, component="static/mesh_graph.js"):
         self._clock = view.services.clock
         self._sent = 0
         self._looks = False
-        self._props |= {"by": by, "operates": view.operates}
+        self._props["by"] = by
         self.on("looks", self._looked)
 
     def tell(self, picture: Mapping[str, Any]) -> None:

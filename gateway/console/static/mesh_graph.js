@@ -250,7 +250,7 @@ export default {
         <span class="muted small">page {{ at + 1 }} of {{ pages }}</span><button type="button" class="btn btn--quiet" :disabled="at + 1 >= pages" @click="at++">More →</button></div>
     </section>
   </div>`,
-  props: { by: String, operates: Boolean },
+  props: { by: String },
   emits: ["looks"],
   data: () => ({ rev: 0, ready: false, query: "", chosen: "", groupings: [], picked: "", said: "", sort: "name", down: false, at: 0, late: 0, hover: null, focused: false }),
   created() {
