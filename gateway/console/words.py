@@ -61,10 +61,8 @@ def size(amount: float | None) -> str:
     return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
 
 
-def rate(per_second: float | None, unit: str = "B") -> str:
-    if per_second is None:
-        return "–"
-    return f"{size(per_second)}/s" if unit == "B" else f"{per_second:.3g} {unit}/s"
+def rate(per_second: float) -> str:
+    return f"{size(per_second)}/s"
 
 
 def share(fraction: float | None) -> str:
