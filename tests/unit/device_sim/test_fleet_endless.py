@@ -1,4 +1,4 @@
-"""A fleet that goes on after its scenario: the same plan again and again."""
+"""A fleet on a machine faster or more patient than its scenario: plans that go on, kills that find work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from types import SimpleNamespace
 
 from device_sim.devices.plan import SECOND, Planned
+from device_sim.fleet.members import enough
 from device_sim.fleet.play import endless
 
 
@@ -29,3 +30,8 @@ def test_it_ends_when_it_is_asked_to_and_where_nothing_is_planned():
     slowly = list(endless([planned(0, 1), planned(1, 2)], 2, lambda: next(left), slower=3))
     assert [each.due_ns / SECOND for each in slowly] == [0, 3]
     assert list(endless([planned(0, 1, whole=True)], 1, lambda: False)) == []
+
+
+def test_a_kill_in_the_middle_of_work_is_content_with_less_the_longer_it_waits():
+    assert [enough(12, left) for left in (1.0, 0.5, 0.25, 0.0, -1.0)] == [12, 6, 3, 1, 1]
+    assert enough(1, 0.1) == 1
