@@ -142,9 +142,10 @@ async def play(
         if stay is not None and finished and not caught:
             stayed = _timed(await asyncio.to_thread(fleet.account, of_copies=True), screen)
             stay(stayed)
-            running = asyncio.create_task(fleet.go_on(), name="fleet that stays")
-            await asyncio.wait({running})
-            finished = _went_well(running)
+            if not caught:  # a signal while we counted found nothing to cancel
+                running = asyncio.create_task(fleet.go_on(), name="fleet that stays")
+                await asyncio.wait({running})
+                finished = _went_well(running)
         if finished:
             screen.tell("stopping the daemons")
         left = await fleet.members.stop(term_s_max=TERM_S_MAX if finished else ABORT_S_MAX)
@@ -496,6 +497,8 @@ class Fleet:
                 ]
             finally:
                 journal.close()
+                if of_copies:
+                    path.unlink()
         return ledgers
 
 
