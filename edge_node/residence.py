@@ -19,12 +19,18 @@ library that a thread is loading at this moment, whose pages may become its data
 are the same as some seconds before. Breakpoints that a debugger writes into code make it written, and it
 stays.
 
+A gateway answers with large pieces: pages of tasks, the roster, a picture of the mesh. Left alone, malloc
+makes a heap for each thread that touches it, and after the first large piece is freed it keeps such pieces in
+the heap, where a small one behind it holds the whole. So it gets one heap, large pieces are mapped and
+unmapped by themselves (``bound_heap``), and once a minute what lies free goes back (``keep_heap_small``).
+
 Rejected: mappings that are read-only but not executable, among which are the relocated pointers of loaded
-libraries; doing it again and again, which would only move the cost into the node's work.
+libraries; dropping code again and again, which would only move the cost into the node's work.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import logging
 from collections.abc import Iterable, Iterator, Set
@@ -35,6 +41,12 @@ log = logging.getLogger(__name__)
 
 SETTLED_S: Final = 15.0
 """After the start: by then there are sessions, announcements and the functions' files."""
+TRIM_S: Final = 60.0
+"""Between two looks for what lies free."""
+LARGE_BYTES: Final = 128 * 1024
+"""What is mapped by itself from here on; malloc's own first choice, which it would raise up to 32 MiB."""
+_M_ARENA_MAX: Final = -8
+_M_MMAP_THRESHOLD: Final = -3
 _MADV_DONTNEED: Final = 4  # of Linux on every architecture that CPython is built for
 
 Mapping = tuple[int, int, str]  # address, bytes, file
@@ -100,3 +112,23 @@ def give_back_heap() -> bool:
         return False
     trim.argtypes = (ctypes.c_size_t,)
     return bool(trim(0))
+
+
+def bound_heap() -> bool:
+    """One heap for all threads (they share an interpreter anyway), large pieces apart; before there are any.
+
+    False: this C library does not offer it.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt  # of glibc
+    except (OSError, AttributeError):
+        return False
+    mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
+    return bool(mallopt(_M_ARENA_MAX, 1) and mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES))
+
+
+async def keep_heap_small() -> None:
+    """Give back what lies free once a minute, until cancelled."""
+    while True:
+        await asyncio.sleep(TRIM_S)
+        await asyncio.to_thread(give_back_heap)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from edge_node import logs
+from edge_node import logs, residence
 from edge_node.clock import SystemClock
 from edge_node.daemon import options_of, run_daemon, serve
 from edge_node.home import chosen_home, gateway_home
@@ -23,6 +23,7 @@ from security.keystore import KeyStore
 def main(argv: Sequence[str] | None = None) -> int:
     options = options_of(argv, ("home", "listen", "port", "broker", "broker-port", "mdns", "log-level"))
     as_json = "json" in options
+    residence.bound_heap()
     return run_daemon(partial(_gateway, options, as_json), as_json=as_json)
 
 

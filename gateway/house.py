@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from edge_node import residence
 from edge_node.agent import Agent
 from edge_node.clock import Clock, SystemClock
 from edge_node.daemon import journal_of, mdns_interface, mqtt_link
@@ -325,6 +326,7 @@ class House(Duties):
             group.create_task(super().run(), name="duties")
             group.create_task(self.broker.run(), name="broker")
             group.create_task(self.renewals.run(), name="renewal")
+            group.create_task(residence.keep_heap_small(), name="residence")
             if self.given is not None:
                 group.create_task(self.given.run(), name="given-certificate")
 

@@ -102,3 +102,63 @@ def test_what_lies_free_in_the_heap_goes_back_to_the_system():
     )
 
     assert done.returncode == 0, done.stderr
+
+
+HEAPS = """if True:
+    import ctypes, sys, threading
+    from pathlib import Path
+    from edge_node.residence import bound_heap
+
+    def own_kb():
+        return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0])
+
+    if sys.argv[1] == "bounded":
+        assert bound_heap()
+
+    ready, stay = threading.Barrier(5), threading.Event()
+
+    def work():
+        piece = bytearray(50_000)
+        ready.wait(30)
+        stay.wait(30)
+
+    for _ in range(4):
+        threading.Thread(target=work, daemon=True).start()
+    ready.wait(30)
+    libc = ctypes.CDLL(None)
+    libc.fopen.restype = ctypes.c_void_p
+    libc.malloc_info.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    libc.fclose.argtypes = (ctypes.c_void_p,)
+    told = libc.fopen(sys.argv[2].encode(), b"w")
+    libc.malloc_info(0, told)
+    libc.fclose(told)
+    stay.set()
+
+    first = bytearray(2_000_000)
+    del first  # from here on malloc, left alone, keeps pieces of this size in the heap
+    large, small = [], []
+    for _ in range(40):
+        large.append(bytearray(b"x") * 1_000_000)
+        small.append(bytearray(2_000))  # behind it
+    held = own_kb()
+    del large
+    print(Path(sys.argv[2]).read_text().count("<heap "), held - own_kb())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's mallopt")
+@pytest.mark.slow
+def test_a_bounded_heap_is_one_and_gives_large_pieces_back(tmp_path: Path):
+    """What malloc does when left alone stands beside it: a heap a thread, and large pieces kept."""
+
+    def told(kind: str) -> tuple[int, int]:
+        command = [sys.executable, "-c", HEAPS, kind, str(tmp_path / "told")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        heaps, given_back_kb = map(int, done.stdout.split())
+        return heaps, given_back_kb
+
+    heaps, given_back_kb = told("bounded")
+    assert heaps == 1 and given_back_kb > 35_000
+    heaps, given_back_kb = told("left alone")
+    assert heaps > 1 and given_back_kb < 5_000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import cbor2
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
@@ -16,6 +18,7 @@ from security.envelope import (
     PARCEL_BYTES_MAX,
     PLAIN_BYTES_MAX,
     SEQ_LIMIT,
+    WARM_MAX,
     Opener,
     Sealer,
     aad,
@@ -306,3 +309,36 @@ def test_lengths_of_keys_are_checked():
 def test_the_first_bytes_tell_a_parcel():
     assert is_parcel(sealer().seal(1, b""))
     assert not is_parcel(b"\x86\x01") and not is_parcel(b"")
+
+
+def ciphers() -> int:
+    return sum(type(each) is ChaCha20Poly1305 for keyed in kept() for each in (keyed._cipher,))
+
+
+def kept() -> list[Sealer | Opener]:
+    return [each for each in gc.get_objects() if type(each) in (Sealer, Opener)]
+
+
+def test_any_number_of_keys_work_and_only_the_last_used_keep_a_cipher():
+    pairs = []
+    for number in range(2 * WARM_MAX):
+        key = number.to_bytes(32, "big")
+        pairs.append((Sealer(key, IV, KID8, CONTEXT), Opener(key, IV, KID8, CONTEXT)))
+    for seq in (1, 2, 3):
+        for number, (each, its_opener) in enumerate(pairs):
+            plain = b"%d of %d" % (seq, number)
+            assert its_opener.open(each.seal(seq, plain)) == (seq, plain)
+            if number % 100 == 0:
+                assert ciphers() <= WARM_MAX
+    assert ciphers() == WARM_MAX
+    last = pairs[-1]
+    assert last[0]._cipher is not None and last[1]._cipher is not None and pairs[0][0]._cipher is None
+
+
+def test_a_key_ends_with_whoever_held_it():
+    before = len(kept())
+    held = sealer()
+    held.seal(1, b"")
+    assert len(kept()) == before + 1
+    del held
+    assert len(kept()) == before
