@@ -34,6 +34,7 @@ from gateway.access.access import asking
 from gateway.access.roles import Principal, Role
 from gateway.api.app import read_body
 from gateway.api.problems import Problem, cause_of, problem_of
+from security.certificates import spelled_minute
 
 if TYPE_CHECKING:
     from gateway.api.services import Services
@@ -102,7 +103,7 @@ class Ask:
 NOBODY: Final = Principal("nobody", Role.VIEWER, "setup", frozenset())
 
 
-def _ask(request: Request) -> Ask:
+async def _ask(request: Request) -> Ask:  # a coroutine, or FastAPI would run it in a thread
     return Ask(request.state.principal, request.app.state.services, request)
 
 
@@ -219,11 +220,7 @@ def _who(request: Request, services: Services) -> Principal:
         kind, _, bearer = authorization.partition(" ")
         principal = services.access.by_token(bearer.strip()) if kind.lower() == "bearer" else None
         if principal is None:
-            raise Problem(
-                "not-authenticated", "the token is unknown, revoked, or its time is over",
-                fix="make one with `edge-gateway tokens add`",
-                headers={"WWW-Authenticate": 'Bearer error="invalid_token"'},
-            )  # fmt: skip
+            raise _not_taken(services.access.expired_at_ms(bearer.strip()))
         return principal
     cookie = request.cookies.get(COOKIE)
     principal = services.access.by_cookie(cookie) if cookie else None
@@ -241,6 +238,16 @@ def _who(request: Request, services: Services) -> Principal:
                 fix="send the token that /v1/me tells",
             )  # fmt: skip
     return principal
+
+
+def _not_taken(expired_at_ms: int | None) -> Problem:
+    """Why a token opens nothing. Only who has its secret is told that it was good once: RFC 6750, 3.1."""
+    cause, error = "the token is unknown or was revoked", 'Bearer error="invalid_token"'
+    if expired_at_ms is not None:
+        cause = f"the token expired at {spelled_minute(expired_at_ms // 1000)}"
+        error += ', error_description="The access token expired"'
+    fix = "make one with `edge-gateway tokens add`"
+    return Problem("not-authenticated", cause, fix=fix, headers={"WWW-Authenticate": error})
 
 
 def check_may_make_deployers(ask: Ask) -> None:
