@@ -252,10 +252,13 @@ class Access:
 
     def by_token(self, bearer: str) -> Principal | None:
         """Whom ``ewt_<id>_<secret>`` speaks for. None: unknown, wrong, over or revoked."""
-        parts = bearer.split("_", 2) if len(bearer) <= 128 else []
-        if len(parts) != 3 or parts[0] != "ewt":
-            return None
-        return self.accounts.bearer(self._clock.wall_ms(), parts[1], _sha256(parts[2]))
+        named = _named(bearer)
+        return None if named is None else self.accounts.bearer(self._clock.wall_ms(), *named)
+
+    def expired_at_ms(self, bearer: str) -> int | None:
+        """When the time of a token that ``by_token`` does not take was over; None: that is not why."""
+        named = _named(bearer)
+        return None if named is None else self.accounts.expired_at_ms(self._clock.wall_ms(), *named)
 
     async def log_out(self, cookie: str) -> None:
         name = self.sessions.end(_sha256(cookie))
@@ -435,6 +438,12 @@ def _check_admin(by: Principal) -> None:
         raise Refused(f"accounts are for admin, and {by.name} is {by.role.word}")
     if by.scopes is not None:  # a user has no scopes: it could make one that may do more than itself
         raise Refused("a token with scopes cannot change users", fix="use a token without")
+
+
+def _named(bearer: str) -> tuple[str, str] | None:
+    """Id, and SHA-256 of the secret, of ``ewt_<id>_<secret>``; None: it is no token."""
+    parts = bearer.split("_", 2) if len(bearer) <= 128 else []
+    return (parts[1], _sha256(parts[2])) if len(parts) == 3 and parts[0] == "ewt" else None
 
 
 def _spell(data: bytes) -> str:

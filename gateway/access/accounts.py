@@ -237,8 +237,8 @@ class Accounts:
 
     def bearer(self, now_ms: int, token_id: str, secret_sha256: str) -> Principal | None:
         """Who this token speaks for. None: unknown, wrong or over."""
-        row = self._tokens.get(token_id)
-        if row is None or not compare_digest(row.secret_sha256, secret_sha256) or now_ms >= row.expires_at_ms:
+        row = self._borne(token_id, secret_sha256)
+        if row is None or now_ms >= row.expires_at_ms:
             return None
         role = row.role
         if ":" not in row.owner:  # made by a user, whose role may have been lowered since
@@ -248,6 +248,15 @@ class Accounts:
             role = min(role, owner.role)
         scopes = None if row.scopes is None else frozenset(row.scopes)
         return Principal(f"token:{row.name}#{row.id}", role, "token", scopes)
+
+    def expired_at_ms(self, now_ms: int, token_id: str, secret_sha256: str) -> int | None:
+        """When this token's time was over; None: it is not, or nobody with its secret asks."""
+        row = self._borne(token_id, secret_sha256)
+        return None if row is None or now_ms < row.expires_at_ms else row.expires_at_ms
+
+    def _borne(self, token_id: str, secret_sha256: str) -> TokenRow | None:
+        row = self._tokens.get(token_id)
+        return row if row is not None and compare_digest(row.secret_sha256, secret_sha256) else None
 
     def holds(self, by: Principal) -> bool:
         """Whether *by* is still there, and may still do as much as when it asked."""

@@ -248,7 +248,7 @@ def test_only_a_token_that_holds_opens(afar, value, api):
 
     for token in (ended["secret"], "ewt_k7q2mzpe_notatokenatall"):
         told = afar("nodes", token=token)
-        one_line(told, exits.REFUSED, "unknown, revoked, or its time is over", "tokens add")
+        one_line(told, exits.REFUSED, "is unknown or was revoked", "tokens add")
         assert token not in told[2]
 
 

@@ -1,8 +1,6 @@
 """Whole daemons on machines whose clock lies: 1970, as without an RTC, and ten years ahead.
 
-The lie is libfaketime's, preloaded into a daemon and all that it starts (workers, the broker) and into its
-commands; CLOCK_MONOTONIC stays true, as on a real board. It is read from a file again and again, so a clock
-is also set while the daemon runs. What is promised: `docs/operating.md`, "Clocks".
+What is promised: `docs/operating.md`, "Clocks".
 """
 
 from __future__ import annotations
@@ -10,14 +8,13 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from tests.support.daemons import Bed, Daemon, until
 from tests.support.links import free_port
+from tests.support.lying_clock import FAKETIME, memory_swept, set_clock
 
-FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 IN_1970_S = 2 * 86400 - int(time.time())  # it is 3 January 1970 there
 TEN_YEARS_S = 10 * 365 * 86400
 
@@ -26,34 +23,9 @@ pytestmark = [
     pytest.mark.mosquitto,
     pytest.mark.timeout(240),
     pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed"),
+    pytest.mark.usefixtures("swept"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def swept():
-    """A preloaded process that is killed leaves its memory of the lie behind."""
-
-    def lying() -> set[Path]:
-        return {path for kind in ("faketime_shm_*", "sem.faketime_*") for path in Path("/dev/shm").glob(kind)}
-
-    before = lying()
-    yield
-    for path in lying() - before:
-        path.unlink(missing_ok=True)
-
-
-def set_clock(daemon: Daemon, ahead_s: int) -> Daemon:
-    """This daemon's and its commands', now and for whatever is started later."""
-    file = daemon.bed.path / f"{daemon.name}.clock"
-    new = file.with_suffix(".new")
-    new.write_text(f"{ahead_s:+d}\n")
-    new.replace(file)
-    lie = {
-        "LD_PRELOAD": FAKETIME, "FAKETIME_TIMESTAMP_FILE": file, "FAKETIME_NO_CACHE": 1,
-        "FAKETIME_DONT_FAKE_MONOTONIC": 1,
-    }  # fmt: skip
-    daemon.prefix = ["env", *(f"{name}={value}" for name, value in lie.items())]
-    return daemon
+swept = pytest.fixture(memory_swept)
 
 
 def is_fooled(daemon: Daemon, ahead_s: int) -> bool:

@@ -329,7 +329,7 @@ async def test_a_token_works_over_a_restart_until_it_is_revoked(access, ann, clo
 
 @pytest.mark.parametrize("bearer", ["", "ewt", "ewt__", "ewt_a_b_c", "x" * 5000, "ewt_\ud800_\ud800"])
 async def test_no_bearer_breaks_anything(access, bearer):
-    assert access.by_token(bearer) is None
+    assert access.by_token(bearer) is None and access.expired_at_ms(bearer) is None
 
 
 async def test_a_token_with_scopes_makes_no_user(access, ann):

@@ -117,6 +117,17 @@ def test_a_token_speaks_until_its_end_and_only_with_its_secret(accounts):
     assert accounts.bearer(0, "aaaa", "5e") is None
 
 
+def test_only_who_has_its_secret_is_told_when_a_token_expired(accounts):
+    token(accounts)
+
+    end_ms = DAY_S * 1000
+    assert accounts.expired_at_ms(end_ms - 1, "aaaa", "5e") is None
+    assert accounts.expired_at_ms(end_ms + 5, "aaaa", "5e") == end_ms
+    assert accounts.expired_at_ms(end_ms + 5, "aaaa", "5f") is None
+    accounts.revoke_token("aaaa")
+    assert accounts.expired_at_ms(end_ms + 5, "aaaa", "5e") is None
+
+
 def test_a_token_does_no_more_than_its_user_may_now(accounts):
     accounts.set_role("bob", Role.ADMIN)
     token(accounts, Principal("bob", Role.ADMIN, "session"), role=Role.ADMIN)
