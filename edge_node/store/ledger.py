@@ -33,12 +33,12 @@ PRAGMAS = (
     "PRAGMA auto_vacuum = INCREMENTAL",  # takes effect in a new file only
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
-    "PRAGMA cache_size = -4096",
+    "PRAGMA cache_size = -1024",  # KiB, of each of two connections; behind it stands the page cache
     "PRAGMA journal_size_limit = 8388608",  # a log that one large commit has grown is cut when it begins anew
 )
 """Of every connection."""
 DAMAGED_FIX = "`up` sets it aside and saves what can be read"
-SETTLED_PAGE = 2_000
+SETTLED_PAGE = 500
 DELETED_AT_ONCE = 500
 """Tasks pruned in a transaction: the writer waits for one, milliseconds."""
 FREED_AT_ONCE = 256

@@ -37,8 +37,8 @@ CLOSING_S = 3.0
 CONNECTIONS_MAX = 256
 HEADER_BYTES_MAX = 16 * 1024
 WS_BYTES_MAX = 1024 * 1024
-READ_BYTES = 32 * 1024
-"""Read of a connection at once: two TLS records. asyncio's own 256 KiB are kept for each connection."""
+READ_BYTES = 16 * 1024
+"""Read of a connection at once: a TLS record. asyncio's own 256 KiB are kept for each connection."""
 asyncio.sslproto.SSLProtocol.max_size = READ_BYTES
 
 
