@@ -75,6 +75,8 @@ _NEW_CODE = "ask for a new one: edge-gateway invite"
 _AGAIN = "run `edge-node join` again with a new code"
 _UNAPPROVED = "nobody approved it in time"
 _DENIED = "the operator denied it"
+_WITHDRAWN = "an operator withdrew it"
+_SEE_CODES = "see `edge-gateway invites`"
 
 
 # -- the code
@@ -83,7 +85,7 @@ _DENIED = "the operator denied it"
 @dataclass(frozen=True, slots=True)
 class JoinCode:
     root_spki_sha256: bytes
-    token_id: str
+    token_id: str  # names the code, opens nothing: it may be listed, logged and sent
     secret: bytes = field(repr=False)
     addresses: tuple[str, ...]  # "host:port": hints, never trusted
 
@@ -155,6 +157,13 @@ class JoinCode:
         if code.text() != text:
             raise BadInput("join code is damaged", fix=_NEW_CODE)
         return code
+
+
+def checked_token_id(text: str) -> str:
+    """Raises: BadInput: it can name no code. What was given is not repeated: it may be a whole code."""
+    if not _TOKEN.match(text):
+        raise BadInput("the id of a join code is six of a-z and 2-7, and not the code", fix=_SEE_CODES)
+    return text
 
 
 def _checked_address(address: str) -> None:
@@ -512,8 +521,13 @@ class PendingNode:
 
 @dataclass(frozen=True, slots=True)
 class OpenInvite:
-    """What may be told of a code that nobody has used. name: "": any.  replaces: the board of that member."""
+    """What may be told of a code that nobody has used. name: "": any.  replaces: the board of that member.
 
+    id: the code's token id. It is no secret: every request bears it as it is. What proves a code is the MAC
+    under ``JoinCode.mac_key``, which is never told.
+    """
+
+    id: str
     expires_s: int
     approval: str
     name: str
@@ -554,6 +568,7 @@ class _Invitation:
     # not persisted:
     saving: int | None = None  # the snapshot whose fsync must come before anything else happens
     unsaved: bool = False
+    withdrawn_by: int | None = None  # the first snapshot that says it is withdrawn, until one such is on disk
     issuing: bool = False
     replies: list[int] = field(default_factory=list)
 
@@ -644,6 +659,40 @@ class JoinDesk:
         invitation.state, invitation.why = "void", _DENIED
         return [self._save(invitation)]
 
+    def call_off(self, now_s: int, token_id: str) -> list[Effect]:
+        """An operator takes an open code back: it is good for nothing from now on, and whoever comes with it
+        is told so. Say that it is withdrawn once the PersistInvitations is on disk. If the disk refuses, the
+        code stays void in memory, and listed, so that it can be called off again.
+
+        Whichever came first wins, a use also while it is on its way to the disk: the code is not open then.
+
+        Raises: BadInput: no code has that id, or it was used, withdrawn or voided, or has expired.
+        """
+        one = self._invitations.get(checked_token_id(token_id))
+        if one is None:
+            raise BadInput(f"no join code has the id {token_id}", fix=_SEE_CODES)
+        if self._is_listed(now_s, one):
+            one.state, one.why = "void", _WITHDRAWN
+            effect = self._persist()
+            if one.withdrawn_by is None:
+                one.withdrawn_by = effect.token
+            return [effect]
+        if one.claim is not None and one.state == "pending":
+            who = one.claim.name
+            raise BadInput(
+                f"join code {token_id} was used: {who} waits to be let in", fix=f"`edge-gateway deny {who}`"
+            )
+        if one.claim is not None and one.state == "approved":
+            who = one.claim.name
+            raise BadInput(
+                f"join code {token_id} was used by {who}",
+                fix=f"`edge-gateway revoke {who}` if it may not be a member",
+            )
+        if one.state == "void":
+            raise BadInput(f"{self._void(one).cause} ({token_id})", fix="there is nothing left to withdraw")
+        ago = _minutes(now_s - one.expires_s)
+        raise BadInput(f"join code {token_id} expired {ago} ago", fix="there is nothing left to withdraw")
+
     def withdraw(self, now_s: int, name: str) -> list[Effect]:
         """The member of that name was shut out: what it joined with is good no more, nor codes to replace it.
 
@@ -680,11 +729,15 @@ class JoinDesk:
     def open_invites(self, now_s: int) -> list[OpenInvite]:
         """Codes that nobody has used, the one that ends first at the beginning. The codes are not kept."""
         found = [
-            OpenInvite(one.expires_s, one.approval, one.name, one.roles, one.replaces)
+            OpenInvite(one.token_id, one.expires_s, one.approval, one.name, one.roles, one.replaces)
             for one in self._invitations.values()
-            if one.state == "open" and one.expires_s >= now_s
+            if self._is_listed(now_s, one)
         ]
-        return sorted(found, key=lambda invite: (invite.expires_s, invite.name, invite.roles))
+        return sorted(found, key=lambda invite: (invite.expires_s, invite.name, invite.roles, invite.id))
+
+    def _is_listed(self, now_s: int, one: _Invitation) -> bool:
+        """Open; or withdrawn in memory only: were this process to end now, it would be open again."""
+        return (one.state == "open" or one.withdrawn_by is not None) and now_s <= one.expires_s
 
     # -- memory
 
@@ -741,6 +794,8 @@ class JoinDesk:
         names = [one.claim.name for one in claimed if one.claim and (one.state == "pending" or one.is_busy)]
         assert len(names) == len(set(names)), "two claims never wait for one name"
         assert all(one.claim is None for one in self._invitations.values() if one.state == "open")
+        withdrawn = [one for one in self._invitations.values() if one.withdrawn_by is not None]
+        assert all((one.state, one.claim) == ("void", None) for one in withdrawn), "no use is withdrawn"
         assert len(self._answers) <= self._limits.answers, "answers are bounded"
         assert self._counted.keys() <= {"", *self._invitations}, "only strangers and codes are counted"
         assert all(len(counted) <= self._limits.total for counted in self._counted.values())
@@ -792,8 +847,7 @@ class JoinDesk:
             raise self._void(invitation)
         end_s = self._answered_until_s(invitation)
         if now_s > end_s:
-            late_s = now_s - end_s
-            raise Refused(f"join code expired {max(1, late_s // 60)} minutes ago", fix=_NEW_CODE)
+            raise Refused(f"join code expired {_minutes(now_s - end_s)} ago", fix=_NEW_CODE)
         if held is None:
             return self._spend(reply, invitation, claim)
         # The same claim again: the reply was lost, or it polls. Polls at a decent pace are not counted.
@@ -884,6 +938,9 @@ class JoinDesk:
         return done
 
     def _persisted(self, now_s: int, token: int) -> list[Effect]:
+        for one in self._invitations.values():
+            if one.withdrawn_by is not None and one.withdrawn_by <= token:
+                one.withdrawn_by = None
         effects: list[Effect] = []
         for one in self._saved(token):
             if one.state == "approved":
@@ -1011,6 +1068,10 @@ class JoinDesk:
 
     def _words(self, claim: _Claim) -> str:
         return fingerprint_words(mesh_id_of(self._pin), hashlib.sha256(claim.spki).digest(), claim.x25519)
+
+
+def _minutes(seconds: int) -> str:
+    return f"{max(1, seconds // 60)} minutes"
 
 
 def _name_for(spki: bytes) -> str:

@@ -10,6 +10,7 @@ from security.enrolment import (
     JoinCode,
     JoinDesk,
     JoinLimits,
+    NotPersisted,
     Persisted,
     PersistInvitations,
     Reply,
@@ -142,7 +143,9 @@ REQUESTS = [  # who asks with which of two codes: three strangers, two codes, no
 steps = st.lists(
     st.tuples(
         st.integers(0, 400),
-        st.sampled_from(["ask", "ask", "ask", "garbage", "persist", "tick", "approve", "restart"]),
+        st.sampled_from(
+            ["garbage", "full", "tick", "approve", "restart", *("ask", "persist", "withdraw") * 3]
+        ),
         st.integers(0, 1),
         st.integers(0, 2),
     ),
@@ -151,15 +154,18 @@ steps = st.lists(
 PEOPLE = [NodeKeys.generate() for _ in range(3)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=250)
 @given(steps, st.sampled_from(["auto", "pending"]))
 def test_whatever_happens_a_code_certifies_one_claim(script, approval):
-    """Asks, races, slow disks, restarts in any order: all certificates of one code are for one key."""
+    """Asks, races, slow and full disks, withdrawals, restarts in any order: all certificates of one code are
+    for one key, and a code that is withdrawn, on the disk, certifies nobody, before and after.
+    """
 
     def new_desk():
         return JoinDesk(root_spki_sha256=MESH.root_spki_sha256, limits=JoinLimits(per_address=99, total=999))
 
     desk, now_s, disk, writing, issued, asked = new_desk(), NOW_S, b"", [], {}, 0
+    withdrawing, withdrawn = {}, set()
     codes = []
     for i in range(2):
         code, effects = desk.invite(now_s, entropy=bytes([i] * 20), addresses=(), approval=approval)
@@ -187,7 +193,18 @@ def test_whatever_happens_a_code_certifies_one_claim(script, approval):
             case "persist" if writing:
                 write = writing.pop(0)
                 disk = write.data
+                withdrawn |= withdrawing.pop(write.token, set())
                 take(desk.handle(now_s, Persisted(write.token)))
+            case "full" if writing:
+                take(desk.handle(now_s, NotPersisted(writing.pop(0).token)))
+            case "withdraw":
+                try:
+                    (write,) = desk.call_off(now_s, codes[i].token_id)
+                except BadInput:
+                    pass  # it was used, or is over
+                else:
+                    withdrawing[write.token] = {codes[i].token_id}
+                    take([write])
             case "tick":
                 take(desk.tick(now_s))
             case "approve":
@@ -197,8 +214,10 @@ def test_whatever_happens_a_code_certifies_one_claim(script, approval):
                     except BadInput:
                         pass  # it waited too long
             case "restart":
-                desk, writing = new_desk(), []
+                desk, writing, withdrawing = new_desk(), [], {}
                 take(desk.restore(disk, now_s=now_s, void_open=False))
         desk.check()
+        assert not withdrawn & {one.id for one in desk.open_invites(now_s)}
 
     assert all(len(keys) == 1 for keys in issued.values())
+    assert not withdrawn & issued.keys()

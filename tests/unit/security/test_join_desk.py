@@ -467,6 +467,120 @@ def test_codes_that_nobody_used_are_listed_until_they_are_used_or_over(gateway, 
     assert gateway.desk.open_invites(gateway.now_s + 61) == []
 
 
+def test_a_code_that_was_called_off_is_told_so_and_spent_by_nobody(gateway, keys):
+    code, other = gateway.invite(name="pi-1"), gateway.invite()
+    assert {one.id for one in gateway.desk.open_invites(NOW_S)} == {code.token_id, other.token_id}
+    gateway.do(gateway.desk.call_off(NOW_S, code.token_id))
+
+    assert [one.id for one in gateway.desk.open_invites(NOW_S)] == [other.token_id]
+    for restarted in (False, True):
+        if restarted:
+            gateway.restart()
+        with pytest.raises(Refused, match="join code is void: an operator withdrew it: ask for a new one"):
+            read(gateway, gateway.ask(request_for(code, keys), address=f"a{restarted}"), keys)
+        with pytest.raises(BadInput, match=r"void: an operator withdrew it .*: there is nothing left"):
+            gateway.desk.call_off(NOW_S, code.token_id)
+    assert gateway.issued == []
+    assert isinstance(read(gateway, gateway.ask(request_for(other, keys)), keys), Joined)
+
+
+def test_only_who_holds_the_secret_learns_that_a_code_was_withdrawn(gateway, keys):
+    code = gateway.invite()
+    gateway.do(gateway.desk.call_off(NOW_S, code.token_id))
+    guessed = JoinCode(code.root_spki_sha256, code.token_id, bytes(16), ())
+
+    with pytest.raises(Refused, match="secret does not fit"):
+        read(gateway, gateway.ask(request_for(guessed, keys)), keys)
+
+
+def test_what_is_not_open_is_not_called_off_and_the_operator_is_told_why(gateway, keys):
+    asked, denied = gateway.invite(approval="pending"), gateway.invite(approval="pending")
+    used, expired, dead = gateway.invite(), gateway.invite(ttl_s=60), gateway.invite()
+    gateway.ask(request_for(used, keys, name="pi-2"), address="a")
+    gateway.ask(request_for(asked, NodeKeys.generate(), name="pi-3"), address="b")
+    gateway.ask(request_for(denied, NodeKeys.generate(), name="pi-4"), address="c")
+    gateway.do(gateway.desk.deny(NOW_S, "pi-4"))
+    gateway.do(gateway.desk.call_off(NOW_S, dead.token_id))
+    before, at_s = gateway.desk.snapshot(), NOW_S + 61 + 180
+
+    for code_id, told in (
+        (used.token_id, "was used by pi-2: `edge-gateway revoke pi-2` if it may not be a member"),
+        (asked.token_id, "was used: pi-3 waits to be let in: `edge-gateway deny pi-3`"),
+        (denied.token_id, "the operator denied the request of pi-4 .*: there is nothing left to withdraw"),
+        (expired.token_id, "expired 3 minutes ago: there is nothing left to withdraw"),
+        (dead.token_id, "an operator withdrew it"),
+        ("zzzzzz", "no join code has the id zzzzzz: see `edge-gateway invites`"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            gateway.desk.call_off(at_s, code_id)
+    assert gateway.desk.snapshot() == before
+    assert gateway.issued == ["pi-2"]
+
+
+@pytest.mark.parametrize("what", ["", "k7q2m", "k7q2mzz", "K7Q2MZ", "k7q2m\n", "k7q2m1"])
+def test_what_can_be_no_id_is_refused_and_a_whole_code_is_not_repeated(gateway, what):
+    code = gateway.invite()
+    for given in (what, code.text()):
+        with pytest.raises(BadInput, match="six of a-z and 2-7, and not the code") as told:
+            gateway.desk.call_off(NOW_S, given)
+        assert code.text() not in str(told.value)
+    assert len(gateway.desk.open_invites(NOW_S)) == 1
+
+
+def test_a_use_on_its_way_to_the_disk_came_before_the_withdrawal(gateway, keys):
+    """Whether its write succeeds or not: who was told that it was used has not withdrawn it."""
+    code = gateway.invite()
+    gateway.slow = True
+    reply = gateway.ask(request_for(code, keys))
+    with pytest.raises(BadInput, match="was used by pi-1: `edge-gateway revoke pi-1`"):
+        gateway.desk.call_off(NOW_S, code.token_id)
+    gateway.catch_up()
+
+    assert isinstance(read(gateway, reply, keys), Joined)
+    assert gateway.issued == ["pi-1"]
+
+
+def test_a_withdrawal_on_its_way_to_the_disk_lets_nobody_in(gateway, keys):
+    code = gateway.invite()
+    gateway.slow = True
+    gateway.do(gateway.desk.call_off(NOW_S, code.token_id))
+    early = gateway.ask(request_for(code, keys))
+    assert [one.id for one in gateway.desk.open_invites(NOW_S)] == [code.token_id], "not yet for good"
+    gateway.catch_up()
+
+    with pytest.raises(Refused, match="an operator withdrew it"):
+        read(gateway, early, keys)
+    assert gateway.desk.open_invites(NOW_S) == [] and gateway.issued == []
+
+
+def test_a_withdrawal_that_the_disk_refused_can_be_asked_for_again(gateway, keys):
+    code = gateway.invite()
+    (write,) = gateway.desk.call_off(NOW_S, code.token_id)
+    gateway.do(gateway.desk.handle(NOW_S, NotPersisted(write.token)))
+
+    assert [one.id for one in gateway.desk.open_invites(NOW_S)] == [code.token_id]
+    with pytest.raises(Refused, match="an operator withdrew it"):
+        read(gateway, gateway.ask(request_for(code, keys)), keys)
+    gateway.do(gateway.desk.call_off(NOW_S, code.token_id))
+    assert gateway.desk.open_invites(NOW_S) == []
+    gateway.restart()
+    with pytest.raises(Refused, match="an operator withdrew it"):
+        read(gateway, gateway.ask(request_for(code, keys)), keys)
+
+
+def test_two_operators_withdraw_one_code_and_both_are_right(gateway):
+    """Each waits for a write of their own; the first of them on the disk ends the code."""
+    code = gateway.invite()
+    gateway.slow = True
+    first, second = (gateway.desk.call_off(NOW_S, code.token_id) for _ in range(2))
+    gateway.slow = False
+
+    gateway.do(first)
+    assert gateway.desk.open_invites(NOW_S) == []
+    gateway.do(second)
+    assert gateway.desk.open_invites(NOW_S) == []
+
+
 def test_words_of_other_keys_are_not_shown(gateway, keys):
     code = gateway.invite(approval="pending")
     reply = gateway.ask(request_for(code, keys))
