@@ -21,7 +21,6 @@ import hmac
 import ipaddress
 import math
 import os
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
@@ -122,10 +121,9 @@ class Guarded(APIRoute):
         super().__init__(path, endpoint, **kwargs)
 
     def get_route_handler(self) -> Handler:
-        inner, need, route = super().get_route_handler(), self.need, self.path_format
+        inner, need = super().get_route_handler(), self.need
 
         async def guarded(request: Request) -> Response:
-            began_s = time.perf_counter()
             request.state.need = need
             request.state.cause = f"q-{os.urandom(8).hex()}"
             try:
@@ -135,8 +133,6 @@ class Guarded(APIRoute):
             for name, value in SECURE:
                 response.headers.setdefault(name, value)
             response.headers["x-request-id"] = cause_of(request)
-            took_s = time.perf_counter() - began_s
-            request.app.state.services.traffic.answered(request.method, route, response.status_code, took_s)
             return response
 
         return guarded

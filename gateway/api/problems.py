@@ -22,7 +22,6 @@ from starlette.exceptions import HTTPException
 from edge_node.control import protocol
 from edge_node.tasks.states import Refusal
 from gateway.access.accounts import Stale, UnknownAccount
-from gateway.api.traffic import NO_ROUTE
 from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
 
 log = logging.getLogger(__name__)
@@ -152,12 +151,7 @@ def install(app: FastAPI) -> None:
     """Unknown paths and methods, and what other rooms raise, become problems too."""
 
     async def told(request: Request, error: Exception) -> Response:
-        response = problem_of(error, request).response(request)
-        route = request.scope.get("route")
-        if route is None or hasattr(route, "need"):  # nothing there, or another method: no guard has seen it
-            path = NO_ROUTE if route is None else route.path_format
-            request.app.state.services.traffic.answered(request.method, path, response.status_code)
-        return response
+        return problem_of(error, request).response(request)
 
     app.add_exception_handler(HTTPException, told)
     app.add_exception_handler(RequestValidationError, told)

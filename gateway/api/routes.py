@@ -6,6 +6,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.responses import RedirectResponse, Response
 
 from gateway.api import problems, setup_page
+from gateway.api.counted import Counted
 from gateway.api.openapi import openapi_router
 from gateway.api.services import Services
 from gateway.api.v1 import (
@@ -25,6 +26,8 @@ from gateway.api.v1 import (
 from gateway.console import log_in_page
 from gateway.console.console import ICON, PATH, Console
 
+CACHED = {"cache-control": "max-age=86400"}
+
 
 def routers() -> list[APIRouter]:
     """In the order in which they are described."""
@@ -36,16 +39,30 @@ def routers() -> list[APIRouter]:
     return [*rooms, openapi_router(rooms), setup_page.router, log_in_page.router]
 
 
+def _beside(icon: Response) -> APIRouter:
+    """What a browser asks for before it knows where the console is."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    async def front() -> Response:
+        return RedirectResponse(f"{PATH}/", 307)
+
+    @router.get("/favicon.ico")
+    async def favicon() -> Response:
+        return icon
+
+    return router
+
+
 def install(app: FastAPI, services: Services) -> Console:
     """Before the app's first request. Returns: the console, which has to be closed."""
     app.state.services = services
     problems.install(app)
+    app.add_middleware(Counted, traffic=services.traffic, mounts=(PATH,))
     for router in routers():
         app.include_router(router)
     console = Console(app, services)
-    app.add_route("/", lambda _: RedirectResponse(f"{PATH}/", 307), include_in_schema=False)
-    icon = Response(ICON, media_type="image/svg+xml", headers={"cache-control": "max-age=86400"})
-    app.add_route("/favicon.ico", lambda _: icon, include_in_schema=False)
+    app.include_router(_beside(Response(ICON, media_type="image/svg+xml", headers=CACHED)))
     app.mount(PATH, console)
     services.expected = console.prepare
     return console

@@ -1,9 +1,10 @@
-"""Traffic: how many requests the API answered, how, and how long it took.
+"""Traffic: how many requests the gateway's port answered, how, and how long it took.
 
 By the route as it is written (``/v1/nodes/{node}``), never by the path asked for: what strangers send
 makes no new series. Requests that no route takes are one route of their own, without a duration.
 
 In: an answer. Out: samples for ``/metrics``. Bounded by the routes there are, times the answers that exist.
+Not here: what an answer is, and by which route it came (``counted``).
 """
 
 from __future__ import annotations

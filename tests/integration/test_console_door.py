@@ -101,6 +101,41 @@ async def test_no_other_path_takes_sockets(api):
     assert refused.value.response.status_code in (403, 404)
 
 
+async def test_everything_on_the_port_is_counted_by_routes_and_never_by_what_was_asked_for(api):
+    """Pages, files, sockets and joining too; strangers' paths and pages of one route make one series."""
+
+    def counts():
+        with api.of(Role.VIEWER) as program:
+            lines = program.get("/metrics").text.splitlines()
+        name = "edgeweave_http_requests_total{"
+        told = [line.removeprefix(name).rpartition("} ") for line in lines if line.startswith(name)]
+        return {labels: int(value) for labels, _, value in told}
+
+    before = counts()
+    with api.log_in() as browser:
+        for path in ("/nodes/pi-71", "/nodes/pi-72", "/nowhere/71", "/static/console.css"):
+            browser.get(f"/console{path}")
+        assert await status_of(api, origin=api.base, cookie=cookie_of(browser)) == 101
+    assert await status_of(api) == 403
+    with api.client() as stranger:
+        for path in ("/console/nodes/pi-71", "/join/health", "/stray/71", "/stray/72"):
+            stranger.get(path)
+        stranger.post("/join", content=b"nonsense")
+    after = counts()
+
+    def more(route, status, method="GET"):
+        labels = f'method="{method}",route="{route}",status="{status}"'
+        return after.get(labels, 0) - before.get(labels, 0)
+
+    assert more("/console/nodes/{node}", 200) == 2
+    assert more("/console/{rest}", 404) == 1, "the page that says that there is none"
+    assert more("/console/static/{path}", 200) == 1 and more("/console/{path}", 101) == 1
+    assert more("/console/{path}", 403) == 1 and more("/console/{path}", 303) == 1, "turned away at the door"
+    assert more("/join/health", 200) == 1 and more("/join", 200, "POST") == 1
+    assert more("(none)", 404) == 2
+    assert not any("71" in labels for labels in after)
+
+
 async def test_a_socket_outlives_the_patience_with_slow_headers(tmp_path, monkeypatch):
     """A connection that became a socket waits for no further headers."""
     monkeypatch.setattr(http_app, "HEADERS_S", 2.0)  # long enough for a slow machine's handshake
