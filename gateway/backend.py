@@ -17,7 +17,7 @@ from gateway.changes import CHANGES, noted, whoever
 from gateway.fleet.picture import Picture, Surroundings, Way
 from gateway.fleet.registry import Among, NodeRow
 from gateway.house import House
-from gateway.joining import HOUR_S
+from gateway.joining import HOUR_S, invite_facts
 from gateway.renewal import doubt_of
 from security.certificates import DAY_S, LEAF_DAYS
 from security.enrolment import PendingNode
@@ -45,6 +45,7 @@ class GatewayBackend(AgentBackend):
         self.add("deny", self._deny)
         self.add("pending", self._who_waits)
         self.add("invites", self._open_invites)
+        self.add("withdraw", self._withdraw)
         self.add("revoke", self._revoke)
         self.add("replace", self._replace)
         self.add("pause", functools.partial(self._rest, "pause"))
@@ -90,7 +91,12 @@ class GatewayBackend(AgentBackend):
             replaces=bool(params.get("replaces")),
         )
         expires_at_ms = house.clock.wall_ms() + int(ttl_s * 1000)
-        return {"code": code.text(), "expires_at_ms": expires_at_ms, "addresses": list(code.addresses)}
+        return {
+            "id": code.token_id,
+            "code": code.text(),
+            "expires_at_ms": expires_at_ms,
+            "addresses": list(code.addresses),
+        }
 
     async def _approve(self, params: dict[str, Any]) -> object:
         name = _name(params)
@@ -121,16 +127,12 @@ class GatewayBackend(AgentBackend):
 
     async def _open_invites(self, params: dict[str, Any]) -> object:
         assert self._house.joining is not None
-        return [
-            {
-                "name": invite.name,
-                "approval": invite.approval,
-                "roles": list(invite.roles),
-                "replaces": invite.replaces,
-                "expires_at_ms": invite.expires_s * 1000,
-            }
-            for invite in self._house.joining.desk.open_invites()
-        ]
+        return [invite_facts(each) for each in self._house.joining.desk.open_invites()]
+
+    async def _withdraw(self, params: dict[str, Any]) -> object:
+        assert self._house.joining is not None
+        await self._house.joining.desk.call_off(_given(params, "id"))
+        return {"id": params["id"]}
 
     async def _replace(self, params: dict[str, Any]) -> object:
         name = _name(params)

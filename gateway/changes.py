@@ -19,6 +19,7 @@ from edge_node.log_levels import level_of
 from gateway.access.access import asking, local
 from gateway.access.roles import Principal
 from gateway.house import House
+from gateway.joining import invite_facts
 
 Params = dict[str, Any]
 Method = Callable[[str, Params], Awaitable[object]]
@@ -33,6 +34,7 @@ class Change:
         what: the entry's word.   target: the parameter that names what is changed.
         look: what the target is now; None: there is nothing to compare.
         told: parameters that are noted as they were given; never a secret.
+        answered: what of the answer is noted, if there is nothing to compare; never a secret.
         through_api: only what comes through the HTTP API is noted.
         writes: only if one of these parameters is given does it change something; empty: always.
     """
@@ -41,6 +43,7 @@ class Change:
     target: str
     look: Callable[[House, str], object] | None = None
     told: tuple[str, ...] = ()
+    answered: tuple[str, ...] = ()
     through_api: bool = False
     writes: tuple[str, ...] = ()
 
@@ -63,7 +66,7 @@ async def noted(house: House, change: Change, method: str, params: Params, call:
         return answer
     if change.look is None:
         after = {name: params[name] for name in change.told if params.get(name) not in (None, "", [], ())}
-        after |= _documents(answer)
+        after |= _documents(answer) | _answered(answer, change.answered)
     cause = _text(params.get("reason"))
     await audit.note(whoever().name, change.what, target, before, after, cause)
     return answer
@@ -104,6 +107,17 @@ def log_level(_: House, logger: str) -> object:
     return {"level": level_of(logger)}
 
 
+def open_code(house: House, token_id: str) -> object:
+    """What a join code is for, while it is open. The code itself is not kept."""
+    assert house.joining is not None
+    found = (each for each in house.joining.desk.open_invites() if each.id == token_id)
+    return next(map(invite_facts, found), None)
+
+
+def _answered(answer: object, names: tuple[str, ...]) -> dict[str, object]:
+    return {name: answer[name] for name in names if name in answer} if isinstance(answer, dict) else {}
+
+
 def _documents(answer: object) -> dict[str, object]:
     ids = answer.get("ids") if isinstance(answer, dict) else None
     if not isinstance(ids, list):
@@ -118,8 +132,9 @@ def _text(value: object) -> str:
 _CODE: Final = ("name", "roles", "ttl_s", "approval")
 
 CHANGES: Final[dict[str, Change]] = {
-    "invite": Change("node.invite", "name", told=_CODE),
-    "replace": Change("node.replace", "node", told=("ttl_s", "approval")),
+    "invite": Change("node.invite", "name", told=_CODE, answered=("id",)),
+    "withdraw": Change("node.withdraw", "id", open_code),
+    "replace": Change("node.replace", "node", told=("ttl_s", "approval"), answered=("id",)),
     "approve": Change("node.approve", "node", node),
     "deny": Change("node.deny", "node", node),
     "revoke": Change("node.revoke", "node", node),

@@ -28,6 +28,7 @@ from gateway import access_commands, backup_commands
 from gateway import doctor as gateway_examination
 from gateway.settings import GatewaySettings
 from security.certificates import pem_of, spki_sha256_of
+from security.enrolment import checked_token_id
 from security.errors import BadInput, Unavailable
 from security.identity import GATEWAY, mesh_id_of
 from security.keystore import KeyStore
@@ -196,6 +197,33 @@ def show_code(
         else f"; then compare its six words here with `edge-gateway approve {approved_as}`"
     )
     terminal.note(f"on the device, within {ttl}: edge-node join CODE{more}")
+    if answer.get("id"):  # a gateway before this program's version tells none
+        terminal.note(f"to take it back before it is used: edge-gateway withdraw {answer['id']}")
+
+
+@program.command("invites")
+def invites(terminal: Terminal) -> None:
+    """List the join codes that are open, by their ids: for whom, until when. The codes are not kept."""
+    terminal.table(
+        terminal.call("invites"),
+        ("id", "name", "approval", "roles", "replaces", "expires_at_ms"),
+        empty="no join code is open; make one with `edge-gateway invite`",
+    )
+
+
+@program.command("withdraw")
+def withdraw(
+    terminal: Terminal,
+    code: Annotated[
+        str, typer.Argument(metavar="ID", help="The open code's id, as `invites` lists it; not the code.")
+    ],
+) -> None:
+    """Take an open join code back, at once; whoever comes with it is told."""
+    answer = terminal.call("withdraw", {"id": checked_token_id(code)})
+    if terminal.json:
+        terminal.value(answer)
+    else:
+        terminal.text(f"{code} is withdrawn: nobody joins with that code")
 
 
 @program.command("approve")

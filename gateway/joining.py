@@ -242,6 +242,10 @@ class JoiningDesk:
         """Raises: BadInput: no such node waits. Unavailable: the disk refuses."""
         await self._saving(self._desk.deny(self._now_s(), name))
 
+    async def call_off(self, token_id: str) -> None:
+        """Withdraw an open code. Raises: BadInput: it is not open. Unavailable: the disk refuses."""
+        await self._saving(self._desk.call_off(self._now_s(), token_id))
+
     async def withdraw(self, name: str) -> None:
         """See ``JoinDesk.withdraw``. Raises: Unavailable: the disk refuses."""
         await self._saving(self._desk.withdraw(self._now_s(), name))
@@ -345,6 +349,18 @@ class JoiningDesk:
                     await self._moved.wait()
             except TimeoutError:
                 self._perform(self._desk.tick(self._now_s()))
+
+
+def invite_facts(invite: OpenInvite) -> dict[str, object]:
+    """What people and programs are told of an open code."""
+    return {
+        "id": invite.id,
+        "name": invite.name,
+        "approval": invite.approval,
+        "roles": list(invite.roles),
+        "replaces": invite.replaces,
+        "expires_at_ms": invite.expires_s * 1000,
+    }
 
 
 @dataclass(frozen=True, slots=True)

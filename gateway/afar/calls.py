@@ -324,6 +324,11 @@ def _invite(params: Params) -> Exchange[Any]:
     return (yield from _post("/v1/invites", body))
 
 
+def _withdraw(params: Params) -> Exchange[Any]:
+    yield from _post(f"/v1/invites/{_part(params['id'])}", method="DELETE")
+    return {"id": params["id"]}
+
+
 def _listed(path: str, rows: str = "") -> Method:
     """A route that takes nothing. rows: what of its answer is meant."""
 
@@ -468,6 +473,7 @@ METHODS: Final[dict[str, Method]] = {
     "pending": _listed("/v1/pending", "pending"),
     "invites": _listed("/v1/invites", "invites"),
     "invite": _invite,
+    "withdraw": _withdraw,
     "approve": _waiting("approve"),
     "deny": _waiting("deny"),
     "replace": _at_node("replace", "ttl_s", "approval"),

@@ -57,7 +57,7 @@ def harmless(path):
     """The path, of things that there are none of."""
     for name, value in (
         ("{node}", "pi-99"), ("{name}", "nobody"), ("{task}", "0" * 23), ("{token}", "none"),
-        ("{table}", "none"), ("{doc_id}", "7"), ("{about}", "nothing"),
+        ("{table}", "none"), ("{id}", "zzzzzz"), ("{doc_id}", "7"), ("{about}", "nothing"),
     ):  # fmt: skip
         path = path.replace(name, value)
     return path
@@ -470,7 +470,28 @@ def test_open_codes_are_listed_without_the_codes(api):
         listed = operator.get("/v1/invites")
     (invite,) = [each for each in listed.json()["invites"] if each["name"] == "pi-88"]
     assert invite["approval"] == "auto" and abs(invite["expires_at_ms"] - code["expires_at_ms"]) <= 1000
-    assert code["code"] not in listed.text
+    assert invite["id"] == code["id"] and code["code"] not in listed.text
+
+
+def test_an_open_code_is_withdrawn_once_and_noted_with_what_it_was_for(api):
+    with api.of(Role.OPERATOR) as operator, api.of(Role.ADMIN) as admin:
+        made = operator.post("/v1/invites", json={"ttl_s": 90, "name": "pi-89", "roles": ["store"]}).json()
+        one = f"/v1/invites/{made['id']}"
+        gone = operator.delete(one)
+        assert (gone.status_code, gone.content) == (204, b"")
+        assert made["id"] not in operator.get("/v1/invites").text
+        again = problem(operator.delete(one), 404, "not-found")
+        assert "an operator withdrew it" in again["detail"] and again["fix"]
+        unknown = problem(operator.delete("/v1/invites/zzzzzz"), 404, "not-found")
+        assert "no join code has the id zzzzzz" in unknown["detail"]
+        problem(operator.delete(f"/v1/invites/{made['code']}"), 422, "invalid")
+        noted = admin.get("/v1/audit", params={"before": 2**53 - 1, "limit": 2}).json()["entries"]
+
+    assert [each["what"] for each in noted] == ["node.invite", "node.withdraw"], "what was refused is not"
+    assert noted[0]["after"]["id"] == noted[1]["target"] == made["id"]
+    assert (noted[1]["before"]["name"], noted[1]["before"]["roles"]) == ("pi-89", ["store"])
+    assert noted[1]["after"] is None and noted[1]["who"].startswith("token:all-operator")
+    assert made["code"] not in json.dumps(noted)
 
 
 def test_what_a_deployment_would_change_is_told_before_it_does(api):

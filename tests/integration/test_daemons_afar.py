@@ -131,6 +131,12 @@ def test_a_mesh_is_managed_by_url_and_both_ways_tell_the_same(value, here, afar,
     assert value("drain", "pi-1")["before"] == "pause"
     assert value("resume", "pi-1")["work"] == "work"
     assert value("invite", "--name", "pi-2", "--approval", "pending")["code"].startswith("ew1")
+    mistaken = value("invite", "--name", "pi-3", "--role", "store")["id"]
+    assert [row["name"] for row in value("invites")] == ["pi-2", "pi-3"]
+    assert value("withdraw", mistaken) == {"id": mistaken}
+    one_line(afar("withdraw", mistaken), 2, mistaken, "an operator withdrew it", "nothing left to withdraw")
+    one_line(afar("withdraw", "zzzzzz"), 2, "no join code has the id zzzzzz", "edge-gateway invites")
+    one_line(afar("withdraw", mistaken, role=Role.VIEWER), exits.REFUSED, "needs the role operator")
     assert value("replace", "pi-1")["code"].startswith("ew1")
 
     value("state", "declare", "rooms", "--key", "id")
@@ -161,8 +167,9 @@ def test_a_mesh_is_managed_by_url_and_both_ways_tell_the_same(value, here, afar,
     assert {row["who"].partition("#")[0] for row in value("audit", "list")[-5:]} == {"token:all-admin"}
 
     for words in (
-        ("nodes",), ("roster",), ("pending",), ("functions",), ("tasks",), ("tasks", "--state", "done"),
-        ("tasks", "--limit", "2"), ("result", task), ("why", task), ("users",), ("tokens",), ("log-level",),
+        ("nodes",), ("roster",), ("pending",), ("invites",), ("functions",), ("tasks",),
+        ("tasks", "--state", "done"), ("tasks", "--limit", "2"), ("result", task), ("why", task),
+        ("users",), ("tokens",), ("log-level",),
         ("audit",), ("audit", "list", "--after", "3", "--limit", "4"), ("events", "--limit", "3"), ("state",),
         ("state", "get", "rooms"), ("state", "get", "rooms", "r1"), ("state", "conflicts"),
         ("state", "counter", "doors"), ("state", "elements", "tags"),

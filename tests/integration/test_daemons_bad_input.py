@@ -94,6 +94,34 @@ def test_a_code_expires(bed, newcomer):
     assert told.code == 4 and "expired" in told.line
 
 
+def test_a_code_that_was_withdrawn_is_refused_and_its_holder_told_why(bed, gateway, newcomer):
+    code = invite(bed, "--name", "pi-7", "--role", "store")
+    (row,) = (each for each in bed.cli(gateway, "invites", "--json").value if each["name"] == "pi-7")
+    assert row["id"] in code
+    assert bed.cli(gateway, "withdraw", row["id"]).text.startswith(f"{row['id']} is withdrawn")
+
+    told = join(bed, newcomer, code)
+    assert told.code == 4 and told.out == ""
+    assert "join code is void: an operator withdrew it: ask for a new one: edge-gateway invite" in told.line
+    assert not (newcomer.home.keys / "identity.pem").exists()
+    again = bed.cli(gateway, "withdraw", row["id"])
+    assert again.code == 2 and "an operator withdrew it" in again.line
+    last = bed.cli(gateway, "audit", "--json").value[-1]
+    assert (last["what"], last["target"], last["before"], last["after"]) == (
+        "node.withdraw", row["id"], row, None
+    )  # fmt: skip
+    log = (gateway.home.path / "audit.log").read_text()
+    assert code not in log and code.split(".")[3] not in log
+
+
+def test_a_code_that_was_used_is_not_withdrawn(bed, gateway, newcomer):
+    code = invite(bed)
+    assert join(bed, newcomer, code, "--name", "quick").code == 0
+
+    told = bed.cli(gateway, "withdraw", JoinCode.parse(code).token_id)
+    assert told.code == 2 and "was used by quick" in told.line and "edge-gateway revoke quick" in told.line
+
+
 def test_a_gateway_that_is_down_is_told_apart_from_a_wrong_code(bed, newcomer):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

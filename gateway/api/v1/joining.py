@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import Response
+from fastapi import Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.access.roles import Role
-from gateway.api.answers import NodeName, example, room, told
+from gateway.api.answers import NodeName, example, nothing, room, told
 from gateway.api.guard import Asking, check_may_make_deployers, needs
 from gateway.api.problems import Problem
+from security.errors import BadInput
 
 router = room("joining")
+CodeId = Annotated[
+    str,
+    Path(pattern=r"^[a-z2-7]{6}$", examples=["k7q2mz"], description="Of an open code; not the code itself."),
+]
+INVITE = {
+    "id": "k7q2mz",
+    "name": "",
+    "approval": "auto",
+    "roles": [],
+    "replaces": False,
+    "expires_at_ms": 1790003600000,
+}
 
 
 class Invitation(BaseModel):
@@ -33,7 +46,14 @@ class Invitation(BaseModel):
     "/invites",
     status_code=201,
     responses=example(
-        {"code": "ew1…", "expires_at_ms": 1790003600000, "addresses": ["192.0.2.7:8443"]}, "Shown once.", 201
+        {
+            "id": "k7q2mz",
+            "code": "ew1…",
+            "expires_at_ms": 1790003600000,
+            "addresses": ["192.0.2.7:8443"],
+        },
+        "Shown once; its id is listed while it is open.",
+        201,
     ),
 )
 @needs(Role.OPERATOR, "joining:write")
@@ -47,14 +67,24 @@ async def invite(ask: Asking, body: Invitation) -> Response:
 @router.get(
     "/invites",
     responses=example(
-        {"invites": [{"name": "", "approval": "auto", "roles": [], "expires_at_ms": 1790003600000}]},
-        "Codes that nobody has used, without the codes: nobody has those.",
+        {"invites": [INVITE]}, "Codes that nobody has used, without the codes: nobody has those."
     ),
 )
 @needs(Role.VIEWER, "joining:read")
 async def invites(ask: Asking) -> Response:
     """Codes that are open, the one that ends first at the beginning."""
     return told({"invites": await ask.services.call("invites")})
+
+
+@router.delete("/invites/{id}", status_code=204)
+@needs(Role.OPERATOR, "joining:write")
+async def withdraw(ask: Asking, id: CodeId) -> Response:
+    """Withdraw an open code: nobody joins with it any more. 404 says why there is none."""
+    try:
+        await ask.services.call("withdraw", id=id)
+    except BadInput as error:  # it is unknown, was used or withdrawn, or has expired
+        raise Problem("not-found", error.cause, fix=error.fix) from None
+    return nothing()
 
 
 @router.get(

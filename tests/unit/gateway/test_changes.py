@@ -14,8 +14,10 @@ from gateway.access.passwords import Cost
 from gateway.access.roles import Principal, Role
 from gateway.backend import GatewayBackend
 from gateway.changes import CHANGES, Change, noted, whoever
+from security.enrolment import OpenInvite
 from security.errors import BadInput, Unavailable
 
+NOW_S = 1_795_000_000
 ANN = Principal("ann", Role.OPERATOR, "session")
 
 # Methods that change nothing. A new method belongs here or in CHANGES.
@@ -133,6 +135,31 @@ async def test_only_named_parameters_are_noted(house, by_ann):
     ((who, what, target, before, after, _),) = entries(house)
     assert (who, what, target, before) == ("ann", "node.invite", "pi-1", None)
     assert (after["name"], after["ttl_s"], after["documents"], len(after["ids"])) == ("pi-1", 60, 100, 64)
+    assert "ew1" not in (house.access.directory / "audit.log").read_text()
+
+
+async def test_an_open_code_is_noted_by_its_id_and_its_end_by_what_it_was_for(house, by_ann):
+    """The id leads from one entry to the other; the code is in neither."""
+    codes = [OpenInvite("k7q2mz", NOW_S, "auto", "pi-1", ("store",), False)]
+    house.joining = SimpleNamespace(desk=SimpleNamespace(open_invites=lambda: codes))
+
+    async def call(method, params):
+        if method == "withdraw":
+            codes.clear()
+        return {"id": "k7q2mz", "code": "ew1.secret"}
+
+    await noted(house, CHANGES["invite"], "invite", {"name": "pi-1"}, call)
+    for _ in range(2):
+        await noted(house, CHANGES["withdraw"], "withdraw", {"id": "k7q2mz"}, call)
+
+    facts = {
+        "id": "k7q2mz", "name": "pi-1", "approval": "auto", "roles": ["store"], "replaces": False,
+        "expires_at_ms": NOW_S * 1000,
+    }  # fmt: skip
+    assert entries(house) == [
+        ("ann", "node.invite", "pi-1", None, {"name": "pi-1", "id": "k7q2mz"}, ""),
+        ("ann", "node.withdraw", "k7q2mz", facts, None, ""),
+    ], "the second withdrawal ended nothing"
     assert "ew1" not in (house.access.directory / "audit.log").read_text()
 
 

@@ -46,7 +46,7 @@ def daemon(home):
 def test_every_named_command_is_there():
     registered = [*cli.app.registered_commands, *cli.app.registered_groups]
     assert {each.name for each in registered} == {
-        "up", "invite", "approve", "deny", "pending", "revoke", "replace",
+        "up", "invite", "invites", "withdraw", "approve", "deny", "pending", "revoke", "replace",
         "pause", "drain", "resume", "ping", "ca",
         "nodes", "functions", "deploy", "tasks", "roster", "status", "doctor",
         "backup", "restore", "settle", "run", "submit", "result", "cancel",
@@ -78,6 +78,41 @@ def test_a_bad_invitation_is_not_sent(edge_gateway, daemon, words):
     code, out, err = edge_gateway("invite", *words)
 
     assert (code, out, err.count("\n"), daemon.calls) == (2, "", 1, [])
+
+
+def test_a_made_code_tells_how_it_is_taken_back(edge_gateway, daemon):
+    daemon.answers["invite"] = {"id": "k7q2mz", "code": "ew1.x.y", "expires_at_ms": 1}
+
+    code, out, err = edge_gateway("invite")
+
+    assert (code, out) == (0, "ew1.x.y\n") and "edge-gateway withdraw k7q2mz" in err
+
+
+def test_open_codes_are_listed_by_their_ids(edge_gateway, daemon):
+    rows = [
+        {"id": "k7q2mz", "name": "pi-1", "approval": "auto", "roles": ["store"], "replaces": False,
+         "expires_at_ms": 1_790_000_000_000},
+    ]  # fmt: skip
+    daemon.answers["invites"] = rows
+
+    head, row = edge_gateway("invites")[1].splitlines()
+    assert head.split()[:4] == ["id", "name", "approval", "roles"]
+    assert row.split()[:4] == ["k7q2mz", "pi-1", "auto", "store"]
+    assert json.loads(edge_gateway("invites", "--json")[1]) == rows
+    daemon.answers["invites"] = []
+    code, out, err = edge_gateway("invites")
+    assert (code, out) == (0, "") and "no join code is open; make one with `edge-gateway invite`" in err
+
+
+def test_a_code_is_withdrawn_by_its_id_and_never_by_itself(edge_gateway, daemon):
+    daemon.answers["withdraw"] = {"id": "k7q2mz"}
+
+    assert edge_gateway("withdraw", "k7q2mz")[:2] == (0, "k7q2mz is withdrawn: nobody joins with that code\n")
+    assert json.loads(edge_gateway("withdraw", "k7q2mz", "--json")[1]) == {"id": "k7q2mz"}
+    assert daemon.calls == [("withdraw", {"id": "k7q2mz"})] * 2
+    code, out, err = edge_gateway("withdraw", "ew1.aaaa.k7q2mz.secret")
+    assert (code, out, err.count("\n"), len(daemon.calls)) == (2, "", 1, 2)
+    assert "secret" not in err and "edge-gateway invites" in err
 
 
 def test_nodes_are_a_table_or_json(edge_gateway, daemon):

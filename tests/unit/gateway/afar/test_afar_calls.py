@@ -143,6 +143,13 @@ def test_the_last_entries_of_a_long_audit_log_come_in_their_order():
     assert [each.query["limit"] for each in asked] == ["500", "200"]
 
 
+def test_a_code_is_withdrawn_by_its_id():
+    asked, answer = told(call("withdraw", {"id": "k7q2mz"}), (204, None))
+
+    assert [(each.method, each.path, each.body) for each in asked] == [("DELETE", "/v1/invites/k7q2mz", None)]
+    assert answer == {"id": "k7q2mz"}
+
+
 def test_a_name_cannot_lead_to_another_path():
     asked, _ = told(call("ping", {"node": "../users/é?x=1"}), (200, {"rtt_ms": 1}))
     assert asked[0].path == "/v1/nodes/..%2Fusers%2F%C3%A9%3Fx%3D1/ping"
