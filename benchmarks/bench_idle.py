@@ -1,6 +1,6 @@
 """What idle daemons cost: memory, processor, and bytes on the wire. Hosts are namespaces, which needs root.
 
-    python -m benchmarks.bench_idle [--nodes 8] [--settle 20] [--seconds 30]
+    python -m benchmarks.bench_idle [--nodes 8] [--settle 20] [--seconds 30] | --collector
 
 One gateway with mosquitto and eight nodes, each a real daemon on a host of its own with default flags, real
 multicast DNS and one worker; joined, linked, in session, with a function deployed. Once they have settled:
@@ -10,6 +10,9 @@ multicast DNS and one worker; joined, linked, in session, with a function deploy
 - processor: user and system time of all threads, share of one core,
 - wire: what the host's network device counted, sent and received, Ethernet headers, acknowledgements and
   everybody's multicast included. On loopback (no root) nothing tells the hosts apart: not measured.
+
+With --collector instead: how long a full collection of Python's collector stops a daemon whose modules are
+loaded, before and after they were put out of its sight (``edge_node.residence``), each in a fresh process.
 
 Exit code 1: a target was missed. Writes out/bench/idle.json.
 """
@@ -208,12 +211,41 @@ async def run(nodes: int, settle_s: float, seconds: float, *, hosts: bool) -> di
         return await measured(daemons, wire, seconds)
 
 
+COLLECTOR: Final = """if True:
+    import gc, statistics, sys, time
+    __import__(sys.argv[1])
+    from edge_node.residence import keep_for_good
+
+    def pause_ms():
+        took = []
+        for _ in range(9):
+            begin = time.perf_counter()
+            gc.collect()
+            took.append(1000 * (time.perf_counter() - begin))
+        return statistics.median(took)
+
+    gc.collect()
+    seen, before = len(gc.get_objects()), pause_ms()
+    keep_for_good()
+    print(f"{sys.argv[1]:20} {seen:7,} objects: {before:5.1f} ms, then {pause_ms():.1f} ms")
+"""
+
+
+def collector() -> int:
+    for module in ("edge_node.daemon", "gateway.daemon", "gateway.console.book"):
+        subprocess.run([sys.executable, "-c", COLLECTOR, module], cwd=ROOT, check=True)
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--nodes", type=int, default=8, help="beside the gateway (8)")
     parser.add_argument("--settle", type=float, default=20.0, help="seconds before measuring (20)")
     parser.add_argument("--seconds", type=float, default=30.0, help="seconds of measuring (30)")
+    parser.add_argument("--collector", action="store_true", help="measure the pauses of the collector")
     options = parser.parse_args()
+    if options.collector:
+        return collector()
     reason = lacking()
     load = os.getloadavg()[0]
     costs = asyncio.run(run(options.nodes, options.settle, options.seconds, hosts=not reason))

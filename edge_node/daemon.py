@@ -308,6 +308,7 @@ async def serve(
         serving = house.create_task(control.run(), name="control")
         await _linked(agent, stop)
         if not stop.is_set():
+            residence.keep_for_good()
             _tell_ready(agent, home, ready, as_json)
             loop.call_later(residence.SETTLED_S, residence.give_back, residence.code_mapped())
         ends = {running, serving, house.create_task(stop.wait(), name="stop")}

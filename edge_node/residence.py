@@ -1,4 +1,4 @@
-"""Giving back pages that only the start needed: code, and what lies free between what is kept.
+"""What a start leaves behind: pages that only it needed go back, objects that stay are not looked at again.
 
 Half of a node's resident memory is mapped from files, most of it code of shared libraries: libcrypto and
 the cryptography package, libpython, SQLite, zeroconf. Starting runs through much of that once (registering
@@ -24,6 +24,10 @@ makes a heap for each thread that touches it, and after the first large piece is
 the heap, where a small one behind it holds the whole. So it gets one heap, large pieces are mapped and
 unmapped by themselves (``bound_heap``), and once a minute what lies free goes back (``keep_heap_small``).
 
+Objects that imports and the start made live as long as the process: modules, classes, routes, schemas. Each
+full collection of Python's collector reads them all again, and everything waits meanwhile. They are put out
+of its sight (``keep_for_good``; ``benchmarks/bench_idle.py --collector`` tells the pause with and without).
+
 Rejected: mappings that are read-only but not executable, among which are the relocated pointers of loaded
 libraries; dropping code again and again, which would only move the cost into the node's work.
 """
@@ -32,6 +36,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
@@ -50,6 +55,12 @@ _M_MMAP_THRESHOLD: Final = -3
 _MADV_DONTNEED: Final = 4  # of Linux on every architecture that CPython is built for
 
 Mapping = tuple[int, int, str]  # address, bytes, file
+
+
+def keep_for_good() -> None:
+    """Full collections pass over what is alive now. To be called when much was loaded that stays."""
+    gc.collect()
+    gc.freeze()
 
 
 def give_back(before: Set[Mapping]) -> None:

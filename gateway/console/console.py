@@ -25,6 +25,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from edge_node import residence
 from gateway.access.roles import Principal
 from gateway.api.guard import COOKIE, is_here
 from gateway.api.services import Services
@@ -120,6 +121,7 @@ class Console:
         self._open_pages = pages.open_pages
         pages.bind(inner, self)
         await self._lasting.enter_async_context(inner.router.lifespan_context(inner))
+        residence.keep_for_good()  # it holds more than the gateway did before it
         log.info("the console is open")
         return inner
 

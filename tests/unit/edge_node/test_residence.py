@@ -162,3 +162,35 @@ def test_a_bounded_heap_is_one_and_gives_large_pieces_back(tmp_path: Path):
     assert heaps == 1 and given_back_kb > 35_000
     heaps, given_back_kb = told("left alone")
     assert heaps > 1 and given_back_kb < 5_000
+
+
+@pytest.mark.slow
+def test_what_is_kept_for_good_is_passed_over_and_what_comes_later_is_collected():
+    code = """if True:
+        import gc, weakref
+        import gateway.daemon
+        from edge_node.residence import keep_for_good
+
+        class Ring:
+            def __init__(self):
+                self.me = self
+
+        def lost():
+            return weakref.ref(Ring())
+
+        gc.disable()  # until we ask
+        before = lost()
+        seen = len(gc.get_objects())
+        keep_for_good()
+        assert before() is None, "what was garbage is not kept"
+        assert seen > 50_000 and len(gc.get_objects()) < 1_000, (seen, len(gc.get_objects()))
+        after = lost()
+        assert after() is not None
+        gc.collect()
+        assert after() is None
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
