@@ -30,7 +30,7 @@ async def join(view: View) -> None:
     arrivals = Arrivals(view)
     await arrivals.begin()
     waiting = Waiting(view)
-    shown = el("div")
+    shown = Shown()
     with el("div", cls="cols"):
         with card("Invite a device"):
             if view.operates:
@@ -38,7 +38,7 @@ async def join(view: View) -> None:
             else:
                 hint(OPERATORS)
             _steps()
-        codes = Codes(view)
+        codes = Codes(view, shown)
 
     async def look() -> None:
         await waiting.look()
@@ -52,7 +52,7 @@ async def join(view: View) -> None:
 # ── a code ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _form(view: View, shown: El) -> None:
+def _form(view: View, shown: Shown) -> None:
     with el("div", cls="form"):
         name = Entry(
             "Name (optional)",
@@ -82,9 +82,7 @@ def _form(view: View, shown: El) -> None:
         }  # fmt: skip
         went, made = await view.attempt(view.api.post("/v1/invites", asked), fields=fields)
         if went and made is not None:
-            shown.clear()
-            with shown:
-                _code(shown, made, asked)
+            shown.show(made, asked)
 
     with el("div", cls="actions"):
         button("Create a code", make, tone="primary")
@@ -93,6 +91,25 @@ def _form(view: View, shown: El) -> None:
 def command(code: str, name: str = "") -> str:
     """What is typed on the device."""
     return shlex.join(["edge-node", "join", code, *(["--name", name] if name else [])])
+
+
+class Shown:
+    """Room for the code that was made last, until its reader has it or withdraws it."""
+
+    def __init__(self) -> None:
+        self._room = el("div")
+        self._id = ""
+
+    def show(self, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+        self._room.clear()
+        self._id = made["id"]
+        with self._room:
+            _code(self._room, made, asked)
+
+    def over(self, code: str) -> None:
+        """Nobody joins with that one any more."""
+        if code == self._id:
+            self._room.clear()
 
 
 def _code(room: El, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -105,6 +122,7 @@ def _code(room: El, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
                 secret("Then start it, now and after each boot", "edge-node up")
                 facts(
                     (
+                        ("Its id", made["id"]),
                         ("Good until", lambda: moment(made["expires_at_ms"], "full")),
                         ("Let in", APPROVALS[asked["approval"]].lower()),
                         ("For", asked["name"] or "any name that is free"),
@@ -212,31 +230,58 @@ def waiting_row(pending: Mapping[str, Any]) -> dict[str, Any]:
 class Codes:
     """Codes that nobody has used yet."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, shown: Shown) -> None:
         self._view = view
-        columns = (
+        self._shown = shown
+        columns = [
+            Column("id", "Id"),
             Column("for", "For"),
             Column("in", "Let in"),
             Column("roles", "Roles"),
             Column("until", "Ends"),
-        )
+        ]
+        if view.operates:
+            columns.append(Column("do", "Take back"))
         with card("Open codes"):
-            self._grid = Grid("Open codes", columns, empty="No code is open.")
+            self._grid = Grid(
+                "Open codes", columns, empty="No code is open.",
+                on_act=self._decided if view.operates else None,
+            )  # fmt: skip
+        self._whose: dict[str, str] = {}
 
     async def look(self) -> None:
         """Raises: Refusal."""
-        invites = (await self._view.api.get("/v1/invites"))["invites"]
-        self._grid.tell([code_row(number, each) for number, each in enumerate(invites)])
+        rows = [code_row(each) for each in (await self._view.api.get("/v1/invites"))["invites"]]
+        self._whose = {row["key"]: row["for"] for row in rows}
+        self._grid.tell(rows)
+
+    async def _decided(self, code: str, act: str) -> None:
+        if act != "withdraw":
+            return
+        went, _ = await confirmed(
+            f"Withdraw the code {code}?",
+            f"It is for {self._whose.get(code, 'a device')}. Nobody joins with it any more, and who tries is "
+            "told so. A new one is made in a moment.",
+            do="Withdraw",
+        )
+        if went:
+            path = f"/v1/invites/{part(code)}"
+            await self._view.attempt(self._view.api.delete(path), done=f"The code {code} is withdrawn")
+            looked, _ = await self._view.attempt(self.look())
+            if looked and code not in self._whose:  # also if somebody else was quicker
+                self._shown.over(code)
 
 
-def code_row(number: int, invite: Mapping[str, Any]) -> dict[str, Any]:
+def code_row(invite: Mapping[str, Any]) -> dict[str, Any]:
     name = invite["name"] or "any name"
     return {
-        "key": str(number),
+        "key": invite["id"],
+        "id": invite["id"],
         "for": f"the board of {name}" if invite["replaces"] else name,
         "in": "at once" if invite["approval"] == "auto" else "after approval",
         "roles": ", ".join(invite["roles"]),
         "until": {"at": invite["expires_at_ms"]},
+        "do": {"act": "withdraw", "text": "Withdraw", "tone": "danger"},
     }
 
 

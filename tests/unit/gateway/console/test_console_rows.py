@@ -73,9 +73,13 @@ def test_the_command_for_a_device_is_safe_to_paste():
 
 
 def test_a_code_says_for_whom_it_is():
-    invite = {"name": "pi-7", "approval": "pending", "roles": ["store"], "replaces": True, "expires_at_ms": 9}
-    assert join.code_row(0, invite)["for"] == "the board of pi-7"
-    plain = join.code_row(0, invite | {"name": "", "replaces": False, "approval": "auto"})
+    invite = {
+        "id": "k7q2mz", "name": "pi-7", "approval": "pending", "roles": ["store"], "replaces": True,
+        "expires_at_ms": 9,
+    }  # fmt: skip
+    row = join.code_row(invite)
+    assert (row["key"], row["for"], row["do"]["act"]) == ("k7q2mz", "the board of pi-7", "withdraw")
+    plain = join.code_row(invite | {"name": "", "replaces": False, "approval": "auto"})
     assert (plain["for"], plain["in"]) == ("any name", "at once")
 
 
