@@ -31,6 +31,11 @@ ROWS: Final = 500
 WAIT_S_MAX: Final = 30.0
 """As long as the API waits for something before it answers that there is nothing yet."""
 URN: Final = "urn:edgeweave:problem:"
+KEY_HEADER: Final = "idempotency-key"
+AGAIN_S: Final = (0.5, 2.0, 5.0)
+"""Pauses before work is sent once more: a gateway that restarts is back within them."""
+AGAIN_WITHIN_S: Final = 90.0
+"""No further try begins after that: one that got no answer has waited a minute."""
 LOCAL: Final = "local"
 LAST: Final = 2**53 - 1
 
@@ -86,8 +91,11 @@ Exchange = Generator[Asked, Answered, T]
 Method = Callable[[Params], Exchange[Any]]
 
 
-def exchange(request: protocol.Request) -> Exchange[protocol.Response]:
-    """Returns: the response to *request*; a Failure where the gateway told a problem."""
+def exchange(request: protocol.Request, key: str = "") -> Exchange[protocol.Response]:
+    """Args: key: of this request alone; work that bears one is taken once, however often it is sent.
+
+    Returns: the response to *request*; a Failure where the gateway told a problem.
+    """
     try:
         match request:
             case protocol.Call():
@@ -96,9 +104,9 @@ def exchange(request: protocol.Request) -> Exchange[protocol.Response]:
                 answer = yield from _method(request.method)(params)
                 return protocol.Answer(request.id, protocol.pack(answer))
             case protocol.Submit():
-                return protocol.Accepted(request.id, (yield from _submitted(request)))
+                return protocol.Accepted(request.id, (yield from _submitted(request, key)))
             case protocol.Run():
-                task = yield from _submitted(request)
+                task = yield from _submitted(request, key)
                 while True:
                     found = yield from _result(request.id, task, WAIT_S_MAX)
                     if isinstance(found, protocol.Outcome):
@@ -114,6 +122,27 @@ def exchange(request: protocol.Request) -> Exchange[protocol.Response]:
         return protocol.failure_for(request.id, error)
     except (KeyError, TypeError, IndexError, AttributeError):
         return protocol.failure_for(request.id, _strange("its answer has another shape"))
+
+
+def again_in_s(asked: Asked, answered: Answered | None, *, tries: int, since_s: float) -> float | None:
+    """Seconds until *asked* is sent once more; None: what came of it is told.
+
+    Args: answered: None: it was sent and no answer came, so nobody here knows whether it was taken.
+        tries: so far.   since_s: from the first of them.
+    """
+    if KEY_HEADER not in asked.headers or tries > len(AGAIN_S) or since_s > AGAIN_WITHIN_S:
+        return None
+    if answered is not None and not (answered.status == 409 and _kind(answered) == "in-progress"):
+        return None
+    return AGAIN_S[tries - 1]
+
+
+def _kind(answered: Answered) -> str:
+    """Of a problem; empty: it is none."""
+    try:
+        return str(json.loads(answered.body)["type"]).removeprefix(URN)
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return ""
 
 
 def error_of(answered: Answered) -> EdgeweaveError:
@@ -219,7 +248,7 @@ def _paged(path: str, rows: str, most: int | None = None, **query: object) -> Ex
 # ── work ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _submitted(request: protocol.Submit | protocol.Run) -> Exchange[str]:
+def _submitted(request: protocol.Submit | protocol.Run, key: str) -> Exchange[str]:
     args, kwargs = values.decode_call(request.input)
     body: dict[str, Any] = {
         "function": request.function,
@@ -231,8 +260,8 @@ def _submitted(request: protocol.Submit | protocol.Run) -> Exchange[str]:
         "deadline_s": None if request.deadline_ms is None else request.deadline_ms / 1000,
         "ttl_s": None if request.ttl_ms is None else request.ttl_ms / 1000,
     }
-    trace = _query({"traceparent": request.traceparent, "tracestate": request.tracestate})
-    return str((yield from _json(Asked("POST", "/v1/tasks", body=body, headers=trace)))["task"])
+    headers = _query({"traceparent": request.traceparent, "tracestate": request.tracestate, KEY_HEADER: key})
+    return str((yield from _json(Asked("POST", "/v1/tasks", body=body, headers=headers)))["task"])
 
 
 def _result(number: int, task: str, wait_s: float) -> Exchange[protocol.Outcome | protocol.Pending]:

@@ -5,12 +5,16 @@
 
 The certificate is verified before the token, or anything else, is sent; redirects are not followed and no
 proxy is used. Cancelling an awaited request ends it here; what the gateway has begun goes on there.
+
+Work bears a key of its own (Idempotency-Key) and is sent again when its answer does not come: the gateway
+takes it once. Nothing else is sent twice: a change that may have been made is for people to look at.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import ssl
 from collections.abc import Iterator
 from typing import Any, Final
@@ -20,7 +24,7 @@ import httpx
 from edge_node.client import Mesh, MeshUnavailable, Refused
 from edge_node.control import protocol
 from edge_node.home import Home
-from gateway.afar.calls import Answered, Asked, exchange
+from gateway.afar.calls import Answered, Asked, again_in_s, exchange
 from gateway.afar.trust import Anchor, Reach, anchor_at, anchor_of, not_believed
 from security.certificates import read_pem, verify_chain
 from security.errors import BadInput, ProtocolViolation
@@ -35,6 +39,11 @@ ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 IDLE_S: Final = 3.0
 """A connection is kept so long for the next request: the gateway closes it after 5 s."""
 CHAIN_BYTES_MAX: Final = 16 * 1024
+LOOK: Final = "it may be done or not: look before you ask again"
+
+
+class Unsure(MeshUnavailable):
+    """It was sent, wholly or in part, and no answer came: it may have been taken."""
 
 
 class AfarMesh(Mesh):
@@ -97,7 +106,7 @@ class HttpsLine:
             asking.cancel()
 
     async def _asked(self, request: protocol.Request) -> protocol.Response:
-        conversation = exchange(request)
+        conversation = exchange(request, secrets.token_urlsafe(16))
         try:
             asked = next(conversation)
             while True:
@@ -113,10 +122,29 @@ class HttpsLine:
             headers["content-type"] = "text/x-python"
         elif asked.body is not None:
             content, headers["content-type"] = _json(asked.body), "application/json"
-        return await _answered(
-            self._client, asked.method, self._reach.url, asked.path, self._anchor,
-            params=dict(asked.query), headers=headers, content=content, timeout=_within(asked.wait_s),
-        )  # fmt: skip
+        began_s, tries = self.loop.time(), 0
+        doubt: Unsure | None = None
+        while True:
+            answered: Answered | None = None
+            try:
+                answered = await _answered(
+                    self._client, asked.method, self._reach.url, asked.path, self._anchor,
+                    params=dict(asked.query), headers=headers, content=content, timeout=_within(asked.wait_s),
+                )  # fmt: skip
+            except Unsure as error:
+                doubt = doubt or error
+            except MeshUnavailable:
+                if doubt is None:
+                    raise  # it has not been sent
+            tries += 1
+            pause_s = again_in_s(asked, answered, tries=tries, since_s=self.loop.time() - began_s)
+            if pause_s is not None:
+                await asyncio.sleep(pause_s)
+            elif answered is not None:
+                return answered
+            else:
+                assert doubt is not None, "else it was raised"
+                raise doubt
 
 
 def _client(context: ssl.SSLContext) -> httpx.AsyncClient:
@@ -131,7 +159,9 @@ def _within(wait_s: float) -> httpx.Timeout:
 async def _answered(
     client: httpx.AsyncClient, method: str, url: str, path: str, anchor: Anchor, **given: Any
 ) -> Answered:
-    """Raises: MeshUnavailable: nobody answers. Refused: its certificate does not hold."""
+    """Raises: MeshUnavailable: nobody answers. Unsure: nor whether it was taken. Refused: its certificate
+    does not hold.
+    """
     extensions = {"sni_hostname": anchor.name} if anchor.name else {}
     try:
         async with client.stream(method, url + path, extensions=extensions, **given) as response:
@@ -144,11 +174,10 @@ async def _answered(
                         fix="ask for less at once",
                     )
             return Answered(response.status_code, bytes(body), response.headers.get("retry-after", ""))
-    except httpx.TimeoutException:
-        raise MeshUnavailable(
-            f"the gateway at {url} did not answer in time",
-            fix="it may be done or not: look before you ask again",
-        ) from None
+    except httpx.TimeoutException as error:
+        is_sent = not isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout)
+        cause, fix = f"the gateway at {url} did not answer in time", "is it up, and is the port open?"
+        raise (Unsure(cause, fix=LOOK) if is_sent else MeshUnavailable(cause, fix=fix)) from None
     except httpx.TransportError as error:
         raise _told(error, url, anchor) from None
     except (httpx.InvalidURL, UnicodeError):
@@ -165,6 +194,8 @@ def _told(error: BaseException, url: str, anchor: Anchor) -> MeshUnavailable | R
             return MeshUnavailable(
                 f"what answers at {url} speaks no TLS 1.3", fix="check host and port, a gateway's is 8443"
             )
+    if not isinstance(error, httpx.ConnectError):
+        return Unsure(f"the line to the gateway at {url} broke before it answered", fix=LOOK)
     why = next((each.strerror for each in _causes(error) if isinstance(each, OSError) and each.strerror), "")
     return MeshUnavailable(
         f"no gateway answers at {url}{f' ({why})' if why else ''}",

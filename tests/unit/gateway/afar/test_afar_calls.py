@@ -264,3 +264,36 @@ def test_whatever_else_answers_there_is_told_in_one_line(answer):
 
     assert isinstance(response, protocol.Failure) and response.code == protocol.UNAVAILABLE
     assert "no gateway of this version" in response.message and "\n" not in response.message
+
+
+# ── once ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def keyed(request):
+    return next(exchange(request, "k-1"))
+
+
+def test_only_work_bears_the_key_of_its_request():
+    nothing = values.encode_call([], {})
+    for request in (protocol.Submit(1, "toys.add", nothing), protocol.Run(1, "toys.add", nothing)):
+        assert keyed(request).headers == {"idempotency-key": "k-1"}
+    for request in (call("pause", {"node": "pi-1"}), protocol.Cancel(1, TASK), protocol.Result(1, TASK)):
+        assert keyed(request).headers == {}
+
+
+def test_only_what_bears_a_key_is_sent_again_and_not_for_ever():
+    asked = keyed(protocol.Submit(1, "toys.add", values.encode_call([], {})))
+
+    def again_in_s(answered=None, tries=1, since_s=0.0):
+        return calls.again_in_s(asked, answered, tries=tries, since_s=since_s)
+
+    assert [again_in_s(tries=n) for n in (1, 2, 3, 4)] == [*calls.AGAIN_S, None]
+    assert again_in_s(since_s=calls.AGAIN_WITHIN_S + 1) is None
+    for kind, expected in (("in-progress", 0.5), ("refused", None), ("unavailable", None)):
+        status, body = problem(kind)
+        assert again_in_s(Answered(status, json.dumps(body).encode())) == expected
+    for body in (b"", b"no json", b"[]", b"{}"):
+        assert again_in_s(Answered(409, body)) is None
+    assert again_in_s(Answered(202, b'{"task": "x"}')) is None
+    asked = keyed(call("pause", {"node": "pi-1"}))
+    assert again_in_s() is None, "it may have been done"
