@@ -67,6 +67,7 @@ CaOption = Annotated[
         help="With --url: what `edge-gateway ca` prints; default: the system's trust (or EDGEWEAVE_CA).",
     ),
 ]
+HERE_OR_AFAR: Final = "give one: --home means a daemon here, the other one a gateway on another machine"
 Afar = Callable[[str, str, str, str, Home], Callable[[], Mesh]]
 """(URL, token, token file, CA, home) → a way to the gateway there. Raises: BadInput."""
 
@@ -81,6 +82,11 @@ class Chosen:
     token: str = ""
     token_file: str = ""
     ca: str = ""
+
+    @property
+    def afar(self) -> dict[str, str]:
+        """What means a gateway on another machine, by its option."""
+        return {"--url": self.url, "--token": self.token, "--token-file": self.token_file, "--ca": self.ca}
 
 
 # Typer has carried its own copy of click since 0.26; the classes are found through their public children.
@@ -127,8 +133,6 @@ class Program:
     ) -> None:
         if not url and (token or token_file or ca) and not os.environ.get("EDGEWEAVE_URL"):
             raise BadInput("--token, --token-file and --ca are for a gateway afar", fix="give --url too")
-        if url is not None and home is not None:
-            raise BadInput("--home and --url were given", fix="give one: here, or on another machine")
         ctx.obj = Chosen(home, json_output, url or "", token or "", token_file or "", ca or "")
 
     def group(
@@ -184,9 +188,11 @@ class Program:
 
     def _merged(self, ctx: typer.Context, home: Path | None, as_json: bool) -> Chosen:
         before = ctx.obj if isinstance(ctx.obj, Chosen) else Chosen()
-        if home is not None and before.url:
-            raise BadInput("--home and --url were given", fix="give one: here, or on another machine")
-        return replace(before, home=before.home if home is None else home, json=before.json or as_json)
+        home = before.home if home is None else home
+        for option, given in before.afar.items():
+            if home is not None and given:
+                raise BadInput(f"--home and {option} were given", fix=HERE_OR_AFAR)
+        return replace(before, home=home, json=before.json or as_json)
 
     def _terminal(self, chosen: Chosen, command: str, here: str) -> Terminal:
         home = chosen_home(chosen.home, default=self.default_home())

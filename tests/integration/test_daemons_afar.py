@@ -328,13 +328,20 @@ def test_what_needs_the_gateways_own_machine_says_why(afar, command):
     one_line(afar(*command.split()), exits.REFUSED, f"`edge-gateway {said}` is for", "own machine")
 
 
-def test_options_that_contradict_are_told(run, api):
+def test_options_that_contradict_are_told(run, api, monkeypatch):
     home = api.gateway.home.path
     one_line(run("--home", home, "--url", api.base, "nodes"), exits.BAD_INPUT, "--home and --url")
     one_line(
         run("--url", api.base, "--token", "ewt_k7q2mzpe_x", "nodes", "--home", home), exits.BAD_INPUT, "one"
     )
     one_line(run("--token", "ewt_k7q2mzpe_x", "nodes"), exits.BAD_INPUT, "give --url too")
+    monkeypatch.setenv("EDGEWEAVE_URL", api.base)
+    for option in ("--token", "--token-file", "--ca"):
+        said = ("--home and " + option, "give one")
+        one_line(run(option, "ewt_k7q2mzpe_x", "--home", home, "nodes"), exits.BAD_INPUT, *said)
+        one_line(run(option, "ewt_k7q2mzpe_x", "nodes", "--home", home), exits.BAD_INPUT, *said)
+        one_line(run(option, "ewt_k7q2mzpe_x", "users", "--home", home, "list"), exits.BAD_INPUT, *said)
+    monkeypatch.delenv("EDGEWEAVE_URL")
     one_line(run("--url", api.base, "nodes"), exits.BAD_INPUT, "no token was given")
 
 
