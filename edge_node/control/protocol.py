@@ -13,6 +13,7 @@ Methods of ``Call``; params and answer are values of plain MessagePack (dicts, l
 
     status {}                                   functions {}                  tasks {limit, state}
     nodes {}      roster {}                     invite {ttl_s, approval, name} -> {code, expires_at_ms, …}
+    invites {}    withdraw {id}
     approve {node}                              deploy {source: bytes, stem, only_if_new}
     rollback {name}                             -> {functions: [{name, version, digest, new}]}
     history {name}                              leave {}
