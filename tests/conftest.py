@@ -37,7 +37,8 @@ LISTED = [
     r"multicast does not work on lo here",
 ]
 if not ROOT_WITH_APT:  # who cannot install it may go without; `make test` installs it otherwise
-    LISTED.append(r"(mosquitto|ip|nft|tcpdump|tmux|libfaketime|chromium|promtool) is not installed$")
+    programs = "mosquitto|ip|nft|tcpdump|tmux|libfaketime|chromium|promtool|prometheus"
+    LISTED.append(rf"({programs}) is not installed$")
 STRICT = os.environ.get("EDGEWEAVE_STRICT") == "1"
 
 settings.register_profile(

@@ -18,21 +18,22 @@ if ((${#wanted[@]})); then
     echo "not installed (needs root): ${wanted[*]}; tests that need them will skip"
   fi
 fi
-fetch_promtool() {  # of Prometheus only what tests rules: its package would start a server here
+fetch_prometheus() {  # the two programs alone: its package would start a server here
   local folder
   folder=$(mktemp -d) || return 1
   (
     set -o pipefail
-    cd "$folder" && apt-get download -qq prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool >promtool
-  ) >/dev/null 2>&1 && mkdir -p out/promtool/usr/bin && chmod 755 "$folder/promtool" && mv "$folder/promtool" out/promtool/usr/bin/
+    cd "$folder" && apt-get download -qq prometheus &&
+      dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool ./usr/bin/prometheus
+  ) >/dev/null 2>&1 && mkdir -p out/prometheus && mv "$folder"/usr/bin/* out/prometheus/
   local fetched=$?
   rm -rf "$folder"
   return $fetched
 }
-if [[ ! -x out/promtool/usr/bin/promtool ]] && ! command -v promtool >/dev/null; then
-  echo "fetching promtool for the tests"
-  fetch_promtool || { [[ $(id -u) == 0 ]] && apt-get update -qq >/dev/null 2>&1 && fetch_promtool; } ||
-    echo "could not fetch promtool: tests that need it will skip"
+if [[ ! -x out/prometheus/prometheus ]] && ! command -v prometheus >/dev/null; then
+  echo "fetching Prometheus for the tests"
+  fetch_prometheus || { [[ $(id -u) == 0 ]] && apt-get update -qq >/dev/null 2>&1 && fetch_prometheus; } ||
+    echo "could not fetch Prometheus: tests that need it will skip"
 fi
 mkdir -p out/test
 pytest=(.venv/bin/python -m pytest)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.support import promql
+from tests.support.prometheus import program
 
-FETCHED = promql.ROOT / "out" / "promtool" / "usr" / "bin" / "promtool"
-"""Where `make test` puts it, if there is none: the package it comes in would start a server."""
 GW = 'job="edgeweave",instance="gw"'
 DAY = 86400
 Series = dict[str, str]
@@ -118,10 +116,7 @@ CASES: list[tuple[str, int, Series, bool]] = [
 
 @pytest.fixture(scope="module")
 def promtool():
-    found = str(FETCHED) if FETCHED.exists() else shutil.which("promtool")
-    if found is None:
-        pytest.skip("promtool is not installed")
-    return found
+    return program("promtool")
 
 
 def ran(promtool: str, *words: str) -> str:
