@@ -24,7 +24,17 @@ import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from device_sim.virtual.marks import Mark, aside
-from edge_node.tasks.rows import ACCEPTED, CLOSED, HEAD_BYTES, SMALL_BYTES, Row, Settled, StoreDamaged
+from edge_node.tasks.rows import (
+    ACCEPTED,
+    CLOSED,
+    HEAD_BYTES,
+    SMALL_BYTES,
+    Row,
+    Settled,
+    StoreDamaged,
+    Totals,
+)
+from edge_node.tasks.task import KNOWN_MS
 from security.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
@@ -266,6 +276,11 @@ class LedgerLog:
             if place.kind == CLOSED:
                 ends[place.id] = place.at_ms
         return [Settled(task_id, at_ms, sizes[task_id]) for task_id, at_ms in reversed(ends.items())]
+
+    def totals(self) -> Totals:
+        settled = self.settled()
+        known = [each.at_ms for each in settled if each.at_ms >= KNOWN_MS]
+        return Totals(len(settled), sum(each.bytes for each in settled), min(known, default=0))
 
     def every(self) -> Iterator[Row]:
         for place in self._walk():

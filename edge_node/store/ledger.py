@@ -16,7 +16,17 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from edge_node.store.mark import Mark, missing, vouched
-from edge_node.tasks.rows import ACCEPTED, CLOSED, HEAD_BYTES, SMALL_BYTES, Row, Settled, StoreDamaged
+from edge_node.tasks.rows import (
+    ACCEPTED,
+    CLOSED,
+    HEAD_BYTES,
+    SMALL_BYTES,
+    Row,
+    Settled,
+    StoreDamaged,
+    Totals,
+)
+from edge_node.tasks.task import KNOWN_MS
 from security.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
@@ -389,6 +399,14 @@ class SqliteLedger:
             before = page[-1][0]
             for _, *row in page:
                 yield Settled(*row)
+
+    def totals(self) -> Totals:
+        ((settled, size, oldest_ms),) = self._all(
+            "SELECT coalesce(sum(kind = 1), 0), coalesce(sum(length(body)), 0), "
+            "coalesce(min(CASE WHEN kind = 1 AND at_ms >= ? THEN at_ms END), 0) FROM records",
+            (KNOWN_MS,),
+        )
+        return Totals(settled, size, oldest_ms)
 
     def every(self) -> Iterator[Row]:
         with self._seeing_damage():

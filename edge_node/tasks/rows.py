@@ -104,6 +104,17 @@ class Settled(NamedTuple):
     bytes: int
 
 
+class Totals(NamedTuple):
+    """Of everything settled, for whoever asks whether there is anything to prune.
+
+    bytes: at least those of all its rows.   oldest_ms: its first stamp from `KNOWN_MS` on; 0: none has one.
+    """
+
+    settled: int
+    bytes: int
+    oldest_ms: int
+
+
 class LedgerStore(Protocol):
     """Rows on a medium. One commit at a time; reading sees what was committed, never half of it.
 
@@ -154,6 +165,9 @@ class LedgerStore(Protocol):
 
     def settled(self) -> Iterable[Settled]:
         """Closed, newest first by the order of closing; those that were told may be deleted meanwhile."""
+
+    def totals(self) -> Totals:
+        """Cheap beside ``settled``, which makes objects of every task."""
 
     def delete(self, ids: Sequence[str]) -> None:
         """Every row of these tasks; the space is given back."""
@@ -373,6 +387,10 @@ class Reading:
         Open tasks are never touched. Returns how many tasks went. Call it off the event loop; the writer
         waits meanwhile.
         """
+        totals = self._store.totals()
+        within = totals.settled <= count_max and totals.bytes <= bytes_max
+        if within and not aged(totals.oldest_ms, before_ms):
+            return 0
         kept = size = count = 0
         gone: list[str] = []
         for task_id, at_ms, length in self._store.settled():

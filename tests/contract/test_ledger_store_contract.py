@@ -446,6 +446,26 @@ def test_pruning_keeps_the_newest_and_all_that_is_open(medium):
     assert journal.prune(count_max=10, bytes_max=1, before_ms=0) == 0
 
 
+def test_totals_tell_what_pruning_would_find(medium):
+    running = Running(medium, medium.journal())
+    store = running.journal._store
+    assert store.totals() == (0, 0, 0)
+    for n, at_ms in enumerate((KNOWN_MS + 9, 5, KNOWN_MS + 7)):  # one by a clock that was not set
+        running.write(Accepted(a_task(f"t{n}")))
+        assert (store.totals().settled, store.totals().oldest_ms) == (n, KNOWN_MS + 9 if n else 0)
+        running.write(Closed(f"t{n}", Outcome("done", settled_at_ms=at_ms)))
+    totals = store.totals()
+    assert (totals.settled, totals.oldest_ms) == (3, KNOWN_MS + 7)
+    assert totals.bytes >= sum(each.bytes for each in store.settled()) > 0
+
+    everything = {"count_max": 3, "bytes_max": totals.bytes, "before_ms": KNOWN_MS + 7}
+    assert running.journal.prune(**everything) == 0
+    assert running.journal.prune(**everything | {"before_ms": KNOWN_MS + 8}) == 1
+    assert running.journal.prune(**everything | {"count_max": 1}) == 1
+    assert running.journal.prune(**everything | {"bytes_max": store.totals().bytes - 1}) == 1
+    assert store.totals() == (0, 0, 0)
+
+
 def test_a_record_without_bytes_fails_its_commit_and_no_other(medium):
     running = Running(medium, medium.journal())
     running.write(Closed("t", Outcome(status=object())))
