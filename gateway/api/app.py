@@ -20,12 +20,15 @@ from email.utils import formatdate
 from types import TracebackType
 from typing import Any
 
+import h11
+import msgspec
 import uvicorn
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from edge_node.clock import Clock, SystemClock
+from gateway.api.problems import MEDIA_TYPE, TITLES, URN
 from security.errors import BadInput
 from security.tls import abort
 
@@ -40,6 +43,24 @@ WS_BYTES_MAX = 1024 * 1024
 READ_BYTES = 16 * 1024
 """Read of a connection at once: a TLS record. asyncio's own 256 KiB are kept for each connection."""
 asyncio.sslproto.SSLProtocol.max_size = READ_BYTES
+
+_NO_HTTP = msgspec.json.encode(
+    {
+        "type": f"{URN}malformed",
+        "title": TITLES["malformed"][1],
+        "status": 400,
+        "detail": "this is no HTTP request, or the parts of its body are not",
+        "field": "request",
+        "fix": "send HTTP/1.1 (RFC 9112)",
+    }
+)
+_NO_HTTP_HEADERS = [
+    (b"content-type", MEDIA_TYPE.encode()),
+    (b"content-length", str(len(_NO_HTTP)).encode()),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"connection", b"close"),
+]
 
 
 def create_app(routers: Iterable[APIRouter]) -> FastAPI:
@@ -92,6 +113,19 @@ class _Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is told as problems are, where an answer can still be given; the line is cut."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            abort(self.transport)  # answered already, or in the midst of it: h11 lets nothing in between
+            return
+        if self.cycle is not None:  # who still reads this body gets no more of it, and need not answer
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        head = h11.Response(status_code=400, headers=_NO_HTTP_HEADERS, reason=b"Bad Request")
+        for event in (head, h11.Data(data=_NO_HTTP), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def handle_websocket_upgrade(self, event: Any) -> None:
         self._is_socket = True
