@@ -33,7 +33,9 @@ OF_MEMBERS: Final = {
 }
 OF_THE_API: Final = {
     "edgeweave_http_requests_total": Metric(
-        "counter", ("method", "route", "status"), "Answers of the port: API, joining, console. route: as it is written."
+        "counter",
+        ("method", "route", "status"),
+        "Answers of the port: API, joining, console. route: as it is written.",
     ),
     "edgeweave_http_request_duration_seconds": Metric(
         "histogram", ("method", "route"), "Until the answer, or the beginning of one that lasts."

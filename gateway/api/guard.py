@@ -33,6 +33,7 @@ from gateway.access.access import asking
 from gateway.access.roles import Principal, Role
 from gateway.api.app import read_body
 from gateway.api.problems import Problem, cause_of, problem_of
+from gateway.api.slashes import parts_of
 from security.certificates import spelled_minute
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Guarded(APIRoute):
         inner, need = super().get_route_handler(), self.need
 
         async def guarded(request: Request) -> Response:
+            request.scope["path_params"] = parts_of(request.path_params)
             request.state.need = need
             request.state.cause = f"q-{os.urandom(8).hex()}"
             try:

@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from edge_node.control import protocol
 from edge_node.tasks.states import Refusal
 from gateway.access.accounts import Stale, UnknownAccount
+from gateway.api.slashes import STAND_IN
 from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class Problem(Exception):
             "detail": self.detail,
             "field": self.field,
             "fix": self.fix,
-            "instance": request.url.path,
+            "instance": request.url.path.replace(STAND_IN, "%2F"),
             "cause": self.cause or cause_of(request),
         }
         body = msgspec.json.encode({name: _sayable(value) for name, value in told.items() if value != ""})
@@ -180,11 +181,12 @@ _KINDS = {status: kind for kind, (status, _) in reversed(TITLES.items())}
 
 def _http(error: HTTPException, request: Request) -> Problem:
     detail, fix = str(error.detail), ""
+    path = request.url.path[:200].replace(STAND_IN, "%2F")
     if error.status_code == 404:
-        detail, fix = f"nothing is served at {request.url.path[:200]}", "see /v1/openapi.json for the paths"
+        detail, fix = f"nothing is served at {path}", "see /v1/openapi.json for the paths"
     elif error.status_code == 405:
         detail, fix = (
-            f"{request.method[:20]} is not served at {request.url.path[:200]}",
+            f"{request.method[:20]} is not served at {path}",
             "see /v1/openapi.json",
         )
     kind = _KINDS.get(error.status_code, "malformed" if error.status_code < 500 else "unavailable")

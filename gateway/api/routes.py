@@ -9,6 +9,7 @@ from gateway.api import problems, setup_page
 from gateway.api.counted import Counted
 from gateway.api.openapi import openapi_router
 from gateway.api.services import Services
+from gateway.api.slashes import Slashes
 from gateway.api.v1 import (
     access,
     events,
@@ -58,6 +59,7 @@ def install(app: FastAPI, services: Services) -> Console:
     """Before the app's first request. Returns: the console, which has to be closed."""
     app.state.services = services
     problems.install(app)
+    app.add_middleware(Slashes)
     app.add_middleware(Counted, traffic=services.traffic, mounts=(PATH,))
     for router in routers():
         app.include_router(router)

@@ -29,6 +29,7 @@ from edge_node import residence
 from gateway.access.roles import Principal
 from gateway.api.guard import COOKIE, is_here
 from gateway.api.services import Services
+from gateway.api.slashes import address_of
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +94,8 @@ class Console:
         if self.reader(asked) is not None:
             return None
         if asked.scope["type"] == "http" and _is_page(asked):
-            back = asked.url.path + (f"?{asked.url.query}" if asked.url.query else "")
-            return RedirectResponse(f"{PATH}{LOG_IN}?next={quote(back, safe='')}", 303)
+            back = quote(address_of(asked.scope), safe="")
+            return RedirectResponse(f"{PATH}{LOG_IN}?next={back}", 303)
         return _no("Log in first.", 401)
 
     def reader(self, asked: HTTPConnection) -> Principal | None:

@@ -24,6 +24,7 @@ from nicegui import ui
 
 from gateway.access.roles import Principal, Role
 from gateway.api.guard import COOKIE
+from gateway.api.slashes import address_of, parts_of
 from gateway.console import live
 from gateway.console.caller import Caller, Refusal
 from gateway.console.console import LOG_IN, PATH
@@ -93,7 +94,7 @@ class View:
         self.api = Caller(
             console.app, self.cookie, me.csrf, (client.host, client.port) if client else ("127.0.0.1", 0)
         )
-        self._here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        self._here = address_of(request.scope)
         self._troubles: dict[object, str] = {}
         self.client = ui.context.client
         self.client.on_delete(self.api.close)
@@ -198,7 +199,8 @@ class Page:
         given = list(inspect.signature(self.build, eval_str=True).parameters.values())[1:]
 
         async def shown(request: Request, **given: Any) -> None:
-            await self._show(request, given)
+            named = {name: given[name] for name in request.path_params if name in given}
+            await self._show(request, given | parts_of(named))
 
         asking = inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY, annotation=Request)
         named = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in given]

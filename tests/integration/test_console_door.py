@@ -101,6 +101,19 @@ async def test_no_other_path_takes_sockets(api):
     assert refused.value.response.status_code in (403, 404)
 
 
+def test_a_table_whose_name_holds_a_slash_has_pages_of_its_own(api):
+    with api.log_in() as browser:
+        made = browser.post("/v1/state/tables/north%2Frooms", json={"setpoint_c": 21}).headers["location"]
+        document = made.rpartition("/")[2]
+        assert 'href":"/console/state/north%2Frooms' in browser.get("/console/state").text
+        for path in ("north%2Frooms", f"north%2Frooms/{document}"):
+            page = browser.get(f"/console/state/{path}")
+            assert page.status_code == 200 and "north/rooms" in page.text and "setpoint_c" in page.text, path
+        with api.client() as stranger:
+            led = stranger.get("/console/state/north%2Frooms").headers["location"]
+        assert led == "/console/log-in?next=%2Fconsole%2Fstate%2Fnorth%252Frooms", "and back to it"
+
+
 async def test_everything_on_the_port_is_counted_by_routes_and_never_by_what_was_asked_for(api):
     """Pages, files, sockets and joining too; strangers' paths and pages of one route make one series."""
 

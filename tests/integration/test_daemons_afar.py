@@ -230,6 +230,22 @@ def test_the_tables_of_programs_are_looked_at_and_changed_apart(api):
         assert found.status_code == 200 and not found.json()["more"]
 
 
+def test_a_table_whose_name_holds_a_slash_is_one_table_from_everywhere(value, here, api):
+    value("state", "declare", "north/rooms", "--key", "id")
+    value("state", "set", "north/rooms", "r1", "setpoint_c=20")
+
+    assert here("state", "get", "north/rooms", "r1") == {"id": "r1", "setpoint_c": 20}
+    assert value("state", "get", "north/rooms", "r1") == {"id": "r1", "setpoint_c": 20}
+    with api.of(Role.OPERATOR) as operator:
+        (row,) = operator.get("/v1/state/tables/north%2Frooms").json()["documents"]
+        path = f"/v1/state/tables/north%2Frooms/{row['id']}"
+        assert operator.patch(path, json={"fan": "low"}).status_code == 200
+        added = operator.post("/v1/state/tables/north%2Frooms", json={"id": "r2"})
+        assert added.headers["location"].startswith("/v1/state/tables/north%2Frooms/")
+        assert operator.get("/v1/state/tables/north").json()["documents"] == [], "another table"
+    assert here("state", "get", "north/rooms", "r1")["fan"] == "low"
+
+
 def test_a_token_does_what_its_role_may(value, afar):
     assert value("nodes", role=Role.VIEWER)
     one_line(
