@@ -234,8 +234,7 @@ class Codes:
         self._view = view
         self._shown = shown
         columns = [
-            Column("id", "Id"),
-            Column("for", "For"),
+            Column("code", "Code"),
             Column("in", "Let in"),
             Column("roles", "Roles"),
             Column("until", "Ends"),
@@ -251,17 +250,17 @@ class Codes:
 
     async def look(self) -> None:
         """Raises: Refusal."""
-        rows = [code_row(each) for each in (await self._view.api.get("/v1/invites"))["invites"]]
-        self._whose = {row["key"]: row["for"] for row in rows}
-        self._grid.tell(rows)
+        invites = (await self._view.api.get("/v1/invites"))["invites"]
+        self._whose = {each["id"]: whose(each) for each in invites}
+        self._grid.tell([code_row(each) for each in invites])
 
     async def _decided(self, code: str, act: str) -> None:
         if act != "withdraw":
             return
         went, _ = await confirmed(
             f"Withdraw the code {code}?",
-            f"It is for {self._whose.get(code, 'a device')}. Nobody joins with it any more, and who tries is "
-            "told so. A new one is made in a moment.",
+            f"It is for {self._whose.get(code, 'a device')}. Nobody joins with it any more, and whoever "
+            "tries is told so. A new one is made in a moment.",
             do="Withdraw",
         )
         if went:
@@ -272,12 +271,19 @@ class Codes:
                 self._shown.over(code)
 
 
-def code_row(invite: Mapping[str, Any]) -> dict[str, Any]:
+def whose(invite: Mapping[str, Any]) -> str:
+    """For whom a code is."""
     name = invite["name"] or "any name"
+    return f"the board of {name}" if invite["replaces"] else name
+
+
+def code_row(invite: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "key": invite["id"],
-        "id": invite["id"],
-        "for": f"the board of {name}" if invite["replaces"] else name,
+        "code": [
+            {"text": invite["id"], "cls": "line mono"},
+            {"text": f"for {whose(invite)}", "cls": "line"},
+        ],
         "in": "at once" if invite["approval"] == "auto" else "after approval",
         "roles": ", ".join(invite["roles"]),
         "until": {"at": invite["expires_at_ms"]},

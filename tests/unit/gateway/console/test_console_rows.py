@@ -78,9 +78,10 @@ def test_a_code_says_for_whom_it_is():
         "expires_at_ms": 9,
     }  # fmt: skip
     row = join.code_row(invite)
-    assert (row["key"], row["for"], row["do"]["act"]) == ("k7q2mz", "the board of pi-7", "withdraw")
+    assert [each["text"] for each in row["code"]] == ["k7q2mz", "for the board of pi-7"]
+    assert (row["key"], row["do"]["act"]) == ("k7q2mz", "withdraw")
     plain = join.code_row(invite | {"name": "", "replaces": False, "approval": "auto"})
-    assert (plain["for"], plain["in"]) == ("any name", "at once")
+    assert (plain["code"][1]["text"], plain["in"]) == ("for any name", "at once")
 
 
 def test_only_an_enrolment_is_an_arrival():
