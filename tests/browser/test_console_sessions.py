@@ -24,7 +24,7 @@ def test_who_is_not_logged_in_is_led_to_the_log_in_and_back(console):
     page.wait_for_url("**/console/tasks?state=failed")
     expect(page.get_by_role("heading", level=1)).to_have_text("Tasks")
     page.goto("/console/log-in?next=/console/nodes")
-    assert page.url.endswith("/console/nodes"), "who has a session is led on"
+    page.wait_for_url("**/console/nodes")  # who has a session is led on
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,24 @@ def test_a_link_logs_in_once(console):
     again.goto(link)
     expect(again.get_by_role("status")).to_contain_text("not valid")
     console.forgiven = ()
+
+
+def test_who_has_a_session_is_asked_before_a_link_changes_it(console):
+    """A link may come from somebody else, who would have him work under another name."""
+    link = console.bed.cli(console.gateway, "users", "link", "otto").text
+    page = console.enter("vera", "/nodes")
+    page.goto(f"{link.replace('#', '?next=/console/tasks#')}")
+    expect(page.get_by_text("This browser is logged in as vera.")).to_be_visible()
+    assert link.partition("#")[2] not in page.url
+    expect(page.get_by_label("Password")).to_be_hidden()
+    page.get_by_role("button", name="Go on as vera").click()
+    page.wait_for_url("**/console/tasks")
+    expect(page.locator(".who summary")).to_contain_text("vera")
+
+    page.goto(link)  # it was not used up
+    page.get_by_role("button", name="Use the link").click()
+    page.wait_for_url("**/console/")
+    expect(page.locator(".who summary")).to_contain_text("otto")
 
 
 def test_log_out_ends_the_session_of_every_page(console):
