@@ -24,7 +24,14 @@ class ProtocolViolation(EdgeweaveError):
 
 
 class BadInput(EdgeweaveError, ValueError):
-    """The caller's fault: a file, argument or setting that does not fit. Nothing was changed."""
+    """The caller's fault: a file, argument or setting that does not fit. Nothing was changed.
+
+    Args: field: the argument that is meant, by its name, where the caller gave several.
+    """
+
+    def __init__(self, cause: str, *, fix: str = "", field: str = "") -> None:
+        super().__init__(cause, fix=fix)
+        self.field = field
 
 
 class Refused(EdgeweaveError):

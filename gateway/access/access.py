@@ -435,7 +435,7 @@ class Access:
 
 def _check_admin(by: Principal) -> None:
     if by.role < Role.ADMIN:
-        raise Refused(f"accounts are for admin, and {by.name} is {by.role.word}")
+        raise Refused(f"accounts are for admin, and {by.name} is {by.role.word}", fix="ask an administrator")
     if by.scopes is not None:  # a user has no scopes: it could make one that may do more than itself
         raise Refused("a token with scopes cannot change users", fix="use a token without")
 

@@ -130,11 +130,13 @@ class Accounts:
     def check_new(self, name: str) -> None:
         """Raises: BadInput: *name* is none, or taken. Refused: there is no room."""
         if not is_name(name):
-            raise BadInput(f"{name!r:.60} is no user's name", fix="1 to 32 of a-z 0-9 . _ -")
+            raise BadInput(f"{name!r:.60} is no user's name", fix="1 to 32 of a-z 0-9 . _ -", field="name")
         if name in RESERVED:
-            raise BadInput(f"{name} is a word of the audit log, no user's name", fix="choose another name")
+            raise BadInput(
+                f"{name} is a word of the audit log, no user's name", fix="choose another name", field="name"
+            )
         if name in self._users:
-            raise BadInput(f"there is a user {name} already", fix="choose another name")
+            raise BadInput(f"there is a user {name} already", fix="choose another name", field="name")
         if len(self._users) >= USERS_MAX:
             raise Refused(f"there are {USERS_MAX} users", fix="remove one first")
 
@@ -202,14 +204,16 @@ class Accounts:
     ) -> Token:
         """Raises: BadInput: name, scope or time do not fit. Refused: *by* may not do that much itself."""
         if not is_name(name):
-            raise BadInput(f"{name!r:.60} is no token's name", fix="1 to 32 of a-z 0-9 . _ -")
+            raise BadInput(f"{name!r:.60} is no token's name", fix="1 to 32 of a-z 0-9 . _ -", field="name")
         if not TTL_S_MIN <= ttl_s <= TTL_S_MAX:
-            raise BadInput("a token is good for 1 minute to 366 days", fix="choose a time between them")
+            raise BadInput(
+                "a token is good for 1 minute to 366 days", fix="choose a time between them", field="ttl_s"
+            )
         wanted = None if scopes is None else sorted(set(scopes))
         unknown = [each for each in wanted or () if each not in SCOPES]
         if unknown or wanted == []:
             what = f"scope {unknown[0]!r:.40} is not known" if unknown else "a token without any scope"
-            raise BadInput(what, fix=f"there are {', '.join(sorted(SCOPES))}")
+            raise BadInput(what, fix=f"there are {', '.join(sorted(SCOPES))}", field="scopes")
         if role > by.role:
             raise Refused(f"{by.name} is {by.role.word} and can give no more", fix="choose a lower role")
         if by.scopes is not None and (wanted is None or not set(wanted) <= by.scopes):
@@ -218,7 +222,11 @@ class Accounts:
         if len(self._tokens) >= TOKENS_MAX:
             raise Refused(f"there are {TOKENS_MAX} tokens", fix="revoke one first")
         if any(row.name == name for row in self._tokens.values()):
-            raise BadInput(f"there is a token {name} already", fix="choose another name, or revoke that one")
+            raise BadInput(
+                f"there is a token {name} already",
+                fix="choose another name, or revoke that one",
+                field="name",
+            )
         assert token_id not in self._tokens, "ids are random"
         # What a token makes belongs to the user behind it, and ends with that user.
         maker = self._tokens.get(by.name.rpartition("#")[2]) if by.kind == "token" else None

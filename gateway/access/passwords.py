@@ -44,16 +44,25 @@ def checked_password(text: str, *, name: str = "") -> bytes:
     """
     data = spelled(text)
     if data is None:
-        raise BadInput(f"a password has at most {BYTES_MAX} bytes of text", fix="choose a shorter one")
+        raise BadInput(
+            f"a password has at most {BYTES_MAX} bytes of text", fix="choose a shorter one", field="password"
+        )
     if len(data.decode()) < CHARACTERS_MIN:
         raise BadInput(
-            f"a password has at least {CHARACTERS_MIN} characters", fix="four words are easy to remember"
-        )
+            f"a password has at least {CHARACTERS_MIN} characters", fix="four words are easy to remember",
+            field="password",
+        )  # fmt: skip
     plain = data.decode().casefold()
     if len(set(plain)) < 4:
-        raise BadInput("this password has fewer than four different characters", fix="choose another one")
+        raise BadInput(
+            "this password has fewer than four different characters",
+            fix="choose another one",
+            field="password",
+        )
     if name and name.casefold() in plain and len(plain) - len(name) < CHARACTERS_MIN // 2:
-        raise BadInput("this password is little more than the name", fix="choose another one")
+        raise BadInput(
+            "this password is little more than the name", fix="choose another one", field="password"
+        )
     return data
 
 

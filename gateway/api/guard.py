@@ -20,7 +20,6 @@ import asyncio
 import hmac
 import ipaddress
 import math
-import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
@@ -32,7 +31,7 @@ from starlette.requests import HTTPConnection
 from gateway.access.access import asking
 from gateway.access.roles import Principal, Role
 from gateway.api.app import read_body
-from gateway.api.problems import Problem, cause_of, problem_of
+from gateway.api.problems import Problem, new_cause, problem_of, secured
 from gateway.api.slashes import parts_of
 from security.certificates import spelled_minute
 
@@ -45,12 +44,6 @@ BODY_BYTES_MAX: Final = 64 * 1024
 LARGE_BODIES_MAX: Final = 3
 """Bodies over ``BODY_BYTES_MAX`` that are worked at at once: each may be 8 MiB, parsed a few times that."""
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-SECURE: Final = (
-    ("cache-control", "no-store"),
-    ("x-content-type-options", "nosniff"),
-    ("referrer-policy", "no-referrer"),
-    ("x-frame-options", "DENY"),
-)
 _NEED: Final = "__edgeweave_need__"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -127,15 +120,12 @@ class Guarded(APIRoute):
         async def guarded(request: Request) -> Response:
             request.scope["path_params"] = parts_of(request.path_params)
             request.state.need = need
-            request.state.cause = f"q-{os.urandom(8).hex()}"
+            request.state.cause = new_cause()
             try:
                 response = await _let_in(request, need, inner)
             except Exception as error:
                 response = problem_of(error, request).response(request)
-            for name, value in SECURE:
-                response.headers.setdefault(name, value)
-            response.headers["x-request-id"] = cause_of(request)
-            return response
+            return secured(response, request)
 
         return guarded
 
@@ -144,8 +134,9 @@ async def _let_in(request: Request, need: Need, inner: Handler) -> Response:
     services: Services = request.app.state.services
     if not (need.lan or services.lan or is_here(request)):
         raise Problem(
-            "forbidden", "the API is served to this machine only", fix="set [api] lan = true on the gateway"
-        )
+            "forbidden", "the API is served to this machine only", field="address",
+            fix="set [api] lan = true on the gateway",
+        )  # fmt: skip
     principal = _who(request, services) if need.role is not None else NOBODY
     if need.role is not None:
         missing = principal.lacks(need.role, need.scope) if need.scope else _short_of(principal, need.role)
@@ -216,7 +207,13 @@ def _who(request: Request, services: Services) -> Principal:
     authorization = request.headers.get("authorization")
     if authorization is not None:
         kind, _, bearer = authorization.partition(" ")
-        principal = services.access.by_token(bearer.strip()) if kind.lower() == "bearer" else None
+        if kind.lower() != "bearer":
+            raise Problem(
+                "not-authenticated", "only tokens are taken in this header, no names with passwords",
+                field="header.authorization", fix="send `Authorization: Bearer ewt_…`",
+                headers={"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+        principal = services.access.by_token(bearer.strip())
         if principal is None:
             raise _not_taken(services.access.expired_at_ms(bearer.strip()))
         return principal
@@ -233,7 +230,7 @@ def _who(request: Request, services: Services) -> Principal:
         if not hmac.compare_digest(given, principal.csrf.encode()):
             raise Problem(
                 "forbidden", "the header X-CSRF-Token is missing or not this session's",
-                fix="send the token that /v1/me tells",
+                field=f"header.{CSRF}", fix="send the token that /v1/me tells",
             )  # fmt: skip
     return principal
 
@@ -271,9 +268,15 @@ def _check_origin(request: Request) -> None:
     """A browser says which page asks. Raises: Problem: it is not one of ours."""
     origin = request.headers.get("origin")
     if origin is not None and origin != f"https://{request.headers.get('host', '')}":
-        raise Problem("forbidden", "the request comes from another site", fix="use the gateway's own pages")
+        raise Problem(
+            "forbidden", "the request comes from another site", field="header.origin",
+            fix="use the gateway's own pages",
+        )  # fmt: skip
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise Problem("forbidden", "the request comes from another site", fix="use the gateway's own pages")
+        raise Problem(
+            "forbidden", "the request comes from another site", field="header.sec-fetch-site",
+            fix="use the gateway's own pages",
+        )  # fmt: skip
 
 
 def is_here(request: HTTPConnection) -> bool:

@@ -11,17 +11,22 @@ of the body that was sent, as it may hold a password.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from edge_node.control import protocol
-from edge_node.tasks.states import Refusal
+from edge_node.tasks.states import Refusal, refusal
 from gateway.access.accounts import Stale, UnknownAccount
+from gateway.api.fields import field_of
 from gateway.api.slashes import STAND_IN
 from security.errors import BadInput, EdgeweaveError, ProtocolViolation, Refused, Unavailable
 
@@ -29,6 +34,12 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
 URN: Final = "urn:edgeweave:problem:"
+SECURE: Final = (
+    ("cache-control", "no-store"),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("x-frame-options", "DENY"),
+)
 TITLES: Final[dict[str, tuple[int, str]]] = {
     "malformed": (400, "The request cannot be read"),
     "not-authenticated": (401, "It is not known who asks"),
@@ -80,13 +91,26 @@ class Problem(Exception):
             "title": self.title,
             "status": self.status,
             "detail": self.detail,
-            "field": self.field,
+            "field": self.field or field_of(self.kind, request),
             "fix": self.fix,
             "instance": request.url.path.replace(STAND_IN, "%2F"),
             "cause": self.cause or cause_of(request),
         }
         body = msgspec.json.encode({name: _sayable(value) for name, value in told.items() if value != ""})
         return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+def new_cause() -> str:
+    """An id for a request."""
+    return f"q-{os.urandom(8).hex()}"
+
+
+def secured(response: Response, request: Request) -> Response:
+    """With the headers that every answer bears, and the request's id."""
+    for name, value in SECURE:
+        response.headers.setdefault(name, value)
+    response.headers["x-request-id"] = cause_of(request)
+    return response
 
 
 def cause_of(request: Request) -> str:
@@ -108,7 +132,8 @@ def problem_of(error: BaseException, request: Request) -> Problem:
         case Stale():
             return Problem("stale", error.cause, fix=error.fix)
         case BadInput():
-            return Problem("invalid", error.cause, fix=error.fix)
+            field = f"body.{error.field}" if error.field else ""
+            return Problem("invalid", error.cause, fix=error.fix, field=field)
         case Refused():
             return Problem("refused", error.cause, fix=error.fix)
         case Unavailable():
@@ -117,6 +142,8 @@ def problem_of(error: BaseException, request: Request) -> Problem:
             return Problem("malformed", error.cause, fix=error.fix)
         case EdgeweaveError():
             return _unavailable(error.cause, error.fix, 1.0)
+        case ClientDisconnect():  # nobody is there to be told, and nothing went wrong here
+            return Problem("malformed", "the body broke off", field="body", fix="send it to its end")
         case UnicodeEncodeError():
             return Problem("malformed", "a text holds half a surrogate pair", fix="send valid Unicode")
     log.error(
@@ -127,6 +154,33 @@ def problem_of(error: BaseException, request: Request) -> Problem:
     return Problem(
         "internal", f"unexpected {type(error).__name__}", fix="look for the cause's id in <home>/log/"
     )
+
+
+@contextlib.contextmanager
+def about(field: str) -> Iterator[None]:
+    """What does not fit in this block is *field* of the request.
+
+    Raises: Problem: in place of BadInput and Refused.
+    """
+    try:
+        yield
+    except (UnknownAccount, Stale):
+        raise
+    except BadInput as error:
+        told = f"body.{error.field}" if error.field else field
+        raise Problem("invalid", error.cause, fix=error.fix, field=told) from None
+    except Refused as error:
+        raise Problem("refused", error.cause, fix=error.fix, field=field) from None
+
+
+OF_WORK: Final = {
+    Refusal.NO_SUCH_NODE: "body.where",
+    Refusal.LABELS: "body.labels",
+    Refusal.TOO_LONG: "body.ttl_s",
+    Refusal.OVER_DEADLINE: "body.deadline_s",
+    Refusal.UNKNOWN_FUNCTION: "body.function",
+}
+"""Which part of a submit a refusal is about."""
 
 
 def problem_for(failure: protocol.Failure) -> Problem:
@@ -141,7 +195,8 @@ def problem_for(failure: protocol.Failure) -> Problem:
             reason = failure.extra.get("reason", "")
             if reason in BUSY:
                 return _unavailable(failure.message, failure.fix, 1.0, cause)
-            return Problem("refused", failure.message, fix=failure.fix, cause=cause)
+            field = OF_WORK.get(refusal(reason), "")
+            return Problem("refused", failure.message, fix=failure.fix, cause=cause, field=field)
         case protocol.UNAVAILABLE:
             wait_s = float(failure.extra.get("retry_after_s", "1"))
             return _unavailable(failure.message, failure.fix, wait_s, cause)
@@ -152,7 +207,9 @@ def install(app: FastAPI) -> None:
     """Unknown paths and methods, and what other rooms raise, become problems too."""
 
     async def told(request: Request, error: Exception) -> Response:
-        return problem_of(error, request).response(request)
+        if not cause_of(request):  # nothing is served there, so no guard has seen it
+            request.state.cause = new_cause()
+        return secured(problem_of(error, request).response(request), request)
 
     app.add_exception_handler(HTTPException, told)
     app.add_exception_handler(RequestValidationError, told)

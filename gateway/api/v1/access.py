@@ -14,7 +14,7 @@ from gateway.access.accounts import Token, User
 from gateway.access.roles import Principal, Role, role_of
 from gateway.api.answers import check_unchanged, etag, example, nothing, room, told
 from gateway.api.guard import COOKIE, Ask, Asking, for_anybody, needs
-from gateway.api.problems import Problem
+from gateway.api.problems import Problem, about
 from security.errors import Refused, Unavailable
 
 router = room("access")
@@ -91,7 +91,7 @@ async def set_up(ask: Asking, body: SetUp) -> Response:
     try:
         user = await ask.services.access.set_up(body.secret, body.name, body.password)
     except Refused as error:
-        raise Problem("forbidden", error.cause, fix=error.fix) from None
+        raise Problem("forbidden", error.cause, fix=error.fix, field="body.secret") from None
     return told(_user(user), 201)
 
 
@@ -102,10 +102,10 @@ async def log_in(ask: Asking, body: Credentials) -> Response:
     try:
         cookie, principal = await ask.services.access.log_in(body.name, body.password, ask.address)
     except Refused as error:
-        raise Problem("not-authenticated", error.cause, fix=error.fix) from None
+        raise Problem("not-authenticated", error.cause, fix=error.fix, field="body") from None
     except Unavailable as error:
         after = {"Retry-After": str(max(1, round(error.retry_after_s)))}
-        raise Problem("too-many", error.cause, fix=error.fix, headers=after) from None
+        raise Problem("too-many", error.cause, fix=error.fix, field="body.name", headers=after) from None
     return await _begun(ask, cookie, principal)
 
 
@@ -116,7 +116,7 @@ async def log_in_by_link(ask: Asking, body: LogInLink) -> Response:
     try:
         cookie, principal = await ask.services.access.log_in_by_link(body.secret, ask.address)
     except Refused as error:
-        raise Problem("not-authenticated", error.cause, fix=error.fix) from None
+        raise Problem("not-authenticated", error.cause, fix=error.fix, field="body.secret") from None
     return await _begun(ask, cookie, principal)
 
 
@@ -190,9 +190,13 @@ async def set_role(ask: Asking, request: Request, name: UserName, body: NewRole)
 async def set_password(ask: Asking, request: Request, name: UserName, body: NewPassword) -> Response:
     """One's own password, with the present one; anybody's as administrator. All sessions of that user end."""
     if ask.by.name != name and ask.by.role < Role.ADMIN:
-        raise Problem("forbidden", "another's password is for administrators", fix="ask one")
+        raise Problem(
+            "forbidden", "another's password is for administrators", fix="ask one", field="path.name"
+        )
     version = _version(ask, request, name)
-    await ask.services.access.set_password(ask.by, name, body.password, old=body.old, version=version)
+    own = ask.by.kind == "session" and ask.by.name == name
+    with about("body.old" if own else "header.authorization"):
+        await ask.services.access.set_password(ask.by, name, body.password, old=body.old, version=version)
     return nothing()
 
 

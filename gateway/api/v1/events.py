@@ -27,8 +27,8 @@ from gateway.access.roles import Role
 from gateway.api.answers import example, room, told
 from gateway.api.app import SENDING_S
 from gateway.api.guard import Ask, Asking, needs, still_may
-from gateway.api.problems import Problem
-from security.errors import BadInput, EdgeweaveError
+from gateway.api.problems import Problem, about
+from security.errors import EdgeweaveError
 
 router = room("events")
 STREAMS_MAX: Final = 64
@@ -88,10 +88,8 @@ async def events(
     """Follow what happens. Without a place to go on from, it begins with what comes next."""
     services = ask.services
     place = last_event_id or after
-    try:
+    with about("header.last-event-id" if last_event_id else "query.after"):
         page = await services.call("events", after=place or None, limit=PAGE if place else 1)
-    except BadInput as error:
-        raise Problem("invalid", error.cause, field="query.after", fix=error.fix) from None
     if services.streams >= STREAMS_MAX:
         raise Problem(
             "unavailable",
@@ -119,10 +117,8 @@ async def page_of_events(
     wait_s: Annotated[float, Query(ge=0, le=30, description="Wait for something as long.")] = 0.0,
 ) -> Response:
     """What happened, oldest first. For those that cannot stream."""
-    try:
+    with about("query.after"):
         page = await ask.services.call("events", after=after or None, limit=limit, wait_ms=int(wait_s * 1000))
-    except BadInput as error:
-        raise Problem("invalid", error.cause, field="query.after", fix=error.fix) from None
     return told(page)
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gateway.access.roles import Role
 from gateway.api.answers import example, room, told
 from gateway.api.guard import Asking, needs
+from gateway.api.problems import about
 
 router = room("logs")
 Logger = Annotated[str, Field(max_length=120, description="`edge_node.tasks`; empty: all.")]
@@ -37,11 +38,13 @@ async def log_level(
     ask: Asking, logger: Annotated[str, Query(max_length=120, description="Empty: all.")] = ""
 ) -> Response:
     """From which level on the gateway writes log lines."""
-    return told(await ask.services.call("log-level", logger=logger))
+    with about("query.logger"):
+        return told(await ask.services.call("log-level", logger=logger))
 
 
 @router.put("/log-level", responses=example(LEVEL, "As it is now."))
 @needs(Role.ADMIN, "nodes:write")
 async def set_log_level(ask: Asking, body: Level) -> Response:
     """Write more, or less, for a while; what shall stay is the setting `[log] level`."""
-    return told(await ask.services.call("log-level", **body.model_dump()))
+    with about("body.logger"):
+        return told(await ask.services.call("log-level", **body.model_dump()))

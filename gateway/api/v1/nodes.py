@@ -11,7 +11,7 @@ from gateway.access.roles import Role
 from gateway.api.answers import Cursor, Limit, NodeName, example, room, told
 from gateway.api.guard import Ask, Asking, check_may_make_deployers, needs
 from gateway.api.paging import after_of, cursor_for
-from gateway.api.problems import Problem
+from gateway.api.problems import Problem, about
 from gateway.api.services import Services
 from security.errors import BadInput
 from security.roster import BY_MAX, REASON_MAX
@@ -108,7 +108,9 @@ async def one_node(ask: Asking, node: NodeName) -> Response:
 async def revoke(ask: Asking, node: NodeName, body: Revocation) -> Response:
     """Shut a member out of the mesh, for good."""
     await found_node(ask.services, node)
-    return told(await ask.services.call("revoke", node=node, by=ask.by.name[:BY_MAX], reason=body.reason))
+    with about("path.node"):
+        done = await ask.services.call("revoke", node=node, by=ask.by.name[:BY_MAX], reason=body.reason)
+    return told(done)
 
 
 @router.post(
@@ -125,7 +127,8 @@ async def replace(ask: Asking, node: NodeName, body: Replacement) -> Response:
     """A code with which another board takes this member's name and place."""
     if "deployer" in (await found_node(ask.services, node))["roles"]:
         check_may_make_deployers(ask)
-    code = await ask.services.call("replace", node=node, ttl_s=body.ttl_s, approval=body.approval)
+    with about("path.node"):
+        code = await ask.services.call("replace", node=node, ttl_s=body.ttl_s, approval=body.approval)
     return told(code, 201)
 
 
@@ -159,7 +162,8 @@ async def resume(ask: Asking, node: NodeName, body: Wish | None = None) -> Respo
 
 async def _rest(ask: Ask, method: str, node: str, body: Wish | None) -> Response:
     await found_node(ask.services, node)
-    return told(await ask.services.call(method, node=node, reason=body.reason if body else ""))
+    with about("path.node"):
+        return told(await ask.services.call(method, node=node, reason=body.reason if body else ""))
 
 
 @router.post("/nodes/{node}/ping", responses=example({"rtt_ms": 3.2}, "It answered."))

@@ -18,7 +18,7 @@ from gateway.access.roles import Role
 from gateway.api.answers import Limit, NodeName, check_unchanged, etag, example, nothing, room, told
 from gateway.api.guard import Ask, Asking, needs
 from gateway.api.paging import after_of, cursor_for
-from gateway.api.problems import Problem
+from gateway.api.problems import Problem, about
 from security.errors import BadInput
 
 router = room("state")
@@ -100,7 +100,8 @@ async def documents(
         asked["where"] = _query(where)
     if after:
         asked["after"] = int(after)
-    page = await ask.services.call("state.find", **asked)
+    with about("query.where" if where else "path.table"):
+        page = await ask.services.call("state.find", **asked)
     rows = [{"id": str(doc_id), "document": json.loads(text)} for doc_id, text in page["documents"]]
     last = rows[-1]["id"] if page["more"] and rows else ""
     return told({"documents": rows, "next": cursor_for(last, table, where)})

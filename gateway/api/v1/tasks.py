@@ -19,7 +19,7 @@ from gateway.api.answers import Cursor, Limit, example, room, told
 from gateway.api.guard import Ask, Asking, needs
 from gateway.api.idempotency import checked_key
 from gateway.api.paging import after_of, cursor_for
-from gateway.api.problems import Problem
+from gateway.api.problems import Problem, about
 from gateway.api.services import checked_task, digest_of
 from security.errors import BadInput, EdgeweaveError
 
@@ -146,13 +146,19 @@ async def submit(
     trace = _trace(ask)
     same = digest_of(protocol.encode(request))  # who asks again does so in another span
     request = msgspec.structs.replace(request, traceparent=parts(trace)[0], tracestate=parts(trace)[1])
-    if idempotency_key is None:
-        task = await ask.services.submit(request)
-    else:
-        key = checked_key(idempotency_key)
-        async with ask.services.keys.turn(ask.by.name, key, same) as turn:
-            task = await ask.services.submit_once(request, turn)
-            trace = "" if turn.task else trace  # what was made before bears its own
+    try:
+        if idempotency_key is None:
+            task = await ask.services.submit(request)
+        else:
+            key = checked_key(idempotency_key)
+            async with ask.services.keys.turn(ask.by.name, key, same) as turn:
+                task = await ask.services.submit_once(request, turn)
+                trace = "" if turn.task else trace  # what was made before bears its own
+    except Problem as problem:
+        if problem.kind == "invalid" and not problem.field:
+            known = [row["name"] for row in await ask.services.call("functions")]
+            problem.field = "body" if body.function in known else "body.function"
+        raise
     answer = {"task": task, "state": "accepted"} | ({"traceparent": parts(trace)[0]} if trace else {})
     return told(answer, 202, {"location": f"/v1/tasks/{task}"})
 
@@ -189,16 +195,18 @@ async def tasks(
     With filters a page may be short, or empty, and have a next one.
     """
     filters = (state, function, node, since_ms, begins)
-    page = await ask.services.call(
-        "tasks-page",
-        after=after_of(cursor, *filters),
-        state=state,
-        function=function,
-        node=node,
-        since_ms=since_ms,
-        begins=begins,
-        limit=limit,
-    )
+    after = after_of(cursor, *filters)
+    with about("query.state"):
+        page = await ask.services.call(
+            "tasks-page",
+            after=after,
+            state=state,
+            function=function,
+            node=node,
+            since_ms=since_ms,
+            begins=begins,
+            limit=limit,
+        )
     return told({"tasks": page["tasks"], "next": cursor_for(page["next"], *filters)})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 
 import httpx
 import pytest
@@ -19,9 +20,10 @@ from gateway.api.answers import room
 from gateway.api.guard import BODY_BYTES_MAX, LARGE_BODIES_MAX, needs
 from gateway.api.openapi import guarded_routes
 from gateway.api.services import Services
-from security.errors import Refused, Unavailable
+from security.errors import BadInput, Refused, Unavailable
 
 PASSWORD = "correct horse battery staple"
+JSON = {"content-type": "application/json"}
 CHEAP = Cost(memory_kib=64, passes=1, lanes=1)
 
 
@@ -135,6 +137,120 @@ async def test_a_refusal_of_work_leads_to_its_story(served):
 
         assert (answer.status_code, answer.json()["cause"]) == (status, "r-gateway-7")
         assert ("retry-after" in answer.headers) == (status == 503)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [BadInput("no such thing", fix="look"), Refused("not now", fix="wait")])
+async def test_whatever_is_refused_names_field_cause_and_fix(served, error):
+    """Every route, asked by nobody, by who may only look, and with what fits nowhere."""
+    client, backend, services = served
+    backend.error = error
+    _, ann = await services.access.log_in("ann", PASSWORD, "127.0.0.1")
+    _, look = await services.access.add_token(ann, "look", Role.VIEWER, ["metrics:read"], 3600)
+    nobody, looker, admin = client(bearer="ewt_a_b"), client(bearer=look), client()
+    wrong, asked = [], 0
+    for route in guarded_routes(routes.routers()):
+        path = re.sub(r"\{[a-z_]+\}", "7", route.path)
+        for method in sorted({*route.methods, "PROPFIND"}):
+            bodies = [b""] if method == "GET" else [b"", b"{", b"{}", b'{"name": "A B", "password": "x"}']
+            for asker, body in [(nobody, b""), (looker, b""), *((admin, each) for each in bodies)]:
+                answer = await asker.request(method, path, content=body, headers=JSON)
+                if 400 <= answer.status_code < 500:
+                    asked += 1
+                    told = answer.json()
+                    if not all(told.get(each) for each in ("field", "detail", "fix", "cause", "instance")):
+                        wrong.append((method, path, body, told))
+
+    assert wrong == []
+    assert asked > 500
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent", "field"),
+    [
+        ("POST", "/v1/users", {"name": "A B", "password": PASSWORD}, "body.name"),
+        ("POST", "/v1/users", {"name": "bob", "password": "short"}, "body.password"),
+        ("PUT", "/v1/users/ann/password", {"password": "short"}, "body.password"),
+        ("POST", "/v1/set-up", {"name": "bob", "password": PASSWORD, "secret": "x"}, "body.secret"),
+        ("POST", "/v1/log-in", {"name": "bob", "password": PASSWORD}, "body"),
+        ("POST", "/v1/tokens", {"name": "t", "ttl_s": 1}, "body.ttl_s"),
+        ("POST", "/v1/tokens", {"name": "t", "scopes": ["nodes:eat"]}, "body.scopes"),
+        ("POST", "/v1/tokens", {"name": "A B"}, "body.name"),
+        ("DELETE", "/v1/tokens/zz", None, "path.token"),
+        ("DELETE", "/v1/users/ann", None, "path.name"),
+        ("GET", "/v1/users/nobody", None, "path.name"),
+        ("GET", "/v1/tasks?state=odd", None, "query.state"),
+        ("GET", "/v1/log-level?logger=odd", None, "query.logger"),
+        ("GET", "/v1/state/tables/rooms?where=[1]", None, "query.where"),
+        ("GET", "/v1/events?after=odd", None, "query.after"),
+        ("GET", "/v1/nope", None, "path"),
+        ("PUT", "/v1/nodes", None, "method"),
+    ],
+)
+async def test_the_field_is_the_part_of_the_request_that_does_not_fit(served, method, path, sent, field):
+    client, backend, _ = served
+    backend.error = BadInput("it does not fit", fix="look")
+
+    answer = await client().request(method, path, json=sent)
+
+    assert answer.json()["field"] == field
+    assert answer.headers["x-request-id"] == answer.json()["cause"]
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_a_place_that_a_browser_gives_back_is_named_as_the_header_that_it_is(served):
+    client, backend, _ = served
+    backend.error = BadInput("it is no place in the events", fix="look")
+
+    answer = await client().get("/v1/events", headers={"last-event-id": "odd"})
+
+    assert (answer.status_code, answer.json()["field"]) == (422, "header.last-event-id")
+
+
+@pytest.mark.parametrize(
+    ("reason", "field"),
+    [("no such node", "body.where"), ("labels do not match", "body.labels"), ("ttl too long", "body.ttl_s")],
+)
+async def test_a_refusal_of_work_names_what_of_it_does_not_fit(served, reason, field):
+    client, backend, _ = served
+    backend.failure = protocol.Failure(0, protocol.REFUSED, reason, "look", {"reason": reason})
+
+    answer = await client().post("/v1/tasks", json={"function": "f.g"})
+
+    assert (answer.status_code, answer.json()["field"]) == (409, field)
+
+
+async def test_a_body_that_breaks_off_is_no_mistake_of_ours(served, caplog):
+    client, _, services = served
+    _, ann = await services.access.log_in("ann", PASSWORD, "127.0.0.1")
+    _, secret = await services.access.add_token(ann, "sender", Role.ADMIN, None, 3600)
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/invites", "raw_path": b"/v1/invites",
+        "query_string": b"", "client": ("127.0.0.1", 4711), "root_path": "",
+        "headers": [(b"authorization", f"Bearer {secret}".encode()), (b"content-length", b"9")],
+    }  # fmt: skip
+    parts = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    sent = []
+
+    async def receive():
+        return parts.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    await client()._transport.app(scope, receive, send)
+
+    assert sent[0]["status"] == 400
+    assert [each for each in caplog.records if each.levelno >= logging.ERROR] == []
+
+
+async def test_names_with_passwords_are_not_taken_for_a_token(served):
+    client, _, _ = served
+
+    answer = await client().get("/v1/me", headers={"authorization": "Basic YW5uOng="})
+
+    assert answer.status_code == 401 and "only tokens" in answer.json()["detail"]
+    assert answer.headers["www-authenticate"] == "Bearer"
 
 
 async def test_other_machines_are_served_only_when_the_settings_say_so(served):
