@@ -127,7 +127,8 @@ def test_what_cannot_be_shown_is_refused_with_its_reason(tmp_path, other):
 def test_whatever_a_damaged_certificate_holds_the_last_good_one_stays(other, caplog):
     leaf = other.leaf("gw", dns="gw.example")
     given = given_of(leaf)
-    der = ssl.PEM_cert_to_DER_cert(leaf.cert_file.read_text())
+    first, end, _ = leaf.cert_file.read_text().partition("-----END CERTIFICATE-----")  # the rest is its chain
+    der = ssl.PEM_cert_to_DER_cert(first + end)
     # Another extension's id becomes that of the names, so there are two of these.
     twice = der.replace(bytes.fromhex("0603551d13"), bytes.fromhex("0603551d11"))
     assert twice != der
