@@ -1,4 +1,4 @@
-"""The rules of this suite: a skip is told by its reason, and fails where every skip counts."""
+"""The rules of this suite: skips are told by their reasons, and what fails in a thread fails its test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
+ROOT = Path(__file__).resolve().parents[2]
+CONFTEST = ROOT / "tests" / "conftest.py"
 TESTS = """
 import pytest
 
@@ -63,3 +64,18 @@ def test_a_module_that_skips_itself_counts_too(tmp_path):
 
     assert code != 0
     assert any("no_such_library" in line for line in lines)
+
+
+def test_what_fails_in_a_thread_fails_its_test(tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "import threading\n\n\ndef test_it():\n    def wrong():\n        assert 1 == 2\n\n"
+        "    thread = threading.Thread(target=wrong)\n    thread.start()\n    thread.join()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"),
+         "--rootdir", ".", "test_it.py"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 1 and "1 failed" in done.stdout, done.stdout + done.stderr
+    assert "assert 1 == 2" in done.stdout
