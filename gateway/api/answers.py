@@ -50,6 +50,19 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     }
     for code, whose in (("4XX", "The caller's"), ("5XX", "The gateway's or the world's"))
 }
+IF_MATCH: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "If-Match",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "maxLength": 1024},
+            "description": "The ETag that was read: if it has changed since, nothing is done (412).",
+            "example": '"6576a46d9473898d4c9a"',
+        }
+    ]
+}
+"""``openapi_extra=`` of a route that calls `check_unchanged`."""
 
 
 def room(tag: str) -> APIRouter:

@@ -12,14 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.access.accounts import Token, User
 from gateway.access.roles import Principal, Role, role_of
-from gateway.api.answers import check_unchanged, etag, example, nothing, room, told
+from gateway.api.answers import IF_MATCH, Limit, check_unchanged, etag, example, nothing, room, told
 from gateway.api.guard import COOKIE, Ask, Asking, for_anybody, needs
 from gateway.api.problems import Problem, about
 from security.errors import Refused, Unavailable
 
 router = room("access")
 AN_EVENING = 7 * 24 * 3600
-UserName = Annotated[str, Path(pattern=r"^[a-z0-9._-]{1,32}$", examples=["ann"])]
+UserName = Annotated[
+    str, Path(pattern=r"^[a-z0-9._-]{1,32}$", examples=["ann"], description="A user's name.")
+]
+TokenId = Annotated[str, Path(pattern=r"^[a-z0-9]{1,32}$", description="Its id, as `/v1/tokens` tells it.")]
 RoleName = Literal["viewer", "operator", "admin"]
 Password = Annotated[str, Field(max_length=1024, description="At least 12 characters.")]
 USER = {"name": "ann", "role": "operator", "since_at_ms": 1790000000000, "password_at_ms": 1790000000000}
@@ -39,32 +42,47 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
+WORDS = "correct horse battery staple"
+SECRET = "Vq3xJz0YGx1oFJa0qJPWCFCkDwgFtLb9"  # noqa: S105  an example
+
+
+def _as(**fields: Any) -> ConfigDict:
+    """A body, by an example."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
 class Credentials(_Body):
+    model_config = _as(name="ann", password=WORDS)
     name: Annotated[str, Field(max_length=256, examples=["ann"])]
     password: Annotated[str, Field(max_length=1024)]
 
 
 class LogInLink(_Body):
+    model_config = _as(secret=SECRET)
     secret: Annotated[str, Field(max_length=128, description="Of the link that `users link` printed.")]
 
 
 class SetUp(_Body):
+    model_config = _as(secret=SECRET, name="ann", password=WORDS)
     secret: Annotated[str, Field(max_length=128, description="Of the link that the gateway printed.")]
     name: Annotated[str, Field(max_length=256, examples=["ann"])]
     password: Password
 
 
 class NewUser(_Body):
+    model_config = _as(name="bob", password=WORDS, role="operator")
     name: Annotated[str, Field(max_length=256, examples=["bob"])]
     password: Password
     role: RoleName = "viewer"
 
 
 class NewRole(_Body):
+    model_config = _as(role="operator")
     role: RoleName
 
 
 class NewPassword(_Body):
+    model_config = _as(password=WORDS, old="the one before")
     password: Password
     old: Annotated[
         str | None, Field(max_length=1024, description="The present one, where it is one's own.")
@@ -72,6 +90,7 @@ class NewPassword(_Body):
 
 
 class NewToken(_Body):
+    model_config = _as(name="grafana", scopes=["metrics:read"])
     name: Annotated[str, Field(max_length=256, examples=["grafana"])]
     role: RoleName = "viewer"
     scopes: Annotated[
@@ -176,7 +195,7 @@ async def add_user(ask: Asking, body: NewUser) -> Response:
     return told(_user(user), 201, {"location": f"/v1/users/{user.name}", "etag": _tag(user)})
 
 
-@router.patch("/users/{name}", responses=example(USER, "As it is now."))
+@router.patch("/users/{name}", responses=example(USER, "As it is now."), openapi_extra=IF_MATCH)
 @needs(Role.ADMIN, "access:write")
 async def set_role(ask: Asking, request: Request, name: UserName, body: NewRole) -> Response:
     """Give a user another role. The last administrator stays one."""
@@ -185,7 +204,7 @@ async def set_role(ask: Asking, request: Request, name: UserName, body: NewRole)
     return told(_user(user), headers={"etag": _tag(user)})
 
 
-@router.put("/users/{name}/password", status_code=204)
+@router.put("/users/{name}/password", status_code=204, openapi_extra=IF_MATCH)
 @needs(Role.VIEWER, "access:write")
 async def set_password(ask: Asking, request: Request, name: UserName, body: NewPassword) -> Response:
     """One's own password, with the present one; anybody's as administrator. All sessions of that user end."""
@@ -200,7 +219,7 @@ async def set_password(ask: Asking, request: Request, name: UserName, body: NewP
     return nothing()
 
 
-@router.delete("/users/{name}", status_code=204)
+@router.delete("/users/{name}", status_code=204, openapi_extra=IF_MATCH)
 @needs(Role.ADMIN, "access:write")
 async def remove_user(ask: Asking, request: Request, name: UserName) -> Response:
     """Remove a user, with sessions and tokens."""
@@ -234,7 +253,10 @@ async def add_token(ask: Asking, body: NewToken) -> Response:
 
 @router.delete("/tokens/{token}", status_code=204)
 @needs(Role.ADMIN, "access:write")
-async def revoke_token(ask: Asking, token: Annotated[str, Path(pattern=r"^[a-z0-9]{1,32}$")]) -> Response:
+async def revoke_token(
+    ask: Asking,
+    token: TokenId,
+) -> Response:
     """Revoke a token; it does nothing from now on."""
     await ask.services.access.revoke_token(ask.by, token)
     return nothing()
@@ -258,7 +280,7 @@ async def audit(
     before: Annotated[
         int | None, Query(ge=1, lt=2**53, description="The last ones below this number, instead.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    limit: Limit = 100,
 ) -> Response:
     """Who changed what, and what it was before."""
     log = ask.services.access.audit

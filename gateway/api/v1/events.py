@@ -24,7 +24,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Send
 
 from gateway.access.roles import Role
-from gateway.api.answers import example, room, told
+from gateway.api.answers import Limit, example, room, told
 from gateway.api.app import SENDING_S
 from gateway.api.guard import Ask, Asking, needs, still_may
 from gateway.api.problems import Problem, about
@@ -83,7 +83,10 @@ async def events(
         str,
         Query(max_length=CURSOR_CHARS_MAX, description="Go on after this; `0-00000000`: from the oldest."),
     ] = "",
-    last_event_id: Annotated[str | None, Header(max_length=CURSOR_CHARS_MAX)] = None,
+    last_event_id: Annotated[
+        str | None,
+        Header(max_length=CURSOR_CHARS_MAX, description="The last id that was read, before `after`."),
+    ] = None,
 ) -> Response:
     """Follow what happens. Without a place to go on from, it begins with what comes next."""
     services = ask.services
@@ -113,7 +116,7 @@ async def page_of_events(
         str,
         Query(max_length=CURSOR_CHARS_MAX, description="`next` of the page before; empty: the last ones."),
     ] = "",
-    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    limit: Limit = 100,
     wait_s: Annotated[float, Query(ge=0, le=30, description="Wait for something as long.")] = 0.0,
 ) -> Response:
     """What happened, oldest first. For those that cannot stream."""

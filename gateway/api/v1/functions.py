@@ -9,7 +9,7 @@ from fastapi import Path, Query, Request, Response
 
 from edge_node.functions.manifest import SOURCE_BYTES_MAX
 from gateway.access.roles import Role
-from gateway.api.answers import Cursor, Limit, check_unchanged, etag, example, room, told
+from gateway.api.answers import IF_MATCH, Cursor, Limit, check_unchanged, etag, example, room, told
 from gateway.api.guard import Asking, needs
 from gateway.api.paging import after_of, cursor_for
 from gateway.api.problems import Problem
@@ -103,7 +103,8 @@ async def source_of(
 @router.post(
     "/functions",
     status_code=201,
-    openapi_extra={
+    openapi_extra=IF_MATCH
+    | {
         "requestBody": {
             "required": True,
             "content": {
@@ -157,6 +158,11 @@ async def deploy(
         if "if-match" in request.headers:
             rows = [row for row in await ask.services.call("functions") if row["name"].startswith(f"{stem}.")]
             tags = [_tag(row) for row in rows]
+            if not tags:  # also for *: it stands for any version that is there (RFC 9110, 13.1.1)
+                raise Problem(
+                    "stale", f"no function of {stem}.py is deployed", field="header.if-match",
+                    fix="leave If-Match out to deploy a new file",
+                )  # fmt: skip
             given = [each.strip() for each in request.headers["if-match"].split(",")]
             check_unchanged(request, next((tag for tag in tags if tag in given), ""))
         published = await ask.services.call("deploy", source=source, stem=stem)
@@ -169,6 +175,7 @@ async def deploy(
         {"functions": [{"name": "toys.add", "version": 4, "digest": "60303…"}]},
         "The earlier code, as a new version.",
     ),
+    openapi_extra=IF_MATCH,
 )
 @needs(Role.ADMIN, "functions:write")
 async def rollback(ask: Asking, request: Request, name: Name) -> Response:

@@ -8,7 +8,17 @@ from fastapi import Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.access.roles import Role
-from gateway.api.answers import Cursor, Limit, NodeName, example, room, told
+from gateway.api.answers import (
+    IF_MATCH,
+    Cursor,
+    Limit,
+    NodeName,
+    check_unchanged,
+    etag,
+    example,
+    room,
+    told,
+)
 from gateway.api.guard import Ask, Asking, check_may_make_deployers, needs
 from gateway.api.paging import after_of, cursor_for
 from gateway.api.problems import Problem, about
@@ -49,19 +59,21 @@ FURTHER = {
 
 
 class Revocation(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"reason": "stolen"}]})
     reason: Annotated[str, Field(max_length=REASON_MAX, examples=["stolen"])] = ""
 
 
 class Wish(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"reason": "new disk"}]})
     reason: Annotated[
         str, Field(max_length=REASON_MAX, description="`why` of the node tells it.", examples=["new disk"])
     ] = ""
 
 
 class Replacement(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"ttl_s": 3600, "approval": "auto"}]}
+    )
     ttl_s: Annotated[float, Field(ge=1, le=30 * 86400, description="Seconds that the code is good for.")] = (
         3600
     )
@@ -76,7 +88,7 @@ async def nodes(
         Literal["", "active", "pending", "revoked", "left"], Query(description="Only those that stand so.")
     ] = "",
     up: Annotated[bool | None, Query(description="Only those that are there, or are not.")] = None,
-    role: Annotated[str, Query(max_length=32)] = "",
+    role: Annotated[str, Query(max_length=32, description="Only those that bear it.")] = "",
     label: Annotated[
         str, Query(max_length=130, description="`key=value`, or `key`.", examples=["site=a"])
     ] = "",
@@ -95,7 +107,8 @@ async def nodes(
 @needs(Role.VIEWER, "nodes:read")
 async def one_node(ask: Asking, node: NodeName) -> Response:
     """One member, with its keys and how far it is."""
-    return told(await found_node(ask.services, node))
+    found = await found_node(ask.services, node)
+    return told(found, headers={"etag": _tag(found)})
 
 
 @router.post(
@@ -103,11 +116,12 @@ async def one_node(ask: Asking, node: NodeName) -> Response:
     responses=example(
         {"node": "pi-1", "already": False, "cut": True}, "It is shut out, on disk and everywhere."
     ),
+    openapi_extra=IF_MATCH,
 )
 @needs(Role.OPERATOR, "nodes:write")
 async def revoke(ask: Asking, node: NodeName, body: Revocation) -> Response:
     """Shut a member out of the mesh, for good."""
-    await found_node(ask.services, node)
+    await _seen(ask, node)
     with about("path.node"):
         done = await ask.services.call("revoke", node=node, by=ask.by.name[:BY_MAX], reason=body.reason)
     return told(done)
@@ -121,11 +135,12 @@ async def revoke(ask: Asking, node: NodeName, body: Revocation) -> Response:
         "A join code for the new board.",
         201,
     ),
+    openapi_extra=IF_MATCH,
 )
 @needs(Role.OPERATOR, "nodes:write")
 async def replace(ask: Asking, node: NodeName, body: Replacement) -> Response:
     """A code with which another board takes this member's name and place."""
-    if "deployer" in (await found_node(ask.services, node))["roles"]:
+    if "deployer" in (await _seen(ask, node))["roles"]:
         check_may_make_deployers(ask)
     with about("path.node"):
         code = await ask.services.call("replace", node=node, ttl_s=body.ttl_s, approval=body.approval)
@@ -136,7 +151,9 @@ REST = {"node": "pi-1", "work": "pause", "before": "work", "told": True}
 
 
 @router.post(
-    "/nodes/{node}/pause", responses=example(REST, "told false: it is away, and is told when it comes.")
+    "/nodes/{node}/pause",
+    responses=example(REST, "told false: it is away, and is told when it comes."),
+    openapi_extra=IF_MATCH,
 )
 @needs(Role.OPERATOR, "nodes:write")
 async def pause(ask: Asking, node: NodeName, body: Wish | None = None) -> Response:
@@ -145,7 +162,9 @@ async def pause(ask: Asking, node: NodeName, body: Wish | None = None) -> Respon
 
 
 @router.post(
-    "/nodes/{node}/drain", responses=example(REST | {"work": "drain"}, "What waits there goes back.")
+    "/nodes/{node}/drain",
+    responses=example(REST | {"work": "drain"}, "What waits there goes back."),
+    openapi_extra=IF_MATCH,
 )
 @needs(Role.OPERATOR, "nodes:write")
 async def drain(ask: Asking, node: NodeName, body: Wish | None = None) -> Response:
@@ -153,7 +172,11 @@ async def drain(ask: Asking, node: NodeName, body: Wish | None = None) -> Respon
     return await _rest(ask, "drain", node, body)
 
 
-@router.post("/nodes/{node}/resume", responses=example(REST | {"work": "work"}, "It takes work again."))
+@router.post(
+    "/nodes/{node}/resume",
+    responses=example(REST | {"work": "work"}, "It takes work again."),
+    openapi_extra=IF_MATCH,
+)
 @needs(Role.OPERATOR, "nodes:write")
 async def resume(ask: Asking, node: NodeName, body: Wish | None = None) -> Response:
     """Let a member take work of others again, after pause or drain."""
@@ -161,7 +184,7 @@ async def resume(ask: Asking, node: NodeName, body: Wish | None = None) -> Respo
 
 
 async def _rest(ask: Ask, method: str, node: str, body: Wish | None) -> Response:
-    await found_node(ask.services, node)
+    await _seen(ask, node)
     with about("path.node"):
         return told(await ask.services.call(method, node=node, reason=body.reason if body else ""))
 
@@ -172,6 +195,19 @@ async def ping(ask: Asking, node: NodeName) -> Response:
     """Ask a member for a sign of life."""
     await found_node(ask.services, node)
     return told(await ask.services.call("ping", node=node))
+
+
+async def _seen(ask: Ask, node: str) -> dict[str, Any]:
+    """The member, if it is still the one that the caller looked at. Raises: Problem: 404, 412."""
+    found = await found_node(ask.services, node)
+    check_unchanged(ask.request, _tag(found))
+    return found
+
+
+def _tag(node: dict[str, Any]) -> str:
+    """Who it is, by its keys, and what was decided about it; not what it tells of itself all the time."""
+    keys = [each["fingerprint"] for each in node.get("keys", ())]
+    return etag(node["id"], node["status"], node["roles"], node["labels"], node.get("work", ""), keys)
 
 
 async def found_node(services: Services, node: str) -> dict[str, Any]:

@@ -15,26 +15,39 @@ from fastapi import Body, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.access.roles import Role
-from gateway.api.answers import Limit, NodeName, check_unchanged, etag, example, nothing, room, told
+from gateway.api.answers import (
+    IF_MATCH,
+    Cursor,
+    Limit,
+    NodeName,
+    check_unchanged,
+    etag,
+    example,
+    nothing,
+    room,
+    told,
+)
 from gateway.api.guard import Ask, Asking, needs
 from gateway.api.paging import after_of, cursor_for
 from gateway.api.problems import Problem, about
+from gateway.api.v1.nodes import found_node
 from security.errors import BadInput
 
 router = room("state")
 BYTES_MAX = 1024 * 1024
 """Of a document: a value takes at most 64 KiB, and a write is replicated to every member."""
-Table = Annotated[str, Path(min_length=1, max_length=128, examples=["rooms"])]
+Table = Annotated[str, Path(min_length=1, max_length=128, examples=["rooms"], description="Its name.")]
 DocId = Annotated[
     str, Path(pattern=r"^[0-9]{1,19}$", examples=["5577006791947779410"], description="Its id.")
 ]
-Collected = Annotated[str, Path(min_length=1, max_length=128, examples=["doors"])]
+Collected = Annotated[str, Path(min_length=1, max_length=128, examples=["doors"], description="Its name.")]
 Fields = Annotated[dict[str, Any], Body(examples=[{"setpoint_c": 21.5, "fan": "low"}])]
 DOCUMENT = {"id": "5577006791947779410", "document": {"id": "r1", "setpoint_c": 21.5}}
+RIVAL: dict[str, Any] = {"table": "rooms", "id": "5577006791947779410", "field": "setpoint_c"}
 
 
 class Resolution(BaseModel):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"value": 20}, {}]})
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [RIVAL | {"value": 20}, RIVAL]})
     table: Annotated[str, Field(min_length=1, max_length=128)]
     id: Annotated[str, Field(pattern=r"^[0-9]{1,19}$", description="The document.")]
     field: Annotated[str, Field(min_length=1, max_length=256)]
@@ -91,7 +104,7 @@ async def documents(
         ),
     ] = "",
     limit: Limit = 100,
-    cursor: Annotated[str, Query(max_length=512)] = "",
+    cursor: Cursor = "",
 ) -> Response:
     """Documents of a table, page by page."""
     after = after_of(cursor, table, where)
@@ -131,7 +144,9 @@ async def document(ask: Asking, table: Table, doc_id: DocId) -> Response:
 
 
 @router.put(
-    "/state/tables/{table}/{doc_id}", responses=example({"id": "5577006791947779410"}, "It is durable.")
+    "/state/tables/{table}/{doc_id}",
+    responses=example({"id": "5577006791947779410"}, "It is durable."),
+    openapi_extra=IF_MATCH,
 )
 @needs(Role.OPERATOR, "state:write", bytes_max=BYTES_MAX)
 async def put(ask: Asking, request: Request, table: Table, doc_id: DocId, body: Fields) -> Response:
@@ -148,7 +163,9 @@ async def put(ask: Asking, request: Request, table: Table, doc_id: DocId, body: 
 
 
 @router.patch(
-    "/state/tables/{table}/{doc_id}", responses=example({"id": "5577006791947779410"}, "It is durable.")
+    "/state/tables/{table}/{doc_id}",
+    responses=example({"id": "5577006791947779410"}, "It is durable."),
+    openapi_extra=IF_MATCH,
 )
 @needs(Role.OPERATOR, "state:write", bytes_max=BYTES_MAX)
 async def patch(ask: Asking, request: Request, table: Table, doc_id: DocId, body: Fields) -> Response:
@@ -159,7 +176,7 @@ async def patch(ask: Asking, request: Request, table: Table, doc_id: DocId, body
     return told({"id": doc_id})
 
 
-@router.delete("/state/tables/{table}/{doc_id}", status_code=204)
+@router.delete("/state/tables/{table}/{doc_id}", status_code=204, openapi_extra=IF_MATCH)
 @needs(Role.OPERATOR, "state:write")
 async def remove(ask: Asking, request: Request, table: Table, doc_id: DocId) -> Response:
     """Remove a document. With If-Match only if it is still what was read."""
@@ -207,7 +224,7 @@ async def elements(
     ask: Asking,
     name: Collected,
     limit: Limit = 100,
-    cursor: Annotated[str, Query(max_length=512)] = "",
+    cursor: Cursor = "",
 ) -> Response:
     """What is in a set, page by page."""
     after = after_of(cursor, "set", name)
@@ -234,7 +251,7 @@ async def change_set(ask: Asking, name: Collected, body: Elements) -> Response:
 async def conflicts(
     ask: Asking,
     table: Annotated[str, Query(max_length=128, description="Only of this table.")] = "",
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Of so many; `total` counts all.")] = 100,
 ) -> Response:
     """Values that were written at once by several, and which of them wins."""
     found = await ask.services.call("state.conflicts", limit=limit, **({"table": table} if table else {}))
@@ -263,26 +280,39 @@ async def resolve(ask: Asking, body: Resolution) -> Response:
 async def twin(ask: Asking, node: NodeName) -> Response:
     """What a node should be set to, what it says it is, and what still differs."""
     desired, reported = await _twin(ask, "desired", node), await _twin(ask, "reported", node)
+    if not desired and not reported:
+        await found_node(ask.services, node)
     delta = {
         name: value
         for name, value in desired.items()
         if name not in reported or json.dumps(reported[name]) != json.dumps(value)
     }
-    return told({"node": node, "desired": desired, "reported": reported, "delta": delta})
+    both = {"node": node, "desired": desired, "reported": reported, "delta": delta}
+    return told(both, headers={"etag": _wished(desired)})
 
 
-@router.patch("/twins/{node}", status_code=204)
+@router.patch("/twins/{node}", status_code=204, openapi_extra=IF_MATCH)
 @needs(Role.OPERATOR, "state:write", bytes_max=BYTES_MAX)
-async def desire(ask: Asking, node: NodeName, body: Fields) -> Response:
-    """Wish settings of a node; those that are not named stay."""
+async def desire(ask: Asking, request: Request, node: NodeName, body: Fields) -> Response:
+    """Wish settings of a node; those that are not named stay. The ETag is of what was wished for."""
     if "node" in body:
         raise Problem(
             "invalid", "node is the twin's name, no setting", field="body.node", fix="name it otherwise"
         )
-    await ask.services.call("state.declare", table="twins.desired", key="node")
-    if body:
-        await ask.services.call("state.upsert", table="twins.desired", document=_text({"node": node, **body}))
+    wish = _text({"node": node, **body})
+    async with ask.services.changing:
+        desired = await _twin(ask, "desired", node)
+        if not desired:
+            await found_node(ask.services, node)
+        check_unchanged(request, _wished(desired))
+        await ask.services.call("state.declare", table="twins.desired", key="node")
+        if body:
+            await ask.services.call("state.upsert", table="twins.desired", document=wish)
     return nothing()
+
+
+def _wished(desired: dict[str, Any]) -> str:
+    return etag("twin", json.dumps(desired, sort_keys=True))
 
 
 async def _twin(ask: Ask, side: str, node: str) -> dict[str, Any]:

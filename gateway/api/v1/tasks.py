@@ -27,6 +27,20 @@ router = room("tasks")
 ID = "06qxw7c0d2f4g6h8j0k2m4n"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 TaskId = Annotated[str, Path(max_length=64, examples=[ID], description="As it was told at the submit.")]
+Alone = Annotated[bool, Query(description="Ask nobody else: what the gateway noted itself.")]
+TRACE = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": "Of W3C Trace Context.",
+            "example": value,
+        }
+        for name, value in (("traceparent", TRACEPARENT), ("tracestate", "vendor=00f067aa"))
+    ]
+}
 ROW = {
     "id": ID,
     "function": "toys.add",
@@ -118,6 +132,7 @@ class Work(BaseModel):
         "It is on disk and will be settled once. `traceparent`: if the request bore one.",
         202,
     ),
+    openapi_extra=TRACE,
 )
 @needs(Role.OPERATOR, "tasks:write", bytes_max=INPUT_BYTES_MAX)
 async def submit(
@@ -181,7 +196,7 @@ async def tasks(
     state: Annotated[
         str, Query(max_length=32, description="`open`, or how it ended: done, failed, expired, cancelled, …")
     ] = "",
-    function: Annotated[str, Query(max_length=200)] = "",
+    function: Annotated[str, Query(max_length=200, description="Only of this one.")] = "",
     node: Annotated[str, Query(pattern=r"^[a-z0-9-]{0,32}$", description="Where it ran or runs.")] = "",
     since_ms: Annotated[int, Query(ge=0, lt=2**48, description="Accepted since; ms since 1970.")] = 0,
     begins: Annotated[
@@ -260,7 +275,7 @@ async def cancel(ask: Asking, task: TaskId) -> Response:
 async def why(
     ask: Asking,
     task: TaskId,
-    alone: Annotated[bool, Query(description="Ask nobody else: what the gateway noted itself.")] = False,
+    alone: Alone = False,
 ) -> Response:
     """Why a task went as it did, as told by everybody who had part in it."""
     return await _story(ask, checked_task(task), alone=alone)
@@ -279,8 +294,16 @@ async def placement(ask: Asking) -> Response:
 @needs(Role.VIEWER, "events:read")
 async def why_of_anything(
     ask: Asking,
-    about: Annotated[str, Path(min_length=1, max_length=200, examples=["r-gateway-1"])],
-    alone: bool = False,
+    about: Annotated[
+        str,
+        Path(
+            min_length=1,
+            max_length=200,
+            examples=["r-gateway-1"],
+            description="An id, of events or logs.",
+        ),
+    ],
+    alone: Alone = False,
 ) -> Response:
     """The story of any id: a task, a refusal, a loss, a node, a function."""
     return await _story(ask, about, alone=alone)
