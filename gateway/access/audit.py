@@ -294,6 +294,8 @@ def verify_file(path: Path, head: Head | None) -> Verdict:
             if not whole and head is not None and check.verdict().broken_at is None:
                 break  # being written, beyond the head
             check.take(line[:-1] if whole else line + b" ")
+            if check.broken_at is not None:
+                break  # nothing behind it changes the verdict, and what is no log may have no end
     except FileNotFoundError:
         if head is None:
             raise BadInput(f"there is no {path}", fix="check the name") from None

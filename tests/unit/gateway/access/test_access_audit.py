@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -309,3 +310,7 @@ async def test_who_is_cancelled_among_others_takes_nobody_along(disk):
 
     verdict = disk.audit.verify()
     assert verdict.broken_at is None and verdict.head == disk.head
+
+
+def test_what_is_no_log_and_has_no_end_is_told_at_once():
+    assert verify_file(Path("/dev/zero"), None).broken_at == 1
