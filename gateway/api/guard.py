@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import HTTPConnection
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from gateway.access.access import asking
 from gateway.access.roles import Principal, Role
@@ -38,6 +40,8 @@ from security.certificates import spelled_minute
 if TYPE_CHECKING:
     from gateway.api.services import Services
 
+ENDLESS: Final = "/v1/events"
+"""The one answer to a GET that does not end by itself."""
 COOKIE: Final = "__Host-edgeweave"
 CSRF: Final = "x-csrf-token"
 BODY_BYTES_MAX: Final = 64 * 1024
@@ -113,6 +117,20 @@ class Guarded(APIRoute):
             raise TypeError(f"{path}: say what it needs, with @needs(role, scope) or @for_anybody()")
         self.need: Need = need
         super().__init__(path, endpoint, **kwargs)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """HEAD is taken wherever GET is and ends: health checks and caches ask so (RFC 9110, 9.1)."""
+        match, child = super().matches(scope)
+        return (Match.FULL if match is Match.PARTIAL and self._is_head(scope) else match), child
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The server sends no body of what a HEAD is answered with."""
+        if self._is_head(scope):
+            scope = {**scope, "method": "GET"}
+        await super().handle(scope, receive, send)
+
+    def _is_head(self, scope: Scope) -> bool:
+        return scope["method"] == "HEAD" and "GET" in (self.methods or ()) and self.path != ENDLESS
 
     def get_route_handler(self) -> Handler:
         inner, need = super().get_route_handler(), self.need

@@ -124,7 +124,7 @@ def problem_of(error: BaseException, request: Request) -> Problem:
         case Problem():
             return error
         case RequestValidationError():
-            return _invalid(error)
+            return _invalid(error, request)
         case HTTPException():
             return _http(error, request)
         case UnknownAccount():
@@ -220,7 +220,7 @@ def _unavailable(cause: str, fix: str, wait_s: float, id_of_cause: str = "") -> 
     return Problem("unavailable", cause, fix=fix, cause=id_of_cause, headers=after)
 
 
-def _invalid(error: RequestValidationError) -> Problem:
+def _invalid(error: RequestValidationError, request: Request) -> Problem:
     """The first of the faults; its message never repeats what was sent."""
     first: dict[str, Any] = dict(error.errors()[0])
     field = ".".join(str(part)[:60] for part in first["loc"][:8])
@@ -230,6 +230,9 @@ def _invalid(error: RequestValidationError) -> Problem:
     fix = "see /v1/openapi.json for what is taken"
     if first["loc"] == ("body",) and first["type"] in ("missing", "model_attributes_type"):
         fix = "send a JSON object, with content-type: application/json"
+        sent = request.headers.get("content-type", "")
+        if sent and "json" not in sent.partition(";")[0].lower():
+            return Problem("media-type", "the body is said to be something else than JSON", fix=fix)
     return Problem(kind, f"{field}: {first['msg']}{more}", field=field, fix=fix)
 
 

@@ -23,6 +23,7 @@ from fastapi import Header, Query, Response
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
+from edge_node.chronicle.entry import Subject
 from gateway.access.roles import Role
 from gateway.api.answers import Limit, example, room, told
 from gateway.api.app import SENDING_S
@@ -48,9 +49,7 @@ EVENT = {
     "attempt": 0,
     "details": {"reason": "silent"},
 }
-Subject = Annotated[
-    list[str], Query(max_length=8, description="Only of these: task, node, function, refusal, tables.")
-]
+Subjects = Annotated[list[Subject], Query(max_length=8, description="Only of these.")]
 
 
 class EventStream(StreamingResponse):
@@ -78,7 +77,7 @@ class EventStream(StreamingResponse):
 @needs(Role.VIEWER, "events:read")
 async def events(
     ask: Asking,
-    subject: Subject = [],  # noqa: B006  FastAPI copies it
+    subject: Subjects = [],  # noqa: B006  FastAPI copies it
     after: Annotated[
         str,
         Query(max_length=CURSOR_CHARS_MAX, description="Go on after this; `0-00000000`: from the oldest."),

@@ -244,6 +244,34 @@ async def test_a_body_that_breaks_off_is_no_mistake_of_ours(served, caplog):
     assert [each for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
+async def test_a_body_that_is_said_to_be_no_json_is_told_so(served):
+    client, _, _ = served
+
+    answer = await client().post("/v1/invites", content=b"ttl_s=60", headers={"content-type": "text/plain"})
+
+    assert (answer.status_code, answer.json()["type"]) == (415, "urn:edgeweave:problem:media-type")
+    assert answer.json()["field"] == "header.content-type"
+
+
+async def test_events_are_only_of_subjects_that_there_are(served):
+    client, _, _ = served
+
+    answer = await client().get("/v1/events", params={"subject": ["task", "tsak"]})
+
+    assert (answer.status_code, answer.json()["field"]) == (422, "query.subject.1")
+
+
+async def test_a_head_is_asked_for_wherever_an_answer_ends(served):
+    client, backend, _ = served
+    backend.error = Unavailable("the broker is away")
+
+    assert (await client().head("/livez")).status_code == 200
+    assert (await client().head("/readyz")).status_code == 503
+    assert (await client(bearer="ewt_a_b").head("/v1/me")).status_code == 401
+    assert (await client().head("/v1/events")).status_code == 405
+    assert (await client().head("/v1/log-in")).status_code == 405
+
+
 async def test_names_with_passwords_are_not_taken_for_a_token(served):
     client, _, _ = served
 
