@@ -18,17 +18,15 @@ import ssl
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import h11
 import msgspec
-import uvicorn
 from fastapi import APIRouter, FastAPI, HTTPException, Request
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
 
 from edge_node.clock import Clock, SystemClock
 from gateway.api.problems import MEDIA_TYPE, TITLES, URN
+from gateway.api.slim_uvicorn import Config, H11Protocol, ServerState
 from security.errors import BadInput
 from security.tls import abort
 
@@ -43,6 +41,9 @@ WS_BYTES_MAX = 1024 * 1024
 READ_BYTES = 16 * 1024
 """Read of a connection at once: a TLS record. asyncio's own 256 KiB are kept for each connection."""
 asyncio.sslproto.SSLProtocol.max_size = READ_BYTES
+UNOBSERVED: Final[dict[str, Any]] = {"telemetry": {"tracing": False, "metrics": False, "logs": False}}
+"""FastAPI would observe each request, and hand bodies that it refuses to whatever collects in this process:
+what is told of requests, and of traces, we tell ourselves (``traffic``, ``edge_node.telemetry``)."""
 
 _NO_HTTP = msgspec.json.encode(
     {
@@ -65,7 +66,7 @@ _NO_HTTP_HEADERS = [
 
 def create_app(routers: Iterable[APIRouter]) -> FastAPI:
     """Bare: no interactive documentation, nothing that tells a stranger what else is here."""
-    app = FastAPI(title="edgeweave", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="edgeweave", docs_url=None, redoc_url=None, openapi_url=None, **UNOBSERVED)
     for router in routers:
         app.include_router(router)
     return app
@@ -163,7 +164,7 @@ class HttpsServer:
         self._context = context
         self._clock = clock or SystemClock()
         self._state = ServerState()
-        self._config = uvicorn.Config(
+        self._config = Config(
             app,
             http=_Connection,
             ws="websockets-sansio",  # a page of the console; without an application it gets 403

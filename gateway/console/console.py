@@ -27,6 +27,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from edge_node import residence
 from gateway.access.roles import Principal
+from gateway.api.app import UNOBSERVED
 from gateway.api.guard import COOKIE, is_here
 from gateway.api.services import Services
 from gateway.api.slashes import address_of
@@ -118,7 +119,7 @@ class Console:
 
     async def _open(self) -> FastAPI:
         pages = await asyncio.to_thread(importlib.import_module, "gateway.console.book")
-        inner = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        inner = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, **UNOBSERVED)
         self._open_pages = pages.open_pages
         pages.bind(inner, self)
         await self._lasting.enter_async_context(inner.router.lifespan_context(inner))

@@ -64,7 +64,16 @@ def test_a_node_does_not_load_what_its_fifty_megabytes_have_no_room_for():
 
 @pytest.mark.slow
 def test_the_gateways_daemon_needs_no_terminal_library_and_no_page_before_somebody_looks():
-    assert {"typer", "rich", "textual", "numpy", "nicegui"} & loaded_by("gateway.daemon") == set()
+    costly = {"typer", "rich", "textual", "numpy", "nicegui", "uvicorn.main", "watchfiles", "multiprocessing"}
+
+    assert costly & loaded_by("gateway.daemon") == set()
+
+
+@pytest.mark.slow
+def test_whoever_asks_uvicorn_for_what_the_gateway_left_out_gets_it():
+    asked = "import uvicorn; assert uvicorn.run.__module__ == 'uvicorn.main' and uvicorn.Server is not None"
+
+    assert {"uvicorn.main", "uvicorn.supervisors"} <= loaded_by("gateway.api.app", asked)
 
 
 # Which modules are cores, as the house names them, and what is a shell beside them. A new module in one of
