@@ -17,8 +17,10 @@ request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
+import json
 import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -32,7 +34,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.access.access import asking
 from gateway.access.roles import Principal, Role
-from gateway.api.app import read_body
+from gateway.api.app import HEADER_BYTES_MAX, read_body
 from gateway.api.problems import Problem, new_cause, problem_of, secured
 from gateway.api.slashes import parts_of
 from security.certificates import spelled_minute
@@ -134,13 +136,15 @@ class Guarded(APIRoute):
 
     def get_route_handler(self) -> Handler:
         inner, need = super().get_route_handler(), self.need
+        taken = frozenset(each.alias for each in self.dependant.query_params)
+        strict = self.path.startswith("/v1/")  # pages and probes may be asked with words for others
 
         async def guarded(request: Request) -> Response:
             request.scope["path_params"] = parts_of(request.path_params)
             request.state.need = need
             request.state.cause = new_cause()
             try:
-                response = await _let_in(request, need, inner)
+                response = await _let_in(request, need, inner, taken if strict else None)
             except Exception as error:
                 response = problem_of(error, request).response(request)
             return secured(response, request)
@@ -148,13 +152,18 @@ class Guarded(APIRoute):
         return guarded
 
 
-async def _let_in(request: Request, need: Need, inner: Handler) -> Response:
+async def _let_in(request: Request, need: Need, inner: Handler, taken: frozenset[str] | None) -> Response:
+    """Args: taken: the words that its query may have; None: any."""
     services: Services = request.app.state.services
     if not (need.lan or services.lan or is_here(request)):
         raise Problem(
             "forbidden", "the API is served to this machine only", field="address",
             fix="set [api] lan = true on the gateway",
         )  # fmt: skip
+    if sum(len(name) + len(value) for name, value in request.headers.raw) > HEADER_BYTES_MAX:
+        raise Problem(
+            "too-large", f"at most {HEADER_BYTES_MAX} bytes", field="header", fix="send fewer headers"
+        )
     principal = _who(request, services) if need.role is not None else NOBODY
     if need.role is not None:
         missing = principal.lacks(need.role, need.scope) if need.scope else _short_of(principal, need.role)
@@ -162,6 +171,12 @@ async def _let_in(request: Request, need: Need, inner: Handler) -> Response:
             raise Problem("forbidden", missing, fix="ask an administrator for it")
     elif request.method not in SAFE:
         _check_origin(request)
+    unknown = next((word for word in request.query_params if taken is not None and word not in taken), None)
+    if unknown is not None:  # a filter or a `look` that is misspelt would be left out without a word
+        some = f"there are {', '.join(sorted(taken or ()))}" if taken else "there is none"
+        raise Problem(
+            "invalid", "the query has a word that is none here", field=f"query.{unknown:.60}", fix=some
+        )
     request.state.principal = principal
     token = asking.set(principal)
     try:
@@ -203,7 +218,20 @@ async def _with_body(request: Request, need: Need, inner: Handler) -> Response:
     request._body = await read_body(
         request, bytes_max=need.bytes_max, within_s=request.app.state.services.body_s
     )
+    if "json" in request.headers.get("content-type", ""):
+        _check_numbers(request._body)
     return await inner(request)
+
+
+def _check_numbers(body: bytes) -> None:
+    """Python's reader takes NaN and Infinity, JSON has neither. Raises: Problem."""
+
+    def none(word: str) -> None:
+        raise Problem("invalid", f"{word} is no number of JSON", field="body", fix="use null, or a text")
+
+    if b"NaN" in body or b"Infinity" in body:  # else it need not be read twice
+        with contextlib.suppress(ValueError, RecursionError):  # what is no JSON at all is told elsewhere
+            json.loads(body, parse_constant=none)
 
 
 def _announced(request: Request) -> float:

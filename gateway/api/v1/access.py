@@ -284,6 +284,10 @@ async def audit(
 ) -> Response:
     """Who changed what, and what it was before."""
     log = ask.services.access.audit
+    if before is not None and after:
+        raise Problem(
+            "invalid", "either after or before, not both", field="query.before", fix="leave one of them out"
+        )
     if before is not None:
         before = min(before, log.head.n + 1)
         if before == 1:

@@ -272,6 +272,49 @@ async def test_a_head_is_asked_for_wherever_an_answer_ends(served):
     assert (await client().head("/v1/log-in")).status_code == 405
 
 
+async def test_a_word_of_the_query_that_is_none_is_not_overheard(served):
+    """A misspelt filter would list everything; a misspelt `look` would publish."""
+    client, backend, _ = served
+    backend.error = AssertionError("nothing may be done")
+
+    filtered = await client().get("/v1/nodes", params={"stauts": "active"})
+    looked = await client().post("/v1/functions?file=toys.py&lok=true", content=b"x = 1")
+    none = await client().get("/v1/pending?limit=1")
+
+    for answer, word in ((filtered, "stauts"), (looked, "lok"), (none, "limit")):
+        assert (answer.status_code, answer.json()["field"]) == (422, f"query.{word}")
+    assert "status" in filtered.json()["fix"] and "look" in looked.json()["fix"]
+    assert (await client().get("/livez?probe=1")).status_code == 200
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity"])
+async def test_what_is_no_number_of_json_is_none_here(served, number):
+    client, _, _ = served
+    body = b'{"function": "f.g", "args": [%s]}' % number
+
+    answer = await client().post("/v1/tasks", content=body, headers=JSON)
+
+    assert (answer.status_code, answer.json()["field"]) == (422, "body")
+    said = (await client().post("/v1/tasks", content=b'{"function": "NaN"}', headers=JSON)).json()
+    assert said["type"] == "urn:edgeweave:problem:internal", "a text may say so; the backend is broken here"
+
+
+async def test_headers_are_bounded_also_where_they_come_at_once(served):
+    client, _, _ = served
+
+    answer = await client().get("/livez", headers={"x-more": "a" * 17_000})
+
+    assert (answer.status_code, answer.json()["field"]) == (413, "header")
+
+
+async def test_the_audit_log_is_read_from_one_side(served):
+    client, _, _ = served
+
+    answer = await client().get("/v1/audit?after=1&before=3")
+
+    assert (answer.status_code, answer.json()["field"]) == (422, "query.before")
+
+
 async def test_names_with_passwords_are_not_taken_for_a_token(served):
     client, _, _ = served
 
