@@ -89,6 +89,11 @@ def node(house: House, name: str) -> object:
     return None
 
 
+def rest(house: House, name: str) -> object:
+    """Whether a member is to take work, and why that was said."""
+    return {"work": house.resting.mode_of(name), "reason": house.resting.reason_of(name)}
+
+
 def functions(house: House, name: str) -> object:
     """Version and code of one function, or of all that a file defines."""
     assert house.agent is not None
@@ -138,9 +143,9 @@ CHANGES: Final[dict[str, Change]] = {
     "approve": Change("node.approve", "node", node),
     "deny": Change("node.deny", "node", node),
     "revoke": Change("node.revoke", "node", node),
-    "pause": Change("node.pause", "node"),
-    "resume": Change("node.resume", "node"),
-    "drain": Change("node.drain", "node"),
+    "pause": Change("node.pause", "node", rest),
+    "resume": Change("node.resume", "node", rest),
+    "drain": Change("node.drain", "node", rest),
     "log-level": Change("gateway.log-level", "logger", log_level, writes=("level",)),
     "settle": Change("gateway.settle", "", restoration),
     "deploy": Change("function.deploy", "stem", functions),

@@ -60,6 +60,11 @@ class Resting:
         wish = self._wishes.get(node)
         return WORK if wish is None else wish.mode
 
+    def reason_of(self, node: str) -> str:
+        """Why it was last told to rest or to go on; "" if nobody said."""
+        wish = self._wishes.get(node)
+        return "" if wish is None else wish.reason
+
     async def ask(
         self, node: str, mode: str, members: Container[str], *, by: str = "", reason: str = "", at_ms: int = 0
     ) -> str:

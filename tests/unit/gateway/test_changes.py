@@ -14,8 +14,10 @@ from gateway.access.passwords import Cost
 from gateway.access.roles import Principal, Role
 from gateway.backend import GatewayBackend
 from gateway.changes import CHANGES, Change, noted, whoever
+from gateway.resting import Resting
 from security.enrolment import OpenInvite
 from security.errors import BadInput, Unavailable
+from security.keystore import KeyStore
 
 NOW_S = 1_795_000_000
 ANN = Principal("ann", Role.OPERATOR, "session")
@@ -161,6 +163,31 @@ async def test_an_open_code_is_noted_by_its_id_and_its_end_by_what_it_was_for(ho
         ("ann", "node.withdraw", "k7q2mz", facts, None, ""),
     ], "the second withdrawal ended nothing"
     assert "ew1" not in (house.access.directory / "audit.log").read_text()
+
+
+async def test_who_was_told_to_rest_is_noted_with_what_held_before_and_why(house, by_ann, tmp_path):
+    house.resting = Resting(KeyStore(tmp_path / "keys"), lambda node, wish: None)
+
+    async def call(method, params):
+        mode = {"resume": "work"}.get(method, method)
+        await house.resting.ask(params["node"], mode, {"pi-1"}, by="ann", reason=params.get("reason", ""))
+
+    for method, params in (
+        ("pause", {"node": "pi-1", "reason": "new disk"}),
+        ("pause", {"node": "pi-1", "reason": "new disk"}),
+        ("drain", {"node": "pi-1"}),
+        ("resume", {"node": "pi-1"}),
+    ):
+        await noted(house, CHANGES[method], method, params, call)
+
+    told = [(what, before, after, cause) for _, what, _, before, after, cause in entries(house)]
+    working, paused = {"work": "work", "reason": ""}, {"work": "pause", "reason": "new disk"}
+    drained = {"work": "drain", "reason": ""}
+    assert told == [
+        ("node.pause", working, paused, "new disk"),
+        ("node.drain", paused, drained, ""),
+        ("node.resume", drained, working, ""),
+    ], "what was so already is no change"
 
 
 async def test_what_fails_is_not_noted(house):
