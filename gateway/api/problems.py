@@ -59,6 +59,7 @@ TITLES: Final[dict[str, tuple[int, str]]] = {
     "unavailable": (503, "Not possible at the moment"),
 }
 """Each kind of problem: its status and title. Append-only: programs tell them apart by their type."""
+DESCRIBED: Final = "see /v1/openapi.json for what is taken"
 BUSY: Final = frozenset({Refusal.OUTBOX_FULL, Refusal.STORE_FULL, Refusal.DRAINING, Refusal.QUEUE_FULL})
 """Refusals of work that pass by themselves."""
 
@@ -92,7 +93,7 @@ class Problem(Exception):
             "status": self.status,
             "detail": self.detail,
             "field": self.field or field_of(self.kind, request),
-            "fix": self.fix,
+            "fix": self.fix or (DESCRIBED if self.status < 500 else ""),
             "instance": request.url.path.replace(STAND_IN, "%2F"),
             "cause": self.cause or cause_of(request),
         }
@@ -227,7 +228,7 @@ def _invalid(error: RequestValidationError, request: Request) -> Problem:
     count = len(error.errors())
     more = f"; and {count - 1} more" if count > 1 else ""
     kind = "malformed" if first["type"] == "json_invalid" else "invalid"
-    fix = "see /v1/openapi.json for what is taken"
+    fix = DESCRIBED
     if first["loc"] == ("body",) and first["type"] in ("missing", "model_attributes_type"):
         fix = "send a JSON object, with content-type: application/json"
         sent = request.headers.get("content-type", "")

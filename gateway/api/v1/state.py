@@ -305,8 +305,9 @@ async def desire(ask: Asking, request: Request, node: NodeName, body: Fields) ->
         if not desired:
             await found_node(ask.services, node)
         check_unchanged(request, _wished(desired))
-        await ask.services.call("state.declare", table="twins.desired", key="node")
         if body:
+            if not desired:  # else it was declared with an earlier wish, and saying so again would be noted
+                await ask.services.call("state.declare", table="twins.desired", key="node")
             await ask.services.call("state.upsert", table="twins.desired", document=wish)
     return nothing()
 
