@@ -301,6 +301,8 @@ def verify_file(path: Path, head: Head | None) -> Verdict:
             raise BadInput(f"there is no {path}", fix="check the name") from None
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}", fix="check the name and its owner") from None
+    if head is None and check.broken_at is None and check.head.n == 0:
+        raise BadInput(f"there is no entry in {path}", fix="every log begins with one: check the name")
     return check.verdict()
 
 

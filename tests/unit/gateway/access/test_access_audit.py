@@ -314,3 +314,12 @@ async def test_who_is_cancelled_among_others_takes_nobody_along(disk):
 
 def test_what_is_no_log_and_has_no_end_is_told_at_once():
     assert verify_file(Path("/dev/zero"), None).broken_at == 1
+
+
+def test_a_copy_without_any_entry_is_not_called_whole(tmp_path):
+    copy = tmp_path / "audit.log"
+    copy.touch()
+
+    with pytest.raises(BadInput, match="there is no entry"):
+        verify_file(copy, None)
+    assert verify_file(copy, Head(2, "0" * 64)).broken_at == 1
