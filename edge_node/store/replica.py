@@ -670,7 +670,8 @@ class Replica:
             self._hear(wall_ms, batch.stamp)
             self._apply(batch, data, out)
             self._wrong |= batch.node == self._me and self._too_far(wall_ms, batch.stamp)
-            self._follow(wall_ms, (batch.node, batch.epoch), out)
+            for epoch in (batch.epoch, *(each.epoch for each in batch.amends)):  # what it voids is known now
+                self._follow(wall_ms, (batch.node, epoch), out)
         elif reason == BEHIND and batch.node == self._me and not self._installing:
             self._disown(wall_ms, batch, out)
         elif reason != "known":

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from edge_node.store.batch import Put
-from tests.support.replica_plays import JUMPS_MS, Play, play
+from tests.support.replica_plays import ABSENT, JUMPS_MS, Play, play
 from tests.support.replicas import DAY, SECOND, ReplicaMesh
 
 NAMES = ("gateway", "n1", "n2", "n3")
@@ -90,6 +90,13 @@ TestReplicasConverge = pytest.mark.slow(Replicas.TestCase)
 def test_a_drawn_play_ends_with_equal_replicas(seed):
     """Those beyond forty once found: circular quarantine, restored writers, refusals that not all shared."""
     play(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [*range(20), 100063, 100284, 100285, 100413, 100587, 100823, 101011])
+def test_members_that_were_away_for_long_end_equal(seed):
+    """Those beyond twenty once found: what waited for writes that their author had voided waited for ever."""
+    play(seed, ABSENT)
 
 
 def test_who_collects_and_who_does_not_read_the_same():
