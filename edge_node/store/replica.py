@@ -1,6 +1,6 @@
 """A replica: one member's copy of the replicated tables, and its part in keeping all copies equal.
 
-    Write ─► batch: stamped, signed ─► merged ─► Append ★ Persisted ─► Written, Broadcast
+    Write ─► merged ─► batch: stamped, signed ─► Append ★ Persisted ─► Written, Broadcast
     Arrived ─► signature, bounds ─► known? its causes here? clock, writer, quota, cut? ─► merged ─► Append
                                       └─ waits, and is tried again when that has changed
     Reported (anti-entropy) ─► stability ─► what nobody can need any more is dropped
@@ -9,6 +9,10 @@ A batch is merged in memory at once and on disk in that order, so what survives 
 beginning. Until ``Persisted`` nothing of it is acknowledged, broadcast or reported: others forget only what
 is safe here. If a commit fails, memory is ahead of the disk: nothing more is taken, and the shell builds a
 new replica from it.
+
+Writes between two calls of ``close`` share batches: signing one, and verifying it at each of the others, is
+what a write costs. Each is merged at once and alone, so that the next sees it; under one stamp and one
+context whoever applies the batch as a whole comes to the same.
 
 A writer epoch belongs to one life (`crdt.dots`). Three things make a writer begin another and say again
 there what not everybody could take, in batches that void the former ones (``amends``): its clock had run
@@ -77,6 +81,8 @@ _NEWS_MAX: Final = 512
 """Writers learnt since our last batch, those of closed epochs too: who has the cut, and has not closed them
 yet, has to hear from us that we knew them. Who never writes would gather them for ever."""
 _AGAIN_BYTES_MAX: Final = 160 * 1024
+JOINT_BYTES_MAX: Final = 32 * 1024
+"""Of a batch that several writes share: still said to everybody at once, not left to anti-entropy."""
 EXCUSED_EACH: Final = 1024
 """Epochs of one writer, one a life: what excuses an older one is on record with everybody by then. Whoever
 names thousands, 256 a batch, would fill the memory of all members; it loses excuses of its own alone."""
@@ -323,6 +329,22 @@ class _Pending:
         self.data: list[bytes] = []
 
 
+class _Open:
+    """A batch of ours that more writes may join."""
+
+    __slots__ = ("after", "bytes", "changes", "first", "stamp")
+
+    def __init__(self, first: int, stamp: int, after: tuple[VectorRow, ...]) -> None:
+        self.first, self.stamp, self.after = first, stamp, after
+        self.changes: list[Change] = []
+        self.bytes = 0
+
+    def holds(self, changes: Sequence[Change], size: int) -> bool:
+        return (
+            len(self.changes) + len(changes) <= batches.CHANGES_MAX and self.bytes + size <= JOINT_BYTES_MAX
+        )
+
+
 class Replica:
     """Args: image: what lies on the disk; entropy: n random bytes.
 
@@ -369,6 +391,7 @@ class Replica:
         self._serial = 0
         self._commit = Commit()
         self._now: _Pending = _Pending(0)
+        self._open: _Open | None = None
         self._broken = ""
         self.conflicts_seen = 0
         self._stability = Stability(me)
@@ -383,13 +406,12 @@ class Replica:
         if isinstance(event, Persisted):
             self._persisted(event.serial, out)
             return out
+        if isinstance(event, Write):
+            return self.write(wall_ms, event) + self.close()
         if self._broken:
-            if isinstance(event, Write):
-                out.append(NotWritten(event.token, self._broken))
             return out
+        out += self.close()  # what comes now was not known to what was written before it
         match event:
-            case Write():
-                self._write(wall_ms, event, out)
             case Arrived(data):
                 self._arrived(wall_ms, data, out)
             case Reported(peer, vector):
@@ -408,9 +430,29 @@ class Replica:
         self._close_commit(out)
         return out
 
+    def write(self, wall_ms: int, event: Write) -> list[Effect]:
+        """As ``handle``, but nothing of it goes to the disk before the next call of ``close``."""
+        out: list[Effect] = []
+        reason = self._broken or self._refusal(event.changes)
+        if reason:
+            out.append(NotWritten(event.token, reason))
+            return out
+        self._now.tokens.append(event.token)
+        for part in _parts(event.changes):
+            self._join(wall_ms, part, out)
+        return out
+
+    def close(self) -> list[Effect]:
+        """Sign what was written since the last call. To be called at the end of a turn, and before anything
+        else is asked of the replica than what lies in its cells."""
+        out: list[Effect] = []
+        self._finish()
+        self._close_commit(out)
+        return out
+
     def tick(self, now_ns: int, wall_ms: int) -> list[Effect]:
         """Anti-entropy calls it every round: what the cut frees, and whose time has come."""
-        out: list[Effect] = []
+        out = self.close()
         if not self._broken:
             for reason in sorted({wait.reason for wait in self._waiting.values()} & _IN_TIME):
                 self._retry(wall_ms, reason, out)
@@ -495,8 +537,8 @@ class Replica:
 
     def signed_anew(self, author: Author) -> list[Effect]:
         """Our key was renewed: what is under way of ours bears the new one from now on."""
+        out = self.close()
         self._author = author
-        out: list[Effect] = []
         for writer, log in self._log.items():
             if writer[0] == self._me:
                 log[:] = [each._replace(data=author.sign(author.read(each.data))) for each in log]
@@ -532,14 +574,6 @@ class Replica:
         return sorted((*key, wait.reason) for key, wait in self._waiting.items())
 
     # -- own writes ---------------------------------------------------------------------------------------
-
-    def _write(self, wall_ms: int, event: Write, out: list[Effect]) -> None:
-        reason = self._refusal(event.changes)
-        if reason:
-            out.append(NotWritten(event.token, reason))
-            return
-        self._now.tokens.append(event.token)
-        self._say(self._clock.stamp(self._trusted_ms(wall_ms)), event.changes, (), wall_ms, out)
 
     def _refusal(self, changes: Sequence[Change]) -> str:
         if not changes:
@@ -596,6 +630,26 @@ class Replica:
             keys.add(cell[:3])
         return size, sum(not self.cells.is_live(*doc) for doc in keys), dead
 
+    def _join(self, wall_ms: int, changes: tuple[Change, ...], out: list[Effect]) -> None:
+        """Merged now, signed together with what else comes until `close`."""
+        size = sum(map(batches.size_of, changes))
+        if self._open is not None and not self._open.holds(changes, size):
+            self._finish()
+        after: tuple[VectorRow, ...] = ()
+        if self._open is None:
+            first, after = self._begin(wall_ms, ())
+            self._open = _Open(first, self._clock.stamp(self._trusted_ms(wall_ms)), after)
+        self._open.changes += changes
+        self._open.bytes += size
+        self._merge(self._batch(self._next, self._open.stamp, changes, after), out)
+
+    def _finish(self) -> None:
+        """The batch that more might have joined is whole."""
+        joint, self._open = self._open, None
+        if joint is not None:
+            batch = self._batch(joint.first, joint.stamp, tuple(joint.changes), joint.after)
+            self._own(batch, self._author.sign(batches.encoded(batch)))
+
     def _say(
         self,
         stamp: int,
@@ -606,24 +660,39 @@ class Replica:
     ) -> None:
         """In batches of ours."""
         for part in _parts(changes):
-            first_of_epoch = not self._epoch
-            if first_of_epoch:
-                above = max((epoch for node, epoch in self._known.seqs if node == self._me), default=0)
-                above = max(above, self._known.floor(self._me), *(each.epoch for each in amends), 0)
-                self._epoch = next_epoch(above, self._trusted_ms(wall_ms), self._entropy(4))
-                self._begun.add(self._epoch)
-                self._next = 1
-                after = self._known.rows()
-            else:
-                after = Vector(self._news).rows()
-            self._news = {}
-            batch = Batch(
-                batches.VERSION, self._me, self._epoch, self._next, stamp, part, after, tuple(amends)
-            )
-            self._next = batch.last + 1
+            first, after = self._begin(wall_ms, amends)
+            batch = self._batch(first, stamp, part, after, tuple(amends))
             data = self._author.sign(batches.encoded(batch))
-            self._now.data.append(data)
-            self._apply(batch, data, out)
+            self._merge(batch, out)
+            self._own(batch, data)
+
+    def _begin(self, wall_ms: int, amends: Sequence[Amend]) -> tuple[int, tuple[VectorRow, ...]]:
+        """A batch of ours: its first seq, and what we have learnt since the one before."""
+        if self._epoch:
+            after = Vector(self._news).rows()
+        else:
+            above = max((epoch for node, epoch in self._known.seqs if node == self._me), default=0)
+            above = max(above, self._known.floor(self._me), *(each.epoch for each in amends), 0)
+            self._epoch = next_epoch(above, self._trusted_ms(wall_ms), self._entropy(4))
+            self._begun.add(self._epoch)
+            self._next = 1
+            after = self._known.rows()
+        self._news = {}
+        return self._next, after
+
+    def _batch(
+        self,
+        first: int,
+        stamp: int,
+        changes: tuple[Change, ...],
+        after: tuple[VectorRow, ...],
+        amends: tuple[Amend, ...] = (),
+    ) -> Batch:
+        return Batch(batches.VERSION, self._me, self._epoch, first, stamp, changes, after, amends)
+
+    def _own(self, batch: Batch, data: bytes) -> None:
+        self._now.data.append(data)
+        self._record(batch, data)
 
     # -- batches that come in ------------------------------------------------------------------------------
 
@@ -774,6 +843,14 @@ class Replica:
         )
 
     def _apply(self, batch: Batch, data: bytes, out: list[Effect]) -> None:
+        self._merge(batch, out)
+        self._record(batch, data)
+
+    def _record(self, batch: Batch, data: bytes) -> None:
+        self._keep(Logged(self._number, batch.node, batch.epoch, batch.first, batch.last, data))
+        self._commit.logged.append(self._log[batch.node, batch.epoch][-1])
+
+    def _merge(self, batch: Batch, out: list[Effect]) -> None:
         known, cells = self._known, self.cells
         writer = batch.node, batch.epoch
         learnt: list[tuple[Writer, int]] = []
@@ -801,10 +878,10 @@ class Replica:
         known.seqs[writer] = batch.last
         learnt.append((writer, batch.last))
         self._now.moves += learnt
-        if writer != (self._me, self._epoch):
+        if writer == (self._me, self._epoch):
+            self._next = batch.last + 1
+        else:
             self._news.update(learnt)  # also of our own former lives
-        self._keep(Logged(self._number, batch.node, batch.epoch, batch.first, batch.last, data))
-        self._commit.logged.append(self._log[writer][-1])
         out.append(Changed(tuple(dict.fromkeys(changed)), batch.node))
 
     def _learn(self, batch: Batch) -> dict[Writer, int]:
@@ -1298,6 +1375,7 @@ class Replica:
 
     def check(self) -> None:
         self.cells.check()
+        assert self._open is None or self._open.first + len(self._open.changes) == self._next
         for writer, log in self._log.items():
             for one, two in pairwise(log):
                 assert one.last < two.first, f"the log of {writer} is in order"

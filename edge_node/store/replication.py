@@ -152,6 +152,7 @@ class Replication:
         self._tokens = 0
         self._waiting: dict[int, Done] = {}
         self._appends: list[Append] = []
+        self._written = False  # something, in this turn: it is not signed yet
         self._offered: dict[bytes, bytes] = {}
         self._offered_to = ""
         self._offered_ns = 0
@@ -195,7 +196,8 @@ class Replication:
         self._port.close()
 
     def flush(self) -> None:
-        """Hand out what the turn wants committed."""
+        """Hand out what the turn wants committed: what it wrote shares a signature."""
+        self._sign_written()
         if self._appends:
             appends, self._appends = self._appends, []
             for each in appends:
@@ -236,6 +238,7 @@ class Replication:
         self._handle(now_ns, wall_ms, Arrived(message.data))
 
     def heard(self, now_ns: int, wall_ms: int, peer: str, message: EntropyMessage) -> None:
+        self._sign_written()  # others are told of whole batches
         self._entropy_effects(now_ns, wall_ms, peer, self.entropy.handle(now_ns, peer, message))
         self._look_fresh(now_ns)
 
@@ -249,7 +252,15 @@ class Replication:
         self._tokens += 1
         self._waiting[self._tokens] = done
         node = self._node
-        self._handle(node.clock.now_ns(), node.clock.wall_ms(), Write(self._tokens, changes))
+        now_ns, wall_ms = node.clock.now_ns(), node.clock.wall_ms()
+        self._carry_out(now_ns, wall_ms, self.replica.write(wall_ms, Write(self._tokens, changes)))
+        self._written = True
+
+    def _sign_written(self) -> None:
+        if self._written:
+            self._written = False
+            clock = self._node.clock
+            self._carry_out(clock.now_ns(), clock.wall_ms(), self.replica.close())
 
     def _fresh_asked(self, now_ns: int, params: dict[str, Any], answer: Answer) -> None:
         age_s, wait_s = params.get("max_age_s", 1.0), params.get("wait_s", 5.0)
@@ -370,6 +381,7 @@ class Replication:
             if self._offered and now_ns >= self._offered_until_ns:
                 self._offered = {}
         if now_ns >= self.entropy.deadline_ns():
+            self._sign_written()
             self._carry_out(now_ns, wall_ms, self.replica.tick(now_ns, wall_ms))
             self._entropy_effects(now_ns, wall_ms, "", self.entropy.tick(now_ns))
         self.requests.tick(now_ns)

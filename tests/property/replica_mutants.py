@@ -144,14 +144,14 @@ def _broadcast_and_reported_at_once(original):
 def _epoch_goes_on(original):
     """A new life counts on in the epoch of the last one."""
 
-    def say(self, stamp, changes, amends, wall_ms, out):
+    def begin(self, wall_ms, amends):
         newest = max((epoch for node, epoch in self._known.seqs if node == self._me), default=0)
         if not self._epoch and newest and not amends:
             self._epoch = newest
             self._next = self._known.seqs[self._me, newest] + 1
-        original(self, stamp, changes, amends, wall_ms, out)
+        return original(self, wall_ms, amends)
 
-    return say
+    return begin
 
 
 def _amends_ignored(original):
@@ -212,7 +212,7 @@ MUTANTS = [
     Mutant("a batch counts twice", Replica, "_obstacle", _twice, 1),
     Mutant("acknowledged before it is safe", Replica, "_close_commit", _acknowledged_at_once, 2),
     Mutant("reported before it is safe", Replica, "_close_commit", _broadcast_and_reported_at_once, 3),
-    Mutant("a dot is used again", Replica, "_say", _epoch_goes_on, 6),
+    Mutant("a dot is used again", Replica, "_begin", _epoch_goes_on, 6),
     Mutant("amends are ignored", batches, "decoded", _amends_ignored, 3),
     Mutant("a folded sum is forgotten", counter, "folded", _sum_forgotten, 5),
     Mutant("void counts stay", counter, "joined", _resets_ignored, 0, returning),

@@ -34,7 +34,7 @@ class Play:
     """One mesh, and what its clients were told."""
 
     def __init__(self, seed, names=("gateway", "n1", "n2", "n3"), hoarders=()):
-        self.mesh = ReplicaMesh(seed, names, hoarders)
+        self.mesh = ReplicaMesh(seed, names, hoarders, joint=seed % 2 == 1)
         self.backups = {}
         self.adds, self.own, self.elements = {}, {}, {}
         self.steps = 0

@@ -103,6 +103,9 @@ class Peer:
         self.tell(Trusted(-self.skew_ms))
 
     def tell(self, event):
+        if self.mesh.joint and isinstance(event, Write):  # as `Replication` does, which signs at a turn's end
+            self.perform(self.replica.write(self.wall_ms, event))
+            return
         self.perform(self.replica.handle(self.mesh.now_ns, self.wall_ms, event))
 
     def perform(self, effects):
@@ -134,7 +137,12 @@ class Peer:
                 case Reload():
                     self.start()
 
+    def sign(self):
+        """A turn is over, or somebody is to be told what we hold."""
+        self.perform(self.replica.close())
+
     def fsync(self):
+        self.sign()
         if self.unsynced:
             self.disk.commit([each.commit for each in self.unsynced])
             last, self.unsynced = self.unsynced[-1].serial, []
@@ -142,6 +150,7 @@ class Peer:
 
     def fail(self):
         """The disk refuses."""
+        self.sign()
         if self.unsynced:
             first, self.unsynced = self.unsynced[0].serial, []
             self.tell(Failed(first, "no space left"))
@@ -154,12 +163,14 @@ class Peer:
                 self.tell(Snapshot(message.data, self.entropy.wish))
                 self.entropy.installed()
             case _:
+                self.sign()
                 self.perform(self.entropy.handle(self.mesh.now_ns, source, message))
 
     def tick(self):
         self.perform(self.replica.tick(self.mesh.now_ns, self.wall_ms))
 
     def ask(self, other):
+        self.sign()
         self.entropy._at_once = deque([other])
         self.perform(self.entropy.tick(self.mesh.now_ns))
 
@@ -170,10 +181,13 @@ class Peer:
 
 
 class ReplicaMesh:
-    """Args: names; hoarders: those that never collect."""
+    """Args: names; hoarders: those that never collect; joint: writes share batches until a turn is over."""
 
-    def __init__(self, seed, names=("gateway", "n1", "n2", "n3"), hoarders=(), limits=None, forbidden=()):
+    def __init__(
+        self, seed, names=("gateway", "n1", "n2", "n3"), hoarders=(), limits=None, forbidden=(), joint=False
+    ):
         self.rng = random.Random(seed)
+        self.joint = joint
         self.names = tuple(names)
         self.now_ns = 0
         self.bag = []

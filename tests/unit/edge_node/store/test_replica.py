@@ -20,6 +20,7 @@ from edge_node.store.replica import (
     PolicyChanged,
     Written,
 )
+from edge_node.store.replication import BROADCAST_BYTES_MAX
 from tests.support.replicas import DAY, KEYS, MESH, OWNERS, SECOND, START_MS, Known, ReplicaMesh
 
 X = CellId(FIELD, "t", "k", "f")
@@ -40,6 +41,81 @@ def test_a_write_is_acknowledged_and_sent_only_once_it_is_safe():
 
     assert mesh.peers["n1"].said[token] == Written(token)
     assert len(mesh.bag) == 3
+
+
+def test_writes_of_one_turn_share_a_batch_and_each_sees_the_one_before():
+    mesh = ReplicaMesh(1, joint=True)
+    writer = mesh.peers["n1"]
+    tokens = [mesh.write("n1", Put("t", "k", "f", b"%d" % n), Count("c", n)) for n in range(1, 4)]
+    tokens.append(mesh.write("n1", Tag("s", "e", True)))
+    tokens.append(mesh.write("n1", Tag("s", "e", False)))
+    assert writer.replica.cells.document("t", "k") == {"f": b"3"} and not writer.unsynced
+
+    writer.fsync()
+
+    assert [writer.said[token] for token in tokens] == [Written(token) for token in tokens]
+    assert len(mesh.bag) == 3, "one batch for each of the others"
+    mesh.drain()
+    assert len(set(mesh.canonical().values())) == 1
+    other = mesh.peers["n2"].replica.cells
+    assert other.document("t", "k") == {"f": b"3"} and not other.conflicts
+    assert other.counted("c") == 6 and other.elements("s") == []
+
+
+def test_a_refused_write_leaves_the_others_of_its_turn():
+    mesh = ReplicaMesh(1, joint=True)
+    writer = mesh.peers["n1"]
+    first = mesh.write("n1", Put("t", "k", "f", b"1"))
+    refused = mesh.write("n1", Put("t", "k" * 300, "f", b"2"))
+    last = mesh.write("n1", Put("t", "k", "g", b"3"))
+    assert isinstance(writer.said[refused], NotWritten)
+
+    writer.fsync()
+    mesh.drain()
+
+    assert writer.said[first] == Written(first) and writer.said[last] == Written(last)
+    assert mesh.peers["n2"].replica.cells.document("t", "k") == {"f": b"1", "g": b"3"}
+
+
+@pytest.mark.parametrize(("count", "value"), [(600, b"v"), (40, b"v" * 3000)], ids=["many", "large"])
+def test_a_turn_of_many_writes_makes_batches_that_can_be_said_to_everybody(count, value):
+    mesh = ReplicaMesh(1, joint=True)
+    for n in range(count):
+        mesh.write("n1", Put("t", f"k{n}", "f", value))
+    mesh.peers["n1"].fsync()
+
+    assert 3 * 3 <= len(mesh.bag) <= 3 * 5
+    assert all(len(data) <= BROADCAST_BYTES_MAX for _, _, data in mesh.bag)
+    mesh.drain()
+    assert len(set(mesh.canonical().values())) == 1
+    assert len(mesh.peers["n2"].replica.cells.keys("t")) == count
+
+
+def test_what_came_in_is_known_to_what_is_written_after_it_and_to_nothing_before():
+    mesh = ReplicaMesh(1, joint=True)
+    here = mesh.peers["n1"]
+    mesh.write("n2", Put("t", "a", "f", b"n2"), Put("t", "b", "f", b"n2"))
+    mesh.peers["n2"].fsync()
+    mesh.write("n1", Put("t", "a", "f", b"n1"))
+    mesh.deliver([to for _, to, _ in mesh.bag].index("n1"))
+    mesh.write("n1", Put("t", "b", "f", b"n1"))
+    here.fsync()
+    mesh.drain()
+
+    assert len(set(mesh.canonical().values())) == 1
+    for peer in mesh.peers.values():
+        assert list(peer.replica.cells.conflicts) == [CellId(FIELD, "t", "a", "f")]
+        assert peer.replica.cells.document("t", "b") == {"f": b"n1"}
+
+
+def test_a_disk_that_fails_acknowledges_nothing_of_the_turn():
+    mesh = ReplicaMesh(1, joint=True)
+    tokens = [mesh.write("n1", Put("t", "k", "f", b"%d" % n)) for n in range(3)]
+
+    mesh.peers["n1"].fail()
+
+    assert all(isinstance(mesh.peers["n1"].said[token], NotWritten) for token in tokens)
+    assert mesh.peers["n1"].replica.cells.document("t", "k") == {} and not mesh.bag
 
 
 def test_a_member_that_is_alone_keeps_no_log_of_what_it_wrote_between_two_rounds():
