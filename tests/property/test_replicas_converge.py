@@ -93,7 +93,9 @@ def test_a_drawn_play_ends_with_equal_replicas(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [*range(20), 100063, 100284, 100285, 100413, 100587, 100823, 101011, 101393, 101572])
+@pytest.mark.parametrize(
+    "seed", [*range(20), 100063, 100284, 100285, 100413, 100587, 100823, 101011, 101393, 101572]
+)
 def test_members_that_were_away_for_long_end_equal(seed):
     """Those beyond twenty once found: what waited for writes that their author had voided waited for ever."""
     play(seed, ABSENT)
