@@ -4,6 +4,9 @@
                         ├─► [events] ──take()──► the daemon's one loop, a whole batch a wake-up
     rest ──put_local ──►┘ not bounded here: each of them answers something that was admitted before
 
+What the broker sends without waiting for an acknowledgement (beats, by the thousand at a gateway) may wait
+some milliseconds for company: a turn costs more than a beat. Anything else that comes takes it along at once.
+
 Only deliveries count against the bound; what we asked for ourselves (Sent, worker and journal
 completions, control requests) is bounded where it was asked. A full inbox calls ``pause`` of every
 watcher, so that the broker's flow control holds the sender back instead of us dropping; ``take``
@@ -18,7 +21,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+PATIENCE_S: Final = 0.005
+"""How long a delivery that nobody hurries for waits for others."""
 
 
 class Inbox:
@@ -32,6 +38,7 @@ class Inbox:
         self._deliveries = 0
         self._waiter: asyncio.Future[None] | None = None
         self._watchers: list[tuple[Callable[[], None], Callable[[], None]]] = []
+        self._patience: asyncio.TimerHandle | None = None
         self._paused = False
         self._eager = False  # the last take returned without giving way to the event loop
 
@@ -55,12 +62,25 @@ class Inbox:
 
         Raises: asyncio.QueueFull: keep it, unacknowledged, until `resume` is called.
         """
+        self._put(event)
+        if self._waiter is not None:
+            self._wake()
+
+    def put_patient(self, event: Any) -> None:
+        """Put a delivery that may wait ``PATIENCE_S``. Raises: asyncio.QueueFull: as above."""
+        self._put(event)
+        if self._waiter is None:
+            return
+        if self._deliveries >= self.capacity:
+            self._wake()
+        elif self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(PATIENCE_S, self._wake)
+
+    def _put(self, event: Any) -> None:
         if self._deliveries >= self.capacity:
             raise asyncio.QueueFull
         self._deliveries += 1
         self._events.append(event)
-        if self._waiter is not None:
-            self._wake()
         if self._deliveries >= self.capacity and not self._paused:
             self._paused = True
             for pause, _ in tuple(self._watchers):
@@ -99,6 +119,9 @@ class Inbox:
             self._waiter = None
             if timer is not None:
                 timer.cancel()
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
         return self._taken()
 
     def _taken(self) -> list[Any]:

@@ -484,7 +484,8 @@ class _Client(aiomqtt.Client):
         except UnicodeDecodeError:
             topic = ""  # nobody's: the receiver drops what it cannot parse
         try:
-            self._inbox.put_nowait(Delivery(topic, packet[body:], bool(first & 1)))
+            put = self._inbox.put_nowait if first & 0x06 else self._inbox.put_patient
+            put(Delivery(topic, packet[body:], bool(first & 1)))
         except asyncio.QueueFull:
             self._pause()
             return False

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from edge_node.transport import inbox as inboxes
 from edge_node.transport.inbox import Inbox
 
 
@@ -87,3 +88,40 @@ async def test_a_cancelled_take_loses_nothing():
     await asyncio.wait([taker])
 
     assert await inbox.take() == ["kept"]
+
+
+async def test_a_patient_delivery_waits_for_company_and_comes_without_any_in_the_end():
+    inbox = Inbox()
+    taking = asyncio.ensure_future(inbox.take())
+    await asyncio.sleep(0)
+    inbox.put_patient(1)
+    inbox.put_patient(2)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not taking.done()
+
+    assert await taking == [1, 2]
+
+
+async def test_what_is_urgent_takes_the_patient_along_at_once_and_in_order(monkeypatch):
+    monkeypatch.setattr(inboxes, "PATIENCE_S", 3600.0)
+    inbox = Inbox()
+    for put in (inbox.put_nowait, inbox.put_local):
+        taking = asyncio.ensure_future(inbox.take())
+        await asyncio.sleep(0)
+        inbox.put_patient("beat")
+        put("work")
+        assert await taking == ["beat", "work"]
+
+
+async def test_an_inbox_that_is_full_waits_for_nobody(monkeypatch):
+    monkeypatch.setattr(inboxes, "PATIENCE_S", 3600.0)
+    inbox = Inbox(2)
+    taking = asyncio.ensure_future(inbox.take())
+    await asyncio.sleep(0)
+    inbox.put_patient(1)
+    inbox.put_patient(2)
+    with pytest.raises(asyncio.QueueFull):
+        inbox.put_patient(3)
+
+    assert await taking == [1, 2]
