@@ -56,7 +56,7 @@ def test_one_that_never_forgets_is_equal_after_snapshots_to_and_fro():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [855, 1302])
+@pytest.mark.parametrize("seed", [823, 1302])
 def test_where_most_disks_were_old_those_that_begin_anew_take_the_gateways_side(seed):
     """What everybody was known to have is gone everywhere: nobody's word can be told from an older one."""
     game = old_disks(seed, few=False)

@@ -491,7 +491,7 @@ MERGES: Final = (
     _merge("kept-before-fsync", "acknowledged before it is safe",
            "P3: a change is acknowledged before the disk has it", SURVIVE, found=3),
     _merge("dot-used-again", "a dot is used again",
-           "P3: an epoch goes on in the next life", SURVIVE, found=6),
+           "P3: an epoch goes on in the next life", SURVIVE, found=52),
     _merge("void-ignored", "amends are ignored", "P4: what is void or wrong stays so", EQUAL, found=43),
     _merge("sum-forgotten", "a folded sum is forgotten",
            "P3: a counter forgets closed epochs", SURVIVE, found=22),
