@@ -92,6 +92,7 @@ AGAIN: Final = (
 @for_anybody()
 async def log_in(ask: Asking) -> Response:
     """The page that asks for name and password; after it the reader is where he wanted to go."""
+    ask.services.expected()
     text = AGAIN
     if ask.request.headers.get("sec-fetch-site") != "cross-site":
         reader = ask.services.access.by_cookie(ask.request.cookies.get(COOKIE, ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 
 import pytest
 from fastapi import FastAPI, WebSocket
@@ -70,6 +71,17 @@ def test_a_page_leads_to_the_log_in_and_everything_else_is_refused(api):
         assert browser.get("/console/nowhere").status_code == 404
         assert browser.get("/console/static/../view.py").status_code == 404
         assert browser.get("/console/static/..%2fview.py").status_code == 404
+
+
+def test_who_asks_for_the_log_in_has_the_console_loaded_while_the_name_is_typed(tmp_path):
+    with Bed(tmp_path) as bed:
+        gateway = bed.gateway().start()
+        with Api(gateway).client() as stranger:
+            assert stranger.get("/console/log-in").status_code == 200
+        log, end_s = gateway.home.logs / "daemon.log", time.monotonic() + 60
+        while "the console is open" not in log.read_text():
+            assert time.monotonic() < end_s, "nobody loads it before the first page is asked for"
+            time.sleep(0.1)
 
 
 def test_other_sites_get_nothing_with_our_cookie(api):
